@@ -1,0 +1,188 @@
+//! The bodies of requests and answers, version 1.
+
+use std::net::IpAddr;
+
+use drover_model::{Bytes, ContainerName, Digest, Limits, Mac, Mode, NodeName, RestartPolicy};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// The body of every answer that reports an error.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ApiError {
+    /// `cannot X: because Y`.
+    pub error: String,
+    /// What the reader can do about it.
+    pub hint: Option<String>,
+}
+
+/// `POST /v1/containers`: make a container and start it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RunRequest {
+    /// Its name.
+    pub name: ContainerName,
+    /// The image, by name or digest.
+    pub image: String,
+    /// Program and arguments; empty: the image's own.
+    #[serde(default)]
+    pub args: Vec<String>,
+    /// Environment variables in addition to the image's, `KEY=VALUE`.
+    #[serde(default)]
+    pub env: Vec<String>,
+    /// Working directory; absent: the image's own.
+    #[serde(default)]
+    pub cwd: Option<String>,
+    /// `UID[:GID]`, numeric or a name in the image's `/etc/passwd`; absent: the image's own.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// The host name; absent: the container's name.
+    #[serde(default)]
+    pub hostname: Option<String>,
+    /// Addresses, with or without prefix length; empty: one from the node's pool.
+    #[serde(default)]
+    pub addresses: Vec<String>,
+    /// Default gateways; empty: the node's.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    pub gateways: Vec<IpAddr>,
+    /// The Ethernet address; absent: derived from the container's id.
+    #[serde(default)]
+    pub mac: Option<Mac>,
+    /// Limits.
+    #[serde(default)]
+    pub limits: Limits,
+    /// What happens when the program ends.
+    #[serde(default)]
+    #[schema(value_type = String, example = "on-failure:3")]
+    pub restart: RestartPolicy,
+    /// Whether it gets a terminal.
+    #[serde(default)]
+    pub terminal: bool,
+    /// Whether its standard input stays open for `attach`.
+    #[serde(default)]
+    pub stdin_open: bool,
+}
+
+/// `POST /v1/containers/NAME/stop`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StopRequest {
+    /// Seconds between SIGTERM and SIGKILL.
+    pub timeout_s: u64,
+}
+
+/// `POST /v1/containers/NAME/kill`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct KillRequest {
+    /// The number of the signal, 1 to 64.
+    pub signal: i32,
+}
+
+/// `POST /v1/containers/NAME/exec`, answered by an upgrade to a framed stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ExecRequest {
+    /// Program and arguments; not empty.
+    pub args: Vec<String>,
+    /// Environment variables in addition to the container's, `KEY=VALUE`.
+    #[serde(default)]
+    pub env: Vec<String>,
+    /// Working directory; absent: the container's own.
+    #[serde(default)]
+    pub cwd: Option<String>,
+    /// `UID[:GID]`, numeric; absent: the container's own.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// Whether it gets a terminal.
+    #[serde(default)]
+    pub terminal: bool,
+    /// Whether standard input follows in the stream; otherwise it is empty.
+    #[serde(default)]
+    pub stdin: bool,
+}
+
+/// `POST /v1/migrations`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MigrateRequest {
+    /// The container, by name or id.
+    pub container: String,
+    /// The node it shall go to; the source must know it as a peer.
+    pub to: NodeName,
+    /// How memory crosses.
+    #[serde(default)]
+    pub mode: Mode,
+}
+
+/// The query of `GET /v1/containers/NAME/logs`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LogQuery {
+    /// Whether to stay and wait for more.
+    #[serde(default)]
+    pub follow: bool,
+    /// Only this many of the newest records; absent: all.
+    #[serde(default)]
+    pub tail: Option<usize>,
+}
+
+/// Which output a log record came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LogStream {
+    /// Standard output, or the terminal.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// One piece of output: a line with its newline, or a part of a line that was too long or came unfinished.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LogRecord {
+    /// When it was read: nanoseconds since 1970, UTC.
+    pub time_ns: u64,
+    /// Where it came from.
+    pub stream: LogStream,
+    /// The text; bytes that are no UTF-8 are replaced.
+    pub text: String,
+}
+
+/// An image on a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ImageInfo {
+    /// The content.
+    pub digest: Digest,
+    /// The names that lead to it.
+    pub names: Vec<String>,
+    /// The size of its files.
+    pub size: Bytes,
+    /// When it came to this node: RFC 3339, UTC.
+    pub imported_at: String,
+}
+
+/// What a user sends into an attached or executed program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SessionInput {
+    /// Standard input.
+    Stdin(Vec<u8>),
+    /// No more standard input will follow.
+    StdinClosed,
+    /// The user's terminal has this size now.
+    Resize {
+        /// Lines.
+        rows: u16,
+        /// Characters in a line.
+        columns: u16,
+    },
+}
+
+/// What comes back from it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SessionOutput {
+    /// Output.
+    Output(LogStream, Vec<u8>),
+    /// It ended with this status (128 + N when signal N ended it); the last message.
+    Exited(i32),
+    /// The session broke for this reason; the last message.
+    Failed(String),
+}

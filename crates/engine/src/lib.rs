@@ -1,0 +1,5 @@
+//! The engine: a node's containers, their migrations, the journal, and the link between two nodes.
+
+mod node;
+
+pub use node::{Node, NodeConfig, NodeError, Peer, Session};

@@ -1,0 +1,25 @@
+//! The words of Drover: ids, units, containers, phases and reports, shared by every other crate.
+//!
+//! Nothing here has behaviour beyond parsing and printing; a value of one of these types is already valid.
+
+mod container;
+mod digest;
+mod id;
+mod migration;
+mod network;
+mod node;
+mod phase;
+mod report;
+mod unit;
+
+pub use container::{
+    ContainerRecord, ContainerSpec, ContainerState, ContainerStats, Limits, ProcessSpec, RestartPolicy,
+};
+pub use digest::{Digest, InvalidDigest};
+pub use id::{ContainerId, ContainerName, InvalidName, MigrationId, NodeName};
+pub use migration::{MigrationState, Mode};
+pub use network::{Interface, InvalidMac, Mac};
+pub use node::{Explained, NodeInfo};
+pub use phase::Phase;
+pub use report::{Outcome, Report, Round};
+pub use unit::{Bandwidth, Bytes, InvalidUnit, Moment, PageCount};

@@ -1,0 +1,50 @@
+//! A migration under way, as its users see it.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::{Bytes, ContainerName, MigrationId, NodeName, Phase, Report};
+
+/// How memory crosses.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// The engine chooses. Today that is always `stop-and-copy`.
+    #[default]
+    Auto,
+    /// All memory crosses while the container is frozen.
+    StopAndCopy,
+}
+
+impl Mode {
+    /// The word for it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Mode::Auto => "auto",
+            Mode::StopAndCopy => "stop-and-copy",
+        }
+    }
+}
+
+/// A migration as the source node knows it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct MigrationState {
+    /// Its identity.
+    pub id: MigrationId,
+    /// The container that moves.
+    pub container: ContainerName,
+    /// The node it leaves.
+    pub from: NodeName,
+    /// The node it goes to.
+    pub to: NodeName,
+    /// Where it is.
+    pub phase: Phase,
+    /// Set while the decision is durable on the source but the target has not confirmed it: the container must
+    /// not run on the source any more, and may or may not run on the target.
+    pub in_doubt: bool,
+    /// What has crossed so far.
+    pub bytes_sent: Bytes,
+    /// The outcome, once there is one.
+    pub report: Option<Report>,
+}

@@ -1,0 +1,70 @@
+//! The report of a migration that has ended.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::{Bytes, ContainerName, MigrationId, Mode, NodeName, PageCount, Phase};
+
+/// How a migration ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// The container runs on the target, and nowhere else.
+    Moved,
+    /// Something failed before the decision; the container runs on the source as before.
+    RolledBack,
+    /// Something failed and the container runs on neither side; the reason says what is left and where.
+    Failed,
+}
+
+/// One round of copying.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Round {
+    /// Pages sent.
+    pub pages: PageCount,
+    /// Bytes that crossed, memory and files.
+    pub bytes: Bytes,
+    /// How long it took in milliseconds.
+    pub ms: f64,
+    /// Pages that were dirty again when it ended.
+    pub dirty_after: PageCount,
+}
+
+/// What `drover migrate --json` prints.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Report {
+    /// The migration's identity.
+    pub id: MigrationId,
+    /// The container.
+    pub container: ContainerName,
+    /// The node it left.
+    pub from: NodeName,
+    /// The node it went to.
+    pub to: NodeName,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// From the order to freeze until the source knows that the target has resumed (or until the source has
+    /// thawed again), in milliseconds by the source's clock.
+    pub downtime_ms: f64,
+    /// From the order until everything is settled, in milliseconds by the source's clock.
+    pub total_ms: f64,
+    /// Milliseconds in each phase that was entered.
+    #[schema(value_type = BTreeMap<String, f64>)]
+    pub phases: BTreeMap<Phase, f64>,
+    /// The rounds of copying; the last one is the one while frozen.
+    pub rounds: Vec<Round>,
+    /// All bytes that the source wrote to the link, TLS not counted.
+    pub bytes_sent: Bytes,
+    /// Of them memory pages.
+    pub bytes_memory: Bytes,
+    /// Of them files: the image if it was missing, the upper layer, tmpfs contents and logs.
+    pub bytes_disk: Bytes,
+    /// How memory crossed.
+    pub mode: Mode,
+    /// Why it ended so, in one sentence.
+    pub reason: String,
+    /// What the reader can do about a failure.
+    pub hint: Option<String>,
+}

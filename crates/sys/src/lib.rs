@@ -1,0 +1,3 @@
+//! Linux mechanisms: every system call that needs `unsafe`, and readers of the kernel's files.
+
+pub mod namespace;
