@@ -2,4 +2,4 @@
 
 mod node;
 
-pub use node::{Node, NodeConfig, NodeError, Peer, Session};
+pub use node::{Node, NodeConfig, NodeError, Peer, Pool, Session};
