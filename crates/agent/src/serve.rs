@@ -34,6 +34,22 @@ pub enum AgentError {
     Signals(#[source] std::io::Error),
 }
 
+impl AgentError {
+    /// What the reader can do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Node(
+                NodeError::NotFound(why) | NodeError::Conflict(why) | NodeError::Invalid(why) | NodeError::Failed(why),
+            ) => why.hint.clone(),
+            Self::Listen(..) => {
+                Some("check that no other agent runs and that `listen` is an address of this machine".into())
+            }
+            _ => None,
+        }
+    }
+}
+
 /// Serves a node until SIGTERM or SIGINT. Containers go on afterwards.
 ///
 /// # Errors

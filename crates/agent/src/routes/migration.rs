@@ -86,11 +86,11 @@ mod tests {
         }
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_poll_answers_at_a_change_at_its_timeout_and_at_the_end() {
         let (sender, receiver) = watch::channel(state(Phase::Prepare));
         let wait = Duration::from_secs(5);
-        assert_eq!(next_state(receiver.clone(), wait).await.phase, Phase::Prepare);
+        assert_eq!(next_state(receiver.clone(), Duration::from_millis(20)).await.phase, Phase::Prepare);
         let polled = tokio::spawn(next_state(receiver.clone(), wait));
         tokio::task::yield_now().await;
         sender.send_replace(state(Phase::Copy));
