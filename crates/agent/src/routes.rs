@@ -55,15 +55,33 @@ pub fn openapi() -> Document {
 
 #[derive(OpenApi)]
 #[openapi(
-    info(title = "Drover node API", description = "One node: its containers, images and migrations. TLS 1.3 with \
-        certificates on both sides; ALPN protocol `drover-api/1`. Every answer outside 2xx is an `ApiError`."),
+    info(
+        title = "Drover node API",
+        description = "One node: its containers, images and migrations. TLS 1.3 with \
+        certificates on both sides; ALPN protocol `drover-api/1`. Every answer outside 2xx is an `ApiError`."
+    ),
     paths(
-        node_info, document,
-        container::list, container::run, container::show, container::remove, container::start, container::stop,
-        container::kill, container::stats, container::wait,
-        session::logs, session::attach, session::exec,
-        image::list, image::import, image::remove,
-        migration::list, migration::begin, migration::show, migration::cancel,
+        node_info,
+        document,
+        container::list,
+        container::run,
+        container::show,
+        container::remove,
+        container::start,
+        container::stop,
+        container::kill,
+        container::stats,
+        container::wait,
+        session::logs,
+        session::attach,
+        session::exec,
+        image::list,
+        image::import,
+        image::remove,
+        migration::list,
+        migration::begin,
+        migration::show,
+        migration::cancel,
     )
 )]
 struct Description;

@@ -61,7 +61,12 @@ where
 {
     /// Serves connections until `ordered` is done; then accepts no more, and lets open requests finish while
     /// `closing` ends what keeps them open.
-    pub async fn run(self, listener: TcpListener, ordered: impl Future<Output = ()>, closing: impl Future<Output = ()>) {
+    pub async fn run(
+        self,
+        listener: TcpListener,
+        ordered: impl Future<Output = ()>,
+        closing: impl Future<Output = ()>,
+    ) {
         let limits = self.limits;
         let (stop, stopped) = watch::channel(());
         let permits = Arc::new(Semaphore::new(limits.connections));

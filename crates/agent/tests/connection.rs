@@ -112,17 +112,23 @@ async fn shout(mut request: axum::extract::Request) -> impl IntoResponse {
 fn router() -> Router {
     Router::new()
         .route(routes::CONTAINERS, get(async || Json(Vec::<()>::new())))
-        .route(routes::LOGS, get(async || {
-            let lines: String =
-                (0..1000).map(|n| serde_json::to_string(&record(n)).unwrap() + "\n").collect();
-            Body::from(lines)
-        }))
+        .route(
+            routes::LOGS,
+            get(async || {
+                let lines: String = (0..1000).map(|n| serde_json::to_string(&record(n)).unwrap() + "\n").collect();
+                Body::from(lines)
+            }),
+        )
         .route(routes::EXEC, post(shout))
-        .route(routes::IMAGE, post(async |Segment(name): Segment<String>, body: Body| {
-            let length = to_bytes(body, usize::MAX).await.map_or(0, |bytes| bytes.len());
-            let error = ApiError { error: format!("cannot keep {length} bytes as {name}"), hint: Some("no".into()) };
-            (StatusCode::CONFLICT, Json(error))
-        }))
+        .route(
+            routes::IMAGE,
+            post(async |Segment(name): Segment<String>, body: Body| {
+                let length = to_bytes(body, usize::MAX).await.map_or(0, |bytes| bytes.len());
+                let error =
+                    ApiError { error: format!("cannot keep {length} bytes as {name}"), hint: Some("no".into()) };
+                (StatusCode::CONFLICT, Json(error))
+            }),
+        )
         .route(routes::NODE, get(async || "no JSON"))
 }
 
@@ -201,7 +207,8 @@ async fn only_certificates_of_the_cluster_and_of_the_right_name_are_accepted() {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(ca(&node.ca)).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = rustls::ClientConfig::builder_with_provider(provider).with_protocol_versions(&[&rustls::version::TLS13]);
+    let builder =
+        rustls::ClientConfig::builder_with_provider(provider).with_protocol_versions(&[&rustls::version::TLS13]);
     let mut anonymous = builder.unwrap().with_root_certificates(roots).with_no_client_auth();
     anonymous.alpn_protocols = vec![API_PROTOCOL.to_vec()];
     let endpoint = NodeEndpoint { name: "n1".parse().unwrap(), address: running.address, netns: None };

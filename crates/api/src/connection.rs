@@ -13,9 +13,9 @@ use http::StatusCode;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
+use rustix::net::sockopt;
 use rustls::ClientConfig;
 use rustls_pki_types::{InvalidDnsNameError, ServerName};
-use rustix::net::sockopt;
 use tokio_rustls::TlsConnector;
 
 use crate::{ApiError, NodeEndpoint};
@@ -171,7 +171,10 @@ pub fn keep_alive(socket: impl AsFd) -> io::Result<()> {
 }
 
 /// Connects to a node and is ready to send one request.
-pub(crate) async fn open(endpoint: &NodeEndpoint, tls: &Arc<ClientConfig>) -> Result<SendRequest<Outgoing>, ClientError> {
+pub(crate) async fn open(
+    endpoint: &NodeEndpoint,
+    tls: &Arc<ClientConfig>,
+) -> Result<SendRequest<Outgoing>, ClientError> {
     let node = &endpoint.name;
     let unreachable = |source| ClientError::Unreachable { node: node.clone(), address: endpoint.address, source };
     let name = ServerName::try_from(node.as_str().to_owned())
@@ -179,12 +182,11 @@ pub(crate) async fn open(endpoint: &NodeEndpoint, tls: &Arc<ClientConfig>) -> Re
     let tcp = connect(endpoint).await.map_err(unreachable)?;
     let tcp = tokio::net::TcpStream::from_std(tcp).map_err(unreachable)?;
     let shaken = tokio::time::timeout(CONNECT_LIMIT, TlsConnector::from(tls.clone()).connect(name, tcp)).await;
-    let secure = shaken.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(|source| {
-        match tls_cause(&source) {
+    let secure =
+        shaken.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(|source| match tls_cause(&source) {
             Some(cause) => ClientError::Tls { node: node.clone(), source: cause },
             None => unreachable(source),
-        }
-    })?;
+        })?;
     let (sender, connection) =
         handshake(TokioIo::new(secure)).await.map_err(|source| ClientError::from_hyper(node, source))?;
     // Its errors are reported by the request on it; it ends with the request, the answer's body or the upgrade.

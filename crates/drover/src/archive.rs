@@ -160,7 +160,8 @@ mod tests {
         symlink("../etc/one", path("etc/deep/sym")).unwrap();
         let long = format!("etc/{}", "x".repeat(200));
         fs::write(path(&long), vec![7; 100_000]).unwrap();
-        let attributes = rustix::fs::lsetxattr(path("two"), "user.note", b"hi", rustix::fs::XattrFlags::empty()).is_ok();
+        let attributes =
+            rustix::fs::lsetxattr(path("two"), "user.note", b"hi", rustix::fs::XattrFlags::empty()).is_ok();
 
         let mut packed = Vec::new();
         write_directory(root.path(), &mut packed).unwrap();

@@ -102,9 +102,9 @@ impl Cause {
             Self::Client(error) => error.hint(),
             Self::Choice(error) => error.hint(),
             Self::Unmoved { hint, .. } => hint.clone(),
-            Self::Context(ContextError::Unknown) => Some(
-                "start a lab with `drover lab up`, or name a cluster's context file in DROVER_CONTEXT".into(),
-            ),
+            Self::Context(ContextError::Unknown) => {
+                Some("start a lab with `drover lab up`, or name a cluster's context file in DROVER_CONTEXT".into())
+            }
             Self::Agent(error) => error.hint(),
             _ => None,
         }

@@ -41,7 +41,8 @@ pub fn signal(text: &str) -> Result<i32, String> {
     }
     let upper = text.to_ascii_uppercase();
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);
-    let index = SIGNALS.iter().position(|&signal| signal == name).ok_or_else(|| format!("there is no signal {text}"))?;
+    let index =
+        SIGNALS.iter().position(|&signal| signal == name).ok_or_else(|| format!("there is no signal {text}"))?;
     Ok(index as i32 + 1)
 }
 

@@ -68,9 +68,10 @@ pub async fn execute(args: PongArgs, printer: Printer) -> Result<(), Failure> {
         let here = located.client.node_name().clone();
         let there = next_node(&args.nodes, &here, args.random.then_some(&mut chance));
         let there = there.ok_or(Cause::Invalid("--nodes names no other node")).doing(action)?;
+        let source = located.clone();
         let moving = async {
-            let begun = begin(&located, &there, Mode::Auto).await?;
-            moved(follow(&located.client, begun, Progress::new(printer)).await?)
+            let begun = begin(&source, &there, Mode::Auto).await?;
+            moved(follow(&source.client, begun, Progress::new(printer)).await?)
         };
         tokio::pin!(moving);
         let (mut stop, mut report) = (false, None);
@@ -93,8 +94,9 @@ pub async fn execute(args: PongArgs, printer: Printer) -> Result<(), Failure> {
                 reports.push(report);
             }
             Some(Err(cause)) => {
-                let move_number = reports.len() + 1;
-                failed = Some(Failure::new(format!("move {} to {there} (move {move_number})", located.record.spec.name), cause));
+                let number = reports.len() + 1;
+                let action = format!("move {} to {there} (move {number})", located.record.spec.name);
+                failed = Some(Failure::new(action, cause));
                 break;
             }
             None => break,
@@ -102,8 +104,7 @@ pub async fn execute(args: PongArgs, printer: Printer) -> Result<(), Failure> {
         if stop {
             break;
         }
-        let client = cluster.client(&there).doing(action)?.clone();
-        located.client = client;
+        located.client = cluster.client(&there).doing(action)?.clone();
     }
     if let Some(tally) = tally(located.record.spec.name.to_string(), reports) {
         printer.either(&tally, || summary(&tally))?;

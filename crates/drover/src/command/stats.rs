@@ -13,7 +13,7 @@ use super::open;
 use crate::choice::settle;
 use crate::cluster::Cluster;
 use crate::failure::{Cause, Doing, Failure};
-use crate::print::{self, Printer};
+use crate::print::Printer;
 use crate::table::Table;
 
 #[derive(Debug, Args)]
