@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::Bytes;
 use drover_model::{ContainerRecord, ContainerStats, Digest, MigrationId, MigrationState, NodeInfo, NodeName};
 use http::header::{CONNECTION, CONTENT_TYPE, HOST, UPGRADE};
 use http::{Method, Request, Response, StatusCode};
@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 use crate::connection::{ClientError, Outgoing, open};
 use crate::routes::{self, fill};
 use crate::{
-    ApiError, ExecRequest, ExitStatus, ImageInfo, KillRequest, LogQuery, LogRecord, MigrateRequest, NodeEndpoint,
+    ApiError, ExecRequest, ExitStatus, ImageInfo, KillRequest, LogLines, LogQuery, MigrateRequest, NodeEndpoint,
     RunRequest, StopRequest,
 };
 
@@ -30,8 +30,6 @@ const PROMPT: Duration = Duration::from_secs(30);
 const WORK: Duration = Duration::from_secs(300);
 /// The longest JSON answer in bytes.
 const LONGEST_ANSWER: usize = 64 << 20;
-/// The longest line of a log in bytes; the node cuts lines far earlier.
-const LONGEST_LINE: usize = 4 << 20;
 
 /// An upgraded connection: a framed stream, see [`crate::stream`].
 pub type SessionLink = TokioIo<Upgraded>;
@@ -114,7 +112,7 @@ impl Client {
         }
         let answer = self.send(self.request(Method::GET, path, empty()), PROMPT).await?;
         let node = self.endpoint.name.clone();
-        Ok(LogLines { node, body: answer.into_body(), buffer: BytesMut::new(), searched: 0, ended: false })
+        Ok(LogLines::new(node, answer.into_body()))
     }
 
     /// Connects to the input and output of a container's program.
@@ -268,48 +266,4 @@ type Payload = Option<(Outgoing, &'static str)>;
 
 fn empty() -> Payload {
     None
-}
-
-/// The log records of an answer, as they come.
-#[derive(Debug)]
-pub struct LogLines {
-    node: NodeName,
-    body: Incoming,
-    buffer: BytesMut,
-    /// This much of the buffer holds no newline.
-    searched: usize,
-    ended: bool,
-}
-
-impl LogLines {
-    /// The next record; none at the end. May be dropped half-way: nothing is lost.
-    ///
-    /// # Errors
-    /// When the connection broke or the node sent something else.
-    pub async fn next(&mut self) -> Result<Option<LogRecord>, ClientError> {
-        loop {
-            if let Some(at) = self.buffer[self.searched..].iter().position(|&byte| byte == b'\n') {
-                let line = self.buffer.split_to(self.searched + at);
-                self.buffer.advance(1);
-                self.searched = 0;
-                return serde_json::from_slice(&line).map(Some).map_err(|error| self.answer(Some(error)));
-            }
-            self.searched = self.buffer.len();
-            if self.searched > LONGEST_LINE {
-                return Err(self.answer(None));
-            }
-            if self.ended {
-                return if self.buffer.is_empty() { Ok(None) } else { Err(self.answer(None)) };
-            }
-            match self.body.frame().await {
-                None => self.ended = true,
-                Some(Err(source)) => return Err(ClientError::from_hyper(&self.node, source)),
-                Some(Ok(frame)) => self.buffer.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data)),
-            }
-        }
-    }
-
-    fn answer(&self, source: Option<serde_json::Error>) -> ClientError {
-        ClientError::Answer { node: self.node.clone(), what: "it is no log", source }
-    }
 }

@@ -7,6 +7,7 @@ mod body;
 mod client;
 mod connection;
 mod context;
+mod lines;
 pub mod routes;
 pub mod stream;
 pub mod tls;
@@ -15,6 +16,7 @@ pub use body::{
     ApiError, ExecRequest, ExitStatus, ImageInfo, KillRequest, LogQuery, LogRecord, LogStream, MigrateRequest,
     MigrationQuery, RemoveQuery, RunRequest, SessionInput, SessionOutput, StopRequest,
 };
-pub use client::{Client, ImageChunks, LogLines, SessionLink};
+pub use client::{Client, ImageChunks, SessionLink};
 pub use connection::{ClientError, keep_alive};
 pub use context::{Context, ContextError, NodeEndpoint};
+pub use lines::LogLines;
