@@ -1,3 +1,4 @@
 //! Linux mechanisms: every system call that needs `unsafe`, and readers of the kernel's files.
 
+pub mod cgroup;
 pub mod namespace;
