@@ -27,7 +27,7 @@ check() {
 
 mkdir -p "$images"
 
-"$here/image-root.sh" redis "$images/redis" redis-server redis-tools dash coreutils
+"$here/image-root.sh" redis "$images/redis" redis-server redis-tools dash coreutils libc-bin
 configure redis <<'JSON'
 {
   "Entrypoint": [],
@@ -40,7 +40,7 @@ JSON
 check redis /usr/bin/redis-server --version
 check redis /bin/sh -c 'test -d /data && ls / | wc -l'
 
-"$here/image-root.sh" toolbox "$images/toolbox" busybox-static bash coreutils libc6 libgcc-s1 libstdc++6
+"$here/image-root.sh" toolbox "$images/toolbox" busybox-static bash coreutils libc6 libc-bin libgcc-s1 libstdc++6
 configure toolbox <<'JSON'
 {
   "Entrypoint": [],
