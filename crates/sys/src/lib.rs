@@ -2,5 +2,5 @@
 
 pub mod cgroup;
 pub mod namespace;
-pub mod process;
 pub mod packet;
+pub mod process;
