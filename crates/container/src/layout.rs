@@ -129,11 +129,11 @@ impl Layout {
     }
 }
 
-/// Fills a fresh `/dev`, and makes the root with the one program that does nothing.
+/// Fills a fresh `/dev`.
 ///
 /// # Errors
 /// When a node, link or directory cannot be made.
-pub fn prepare_places(layout: &Layout) -> io::Result<()> {
+pub fn prepare_dev(layout: &Layout) -> io::Result<()> {
     const DEVICES: [(&str, u32, u32); 6] =
         [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
     const LINKS: [(&str, &str); 5] = [
@@ -155,6 +155,14 @@ pub fn prepare_places(layout: &Layout) -> io::Result<()> {
     for name in ["pts", "shm", "mqueue"] {
         fs::create_dir(dev.join(name))?;
     }
+    Ok(())
+}
+
+/// Makes the root with the one program that does nothing.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn prepare_template(layout: &Layout) -> io::Result<()> {
     let program = layout.template().join("nothing");
     fs::create_dir_all(layout.template())?;
     fs::write(&program, "#!/nothing\n")?;

@@ -19,9 +19,9 @@ mod seccomp;
 pub mod shim;
 mod spec;
 
-pub use dump::{DumpError, DumpRequest, dump};
+pub use dump::{DumpError, DumpRequest, PAGE_SERVER, dump};
 pub use externals::{External, ExternalSource, UnknownMount};
-pub use layout::{Layout, prepare_places};
+pub use layout::{Layout, prepare_dev, prepare_template};
 pub use log::{LogReader, LogWriter};
 pub use notes::Notes;
 pub use runc::{ExecSpec, Runc, RuncError};

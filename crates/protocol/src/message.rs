@@ -97,6 +97,8 @@ pub enum ToSource {
     Restored,
     /// The target failed and has discarded everything.
     Failed(Explained),
+    /// The container runs on the target: downtime has ended.
+    Resumed,
     /// The container runs on the target, and that is durable there.
     Committed,
     /// The target has discarded everything.

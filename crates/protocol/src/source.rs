@@ -356,8 +356,13 @@ impl Source {
                 let resume = ToTarget::Resume { migration: self.migration.clone(), verdict: Verdict::Commit };
                 self.order(now, Step::Committing, SourceOutput::Send(resume), ANSWER);
             }
-            In::Heard(ToSource::Committed) => {
+            In::Heard(ToSource::Resumed) => {
                 self.running_at = Some(now);
+                // What follows may take as long as a disk takes.
+                self.deadline = Some(now.after(STALL));
+            }
+            In::Heard(ToSource::Committed) => {
+                self.running_at.get_or_insert(now);
                 self.enter(now, Phase::Settle, Step::Destroying);
                 self.outputs.push_back(SourceOutput::Destroy);
                 self.deadline = None;

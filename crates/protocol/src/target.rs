@@ -186,6 +186,7 @@ impl Target {
             }
             (Step::Resuming, In::Resumed) => {
                 self.phase = Phase::Settle;
+                self.say(ToSource::Resumed);
                 self.order(now, Step::Owning, TargetOutput::RecordOwned);
                 self.deadline = None;
             }

@@ -58,6 +58,8 @@ pub enum Request {
     Restore,
     /// Say how it is.
     State,
+    /// Answer when the program has ended, or the container was discarded.
+    Wait,
     /// Send its first process a signal.
     Signal(i32),
     /// With the container frozen: log all it has printed, and say what it has not read.

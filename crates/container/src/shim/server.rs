@@ -7,7 +7,7 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use drover_model::{Explained, LogStream};
@@ -36,6 +36,8 @@ struct Server {
     /// The first process, once there is one.
     child: Mutex<Option<u32>>,
     exit: Mutex<Option<i32>>,
+    /// Told when the program has ended, discarded or not.
+    over: (Mutex<bool>, Condvar),
     /// The shim's end of standard input, or the terminal's master.
     input: Mutex<Option<OwnedFd>>,
     discarded: AtomicBool,
@@ -58,11 +60,12 @@ pub fn serve(spec: &Path) -> Result<(), Failure> {
     shims.join_self()?;
     let server = Arc::new(Server {
         runc: Runc::new(&spec.run),
-        container: Cgroup::at(&hierarchies, &spec.cgroup)?,
+        container: Cgroup::at(&hierarchies, spec.cgroup.trim_start_matches('/'))?,
         shims,
         output: Output::new(LogWriter::open(&spec.layout.log())?),
         child: Mutex::default(),
         exit: Mutex::default(),
+        over: Default::default(),
         input: Mutex::default(),
         discarded: AtomicBool::new(false),
         spec,
@@ -87,6 +90,10 @@ impl Server {
         let reply = match request {
             Request::Attach => return drop(self.attach(channel)),
             Request::Follow => return drop(self.follow(channel)),
+            Request::Wait => {
+                self.wait();
+                Ok(Reply::Done)
+            }
             Request::Create => self.create().map(|()| Reply::Done),
             Request::Start => self.start().map(|()| Reply::Done),
             Request::Restore => self.restore().map(Reply::Restored),
@@ -210,9 +217,16 @@ impl Server {
             *lock(&self.exit) = Some(status);
         }
         self.output.exited(status);
+        *lock(&self.over.0) = true;
+        self.over.1.notify_all();
         // Those who wait for the status get it from here; those who come later from the file.
         std::thread::sleep(FAREWELL);
         self.leave();
+    }
+
+    fn wait(&self) {
+        let over = self.over.1.wait_while(lock(&self.over.0), |over| !*over);
+        drop(over);
     }
 
     fn write_exit(&self, exit: Exit) -> io::Result<()> {
