@@ -5,6 +5,9 @@ use std::os::fd::{AsFd, AsRawFd};
 use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
+/// Extended attributes, name and value.
+pub(crate) type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// The kernel's bounds on the list of names and on a value (xattr(7)).
 const LARGEST_LIST: usize = 64 << 10;
 const LARGEST_VALUE: usize = 64 << 10;
@@ -18,7 +21,7 @@ fn reach(directory: impl AsFd, name: &[u8]) -> Vec<u8> {
 }
 
 /// All extended attributes of `name` in `directory`, itself and not what it may link to, ascending by name.
-pub(crate) fn read(directory: impl AsFd, name: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Errno> {
+pub(crate) fn read(directory: impl AsFd, name: &[u8]) -> Result<Xattrs, Errno> {
     let path = reach(directory, name);
     let length = match rustix::fs::llistxattr_query(path.as_slice()) {
         // The file system has none.

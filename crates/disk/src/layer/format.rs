@@ -4,6 +4,7 @@ use std::io::{self, Read, Write};
 
 use super::LayerError;
 use super::path::{LONGEST_PATH, TreePath};
+use crate::xattr::Xattrs;
 
 pub(super) const MAGIC: [u8; 8] = *b"DRVLAYER";
 pub(super) const VERSION: u32 = 1;
@@ -36,7 +37,7 @@ pub(crate) struct Attributes {
     /// Seconds since 1970 and nanoseconds.
     pub mtime: (i64, u32),
     /// Extended attributes, name and value, ascending by name.
-    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub xattrs: Xattrs,
 }
 
 impl Attributes {

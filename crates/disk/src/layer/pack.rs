@@ -16,7 +16,7 @@ use super::hash::HashingWriter;
 use super::path::TreePath;
 use super::{LayerError, Summary};
 use crate::place::{Links, open_directory};
-use crate::xattr;
+use crate::xattr::{self, Xattrs};
 
 const READ: &str = "read";
 
@@ -227,7 +227,7 @@ impl<W: Write> Packer<W> {
     }
 }
 
-fn attributes(stat: &Stat, xattrs: Vec<(Vec<u8>, Vec<u8>)>) -> Attributes {
+fn attributes(stat: &Stat, xattrs: Xattrs) -> Attributes {
     let mode = stat.st_mode & 0o7777;
     // The nanoseconds' type differs between architectures.
     #[allow(clippy::unnecessary_cast)]
