@@ -4,7 +4,8 @@ mod body;
 mod context;
 
 pub use body::{
-    ApiError, ExecRequest, ImageInfo, KillRequest, LogQuery, LogRecord, LogStream, MigrateRequest, RunRequest,
-    SessionInput, SessionOutput, StopRequest,
+    ApiError, ExecRequest, ImageInfo, KillRequest, LogQuery, MigrateRequest, RunRequest, SessionInput, SessionOutput,
+    StopRequest,
 };
 pub use context::{Context, ContextError, NodeEndpoint};
+pub use drover_model::{LogRecord, LogStream};

@@ -3,3 +3,4 @@
 pub mod cgroup;
 pub mod namespace;
 pub mod packet;
+pub mod process;
