@@ -178,10 +178,10 @@ pub(crate) fn answers(datagram: &[u8]) -> Vec<Answer> {
         if length < HEADER || length > rest.len() {
             break;
         }
-        if u16::from_ne_bytes([rest[4], rest[5]]) == NLMSG_ERROR {
-            if let (Some(number), Some(errno)) = (word(8), word(HEADER)) {
-                found.push(Answer { number, errno: (errno as i32).wrapping_neg() });
-            }
+        if u16::from_ne_bytes([rest[4], rest[5]]) == NLMSG_ERROR
+            && let (Some(number), Some(errno)) = (word(8), word(HEADER))
+        {
+            found.push(Answer { number, errno: (errno as i32).wrapping_neg() });
         }
         rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
     }

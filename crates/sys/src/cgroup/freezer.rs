@@ -70,10 +70,10 @@ impl Cgroup {
     /// # Errors
     /// When the group does not exist.
     pub fn is_frozen(&self) -> Result<bool, CgroupError> {
-        if let Some(group) = self.unified_freezer() {
-            if keyed_number(&read(&group.join("cgroup.events"))?, "frozen") == Some(1) {
-                return Ok(true);
-            }
+        if let Some(group) = self.unified_freezer()
+            && keyed_number(&read(&group.join("cgroup.events"))?, "frozen") == Some(1)
+        {
+            return Ok(true);
         }
         match self.legacy("freezer") {
             Some(group) => Ok(read(&group.join("freezer.state"))?.trim() == "FROZEN"),

@@ -94,10 +94,10 @@ fn the_mounted_layout_freezes_kills_and_removes() {
 
 #[test]
 fn version_1_alone_freezes_kills_and_removes() {
-    if let Some(group) = Group::new("v1", |found| found.unified = None) {
-        if group.0.legacy("freezer").is_some() {
-            freezes_and_kills(&group);
-        }
+    if let Some(group) = Group::new("v1", |found| found.unified = None)
+        && group.0.legacy("freezer").is_some()
+    {
+        freezes_and_kills(&group);
     }
 }
 
