@@ -191,8 +191,7 @@ impl Arrival {
 
     /// Removes everything of it.
     pub fn discard(&self) {
-        let removed =
-            place::end(&self.container, true).and_then(|()| place::unmake(&self.container, &self.inner.runc));
+        let removed = place::end(&self.container, true).and_then(|()| place::unmake(&self.container, &self.inner.runc));
         if let Err(error) = removed {
             tracing::warn!(container = %self.container.spec().name, %error, "leftovers of a refused container");
         }

@@ -185,9 +185,10 @@ impl Registry {
                 let of = |interface: &drover_model::Interface| interface.addresses.clone();
                 spec.interface.as_ref().map(of).unwrap_or_default()
             };
-            if let Some(taken) = addresses(&spec).into_iter().find(|mine| {
-                addresses(&other).iter().any(|theirs| theirs.addr() == mine.addr())
-            }) {
+            if let Some(taken) = addresses(&spec)
+                .into_iter()
+                .find(|mine| addresses(&other).iter().any(|theirs| theirs.addr() == mine.addr()))
+            {
                 let reason = format!("cannot make container {}: {} has {}", spec.name, other.name, taken.addr());
                 return Err(NodeError::conflict(reason, "choose another address with --ip"));
             }

@@ -50,7 +50,11 @@ impl Inner {
         let (output, outputs) = mpsc::channel(WAITING);
         let (input, inputs) = mpsc::channel(WAITING);
         let session = Session { input, output: outputs };
-        if request.terminal { with_terminal(command, file, inputs, output)? } else { with_pipes(command, file, request.stdin, inputs, output)? }
+        if request.terminal {
+            with_terminal(command, file, inputs, output)?
+        } else {
+            with_pipes(command, file, request.stdin, inputs, output)?
+        }
         Ok(session)
     }
 }

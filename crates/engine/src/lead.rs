@@ -4,9 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use drover_model::{
-    Bytes, ContainerState, Explained, MigrationId, MigrationState, Mode, PageCount, Report, Round,
-};
+use drover_model::{Bytes, ContainerState, Explained, MigrationId, MigrationState, Mode, PageCount, Report, Round};
 use drover_protocol::{Source, SourceInput, SourceOutput, SourceResult, Stream, decode, encode};
 use tokio::sync::{mpsc, watch};
 
@@ -28,7 +26,6 @@ pub(crate) struct Lead {
     pub container: Arc<Container>,
     pub peer: Peer,
     pub id: MigrationId,
-    pub mode: Mode,
     pub state: watch::Sender<MigrationState>,
     pub cancel: mpsc::Receiver<()>,
 }

@@ -253,8 +253,7 @@ impl Inner {
             return Err(NodeError::conflict(reason, "stop it first, or use --force"));
         }
         let (inner, own) = (Arc::clone(self), Arc::clone(&container));
-        let removed =
-            blocking(move || place::end(&own, true).and_then(|()| place::unmake(&own, &inner.runc))).await;
+        let removed = blocking(move || place::end(&own, true).and_then(|()| place::unmake(&own, &inner.runc))).await;
         removed.map_err(NodeError::Failed)?;
         self.registry.remove(&container.id);
         container.show(ContainerState::Exited { status: 137 });

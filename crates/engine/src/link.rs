@@ -54,7 +54,6 @@ pub(crate) struct Link {
     outgoing: mpsc::Sender<Frame>,
     messages: mpsc::Receiver<Bytes>,
     streams: Arc<Mutex<HashMap<Stream, mpsc::Receiver<Bytes>>>>,
-    traffic: Arc<Traffic>,
     tasks: [JoinHandle<()>; 2],
 }
 
@@ -73,7 +72,7 @@ impl Link {
         }
         let send = tokio::spawn(send(writing, frames, Arc::clone(&traffic)));
         let receive = tokio::spawn(receive(reading, heard, inlets, Arc::clone(&traffic)));
-        Self { outgoing, messages, streams: Arc::new(Mutex::new(streams)), traffic, tasks: [send, receive] }
+        Self { outgoing, messages, streams: Arc::new(Mutex::new(streams)), tasks: [send, receive] }
     }
 
     /// Sends a message's payload; `false` when the link is broken.
@@ -95,10 +94,6 @@ impl Link {
     /// Where bytes of a stream are read, on a thread that may block; each stream once.
     pub fn take_stream(&self, stream: Stream) -> Option<ChannelReader> {
         self.streams.lock().unwrap_or_else(PoisonError::into_inner).remove(&stream).map(ChannelReader::new)
-    }
-
-    pub fn traffic(&self) -> &Arc<Traffic> {
-        &self.traffic
     }
 
     /// Sends what is waiting, then ends.
@@ -249,7 +244,9 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn messages_and_streams_share_a_link() {
-        let (source, mut target) = pair();
+        let (a, b) = tokio::io::duplex(1 << 16);
+        let traffic = Arc::new(Traffic::default());
+        let (source, mut target) = (Link::new(a, Arc::clone(&traffic)), Link::new(b, Arc::default()));
         let content: Vec<u8> = (0..3_000_000_u32).map(|i| (i % 251) as u8).collect();
         let (mut out, expected) = (source.sender(Stream::Upper), content.clone());
         let writing = tokio::task::spawn_blocking(move || {
@@ -266,7 +263,7 @@ mod tests {
         assert_eq!(target.receive().await.unwrap(), "word");
         writing.await.unwrap();
         assert!(reading.await.unwrap() == expected);
-        assert!(source.traffic().files() == 3_000_000);
+        assert!(traffic.files() == 3_000_000);
     }
 
     #[tokio::test]

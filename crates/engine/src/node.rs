@@ -157,7 +157,6 @@ impl Inner {
         container: Arc<Container>,
         peer: Peer,
         id: MigrationId,
-        mode: Mode,
         machine: Source,
         operation: tokio::sync::OwnedMutexGuard<()>,
     ) -> MigrationState {
@@ -184,7 +183,7 @@ impl Inner {
             });
             migrations.push(Leaving { state: receiver, cancel });
         }
-        let lead = Lead { inner: Arc::clone(self), container, peer, id, mode, state: sender, cancel: cancelled };
+        let lead = Lead { inner: Arc::clone(self), container, peer, id, state: sender, cancel: cancelled };
         tokio::spawn(async move {
             lead.run(machine).await;
             drop(operation);
@@ -480,7 +479,7 @@ impl Node {
         })?;
         let id = offer.migration.clone();
         let machine = Source::new(moment(), inner.config.name.clone(), peer.name.clone(), offer);
-        Ok(inner.lead(container, peer, id, mode, machine, operation))
+        Ok(inner.lead(container, peer, id, machine, operation))
     }
 
     /// Migrations away from this node: those under way, and the last that ended.
@@ -509,7 +508,10 @@ impl Node {
             let found = migrations.iter().find(|leaving| &leaving.state.borrow().id == id);
             found.map(|leaving| leaving.cancel.clone()).ok_or_else(|| unknown_migration(id))?
         };
-        cancel.send(()).await.map_err(|_| NodeError::conflict(format!("cannot cancel migration {id}: it has ended"), ""))
+        cancel
+            .send(())
+            .await
+            .map_err(|_| NodeError::conflict(format!("cannot cancel migration {id}: it has ended"), ""))
     }
 
     /// Serves a peer that opened a migration link; returns when the link is done.

@@ -14,7 +14,7 @@ use drover_disk::{Overlay, is_mounted, mount_tmpfs, unmount};
 use drover_model::{Bytes, ContainerSpec, Explained};
 use drover_network::{Gate, Wire};
 use drover_sys::cgroup::{self, Cgroup};
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
 use crate::container::Container;
 use crate::error::failure;
@@ -42,8 +42,7 @@ pub(crate) fn make(container: &Container, uplink: &str, gate: Gate) -> Result<()
     }
     fs::set_permissions(layout.upper(), fs::Permissions::from_mode(0o755)).map_err(&directories)?;
     let mounts = step("cannot mount the container's file systems in memory");
-    for (place, size, mode) in
-        [(layout.dev(), DEV, 0o755), (layout.shm(), SHM, 0o1777), (layout.empty(), EMPTY, 0o555)]
+    for (place, size, mode) in [(layout.dev(), DEV, 0o755), (layout.shm(), SHM, 0o1777), (layout.empty(), EMPTY, 0o555)]
     {
         fs::create_dir_all(&place).map_err(&directories)?;
         if !is_mounted(&place).map_err(&mounts)? {

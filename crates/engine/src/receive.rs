@@ -55,10 +55,8 @@ async fn resume(inner: &Arc<Inner>, peer: &NodeName, link: Link, migration: Migr
         None => Err(mpsc::error::SendError(Resumed { link, verdict })),
     };
     let Err(mpsc::error::SendError(Resumed { link, verdict })) = resumed else { return };
-    let owned = inner
-        .journal()
-        .latest(&migration)
-        .is_some_and(|entry| entry.mark == Mark::Owned && &entry.peer == peer);
+    let owned =
+        inner.journal().latest(&migration).is_some_and(|entry| entry.mark == Mark::Owned && &entry.peer == peer);
     let answer = match (owned, verdict) {
         (true, Verdict::Commit) => ToSource::Committed,
         _ => ToSource::Unknown,
@@ -211,9 +209,10 @@ impl Session {
     }
 
     fn recorder(&self, mark: Mark) -> impl FnOnce() -> Result<(), Explained> + Send + use<> {
-        let container = self.arrival.as_ref().map(|arrival| {
-            arrival.lock().unwrap_or_else(PoisonError::into_inner).container().id.clone()
-        });
+        let container = self
+            .arrival
+            .as_ref()
+            .map(|arrival| arrival.lock().unwrap_or_else(PoisonError::into_inner).container().id.clone());
         let (inner, peer, migration) = (Arc::clone(&self.inner), self.peer.clone(), self.migration.clone());
         move || {
             let nothing = || Explained { reason: "nothing has arrived".into(), hint: None };

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use drover_model::{ContainerState, Mode, NodeName, RestartPolicy};
+use drover_model::{ContainerState, NodeName, RestartPolicy};
 use drover_protocol::{Source, Verdict};
 
 use crate::arrival::Arrival;
@@ -35,8 +35,7 @@ impl Inner {
         let mut containers = Vec::new();
         for entry in entries {
             let path = entry.path().join("container.json");
-            let stored: Option<Stored> =
-                std::fs::read(&path).ok().and_then(|text| serde_json::from_slice(&text).ok());
+            let stored: Option<Stored> = std::fs::read(&path).ok().and_then(|text| serde_json::from_slice(&text).ok());
             let container = stored.and_then(|stored| self.new_container(stored).ok());
             match container {
                 Some(container) if self.registry.insert(&container).is_ok() => containers.push(container),
@@ -99,7 +98,10 @@ impl Inner {
             policy => !stopped && was_running && policy.restarts_after_exit(status, restarts),
         };
         let directory = std::fs::create_dir_all(&container.layout.run);
-        if again && let Err(error) = directory.map_err(|error| error.to_string()).and(self.launch(container).await.map_err(|why| why.reason)) {
+        if again
+            && let Err(error) =
+                directory.map_err(|error| error.to_string()).and(self.launch(container).await.map_err(|why| why.reason))
+        {
             tracing::warn!(container = %spec.name, %error, "cannot restart");
         }
     }
@@ -128,7 +130,7 @@ impl Inner {
         let Ok(operation) = Arc::clone(&container.operation).try_lock_owned() else { return };
         let own = self.config.name.clone();
         let machine = Source::recovered(moment(), own, peer.name.clone(), entry.migration.clone(), verdict);
-        self.lead(container, peer, entry.migration, Mode::Auto, machine, operation);
+        self.lead(container, peer, entry.migration, machine, operation);
     }
 
     fn peer(&self, name: &NodeName) -> Option<Peer> {

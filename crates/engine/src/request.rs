@@ -6,9 +6,7 @@ use std::sync::Arc;
 
 use drover_api::RunRequest;
 use drover_disk::{Image, ImageConfig, ImageError};
-use drover_model::{
-    ContainerId, ContainerSpec, ContainerState, Explained, Interface, Mac, ProcessSpec,
-};
+use drover_model::{ContainerId, ContainerSpec, ContainerState, Explained, Interface, Mac, ProcessSpec};
 use ipnet::IpNet;
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
@@ -61,7 +59,10 @@ impl Inner {
         let process = process(&request, &image.config, &image.rootfs)?;
         let interface = self.interface(&request, &id)?;
         let hostname = request.hostname.unwrap_or_else(|| request.name.to_string());
-        if hostname.is_empty() || hostname.len() > 63 || hostname.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        if hostname.is_empty()
+            || hostname.len() > 63
+            || hostname.contains(|c: char| c.is_whitespace() || c.is_control())
+        {
             return Err(NodeError::invalid(format!("{hostname:?} is no host name"), "use up to 63 letters and digits"));
         }
         if request.limits.memory.is_some_and(|memory| memory.0 < 1 << 20) {
@@ -188,9 +189,10 @@ fn resolve_user(text: &str, rootfs: &Path) -> Result<(u32, u32), NodeError> {
         NodeError::invalid(format!("the image knows no {what} {name:?}"), "use a number, or a name in its /etc/passwd")
     };
     let passwd = read_inside(rootfs, "etc/passwd");
-    let line = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>()).find(|fields| {
-        fields.first() == Some(&user) || (user.parse::<u32>().is_ok() && fields.get(2) == Some(&user))
-    });
+    let line = passwd
+        .lines()
+        .map(|line| line.split(':').collect::<Vec<_>>())
+        .find(|fields| fields.first() == Some(&user) || (user.parse::<u32>().is_ok() && fields.get(2) == Some(&user)));
     let number = |index: usize| line.as_ref().and_then(|fields| fields.get(index)).and_then(|id| id.parse().ok());
     let uid = user.parse().ok().or_else(|| number(2)).ok_or_else(|| unknown("user", user))?;
     let gid = match group {
