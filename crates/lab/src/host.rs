@@ -91,11 +91,10 @@ pub fn host_main(spec: &Path) -> Result<(), HostError> {
 /// Makes the host around the calling process.
 fn prepare(spec: &HostSpec) -> Result<Option<Agent>, StepError> {
     setsid().map_err(StepError::of("begin", "a session"))?;
-    umask(Mode::empty());
+    umask(Mode::from_raw_mode(0o022));
     own_cgroup_namespace().map_err(StepError::of("make", "a cgroup namespace"))?;
     let log = spec.agent.is_some().then(|| append(&spec.agent_log)).transpose()?;
     root::enter(spec)?;
-    umask(Mode::from_raw_mode(0o022));
     for directory in root::make_cgroups(&spec.cgroups, INIT)? {
         let procs = directory.join("cgroup.procs");
         fs::write(&procs, "0").map_err(StepError::at("enter cgroup", &directory))?;

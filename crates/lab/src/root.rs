@@ -10,7 +10,7 @@ use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 use rustix::mount::{
     MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_change, mount_remount, unmount,
 };
-use rustix::process::{chdir, pivot_root};
+use rustix::process::{chdir, pivot_root, umask};
 
 use crate::cgroup::{self, Hierarchy, Kind};
 use crate::error::StepError;
@@ -140,12 +140,14 @@ fn devices(root: &Path) -> Result<(), StepError> {
     file_system(root, "dev", "tmpfs", MountFlags::NOSUID, "mode=755")?;
     let directory = root.join("dev");
     make_directory(&directory.join("net"))?;
+    let usual = umask(Mode::empty());
     for (name, major, minor) in DEVICES {
         let path = directory.join(name);
         let mode = Mode::from_raw_mode(if name == "net/tun" { 0o600 } else { 0o666 });
         mknodat(CWD, &path, FileType::CharacterDevice, mode, makedev(major, minor))
             .map_err(StepError::at("create device", &path))?;
     }
+    umask(usual);
     let links = [
         ("fd", "/proc/self/fd"),
         ("stdin", "/proc/self/fd/0"),
