@@ -44,7 +44,8 @@ fn run() -> Result<ExitCode, Failure> {
             let nodes = nodes.parse().map_err(unhinted)?;
             let link = rate(rest.first().copied().unwrap_or("none"))?;
             let mut request = UpRequest::of(&std::env::current_exe().map_err(unhinted)?, nodes, link);
-            request.agent = rest.get(1..).filter(|words| !words.is_empty()).map(|words| words.iter().map(|&w| w.into()).collect());
+            request.agent =
+                rest.get(1..).filter(|words| !words.is_empty()).map(|words| words.iter().map(|&w| w.into()).collect());
             let lab = hinted!(drover_lab::up(&request))?;
             println!("{} after {} ms", if lab.already { "already up" } else { "up" }, lab.took.as_millis());
             lab.warnings.iter().for_each(|warning| println!("warning: {warning}"));

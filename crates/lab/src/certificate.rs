@@ -44,7 +44,11 @@ impl Authority {
     /// A certificate that serves and calls in the name of a host.
     pub(crate) fn host(&self, host: &HostPlan) -> Result<Identity, rcgen::Error> {
         let names = vec![host.name.to_string(), host.v4.to_string(), host.v6.to_string()];
-        self.sign(host.name.as_str(), names, &[ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth])
+        self.sign(
+            host.name.as_str(),
+            names,
+            &[ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth],
+        )
     }
 
     /// The certificate of the lab's user.

@@ -121,7 +121,8 @@ fn start(host: &str, arguments: &[String], streams: impl FnOnce(&mut Command)) -
     let [name, rest @ ..] = arguments else { return Err(failed(std::io::ErrorKind::InvalidInput.into())) };
     let running = running_host(host)?;
     let pid = Pid::from_raw(running.pid).expect("a process has a positive number");
-    let process = pidfd_open(pid, PidfdFlags::empty()).map_err(StepError::of("open", "its first process")).map_err(enter)?;
+    let process =
+        pidfd_open(pid, PidfdFlags::empty()).map_err(StepError::of("open", "its first process")).map_err(enter)?;
     let directories = running.record.host_cgroups(&running.place, &running.name, EXEC);
     let cgroups = cgroup::entrances(directories.into_iter()).map_err(enter)?;
     let mut command = Command::new(name);

@@ -95,6 +95,12 @@ fn prepare(spec: &HostSpec) -> Result<Option<Agent>, StepError> {
     own_cgroup_namespace().map_err(StepError::of("make", "a cgroup namespace"))?;
     let log = spec.agent.is_some().then(|| append(&spec.agent_log)).transpose()?;
     root::enter(spec)?;
+    if let Some(program) = spec.agent.as_ref().and_then(|command| command.first()).map(Path::new)
+        && program.is_absolute()
+    {
+        // Better told now than found out when nobody answers.
+        fs::metadata(program).map_err(StepError::at("find the agent", program))?;
+    }
     for directory in root::make_cgroups(&spec.cgroups, INIT)? {
         let procs = directory.join("cgroup.procs");
         fs::write(&procs, "0").map_err(StepError::at("enter cgroup", &directory))?;

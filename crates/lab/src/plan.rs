@@ -101,7 +101,11 @@ impl HostPlan {
             state: "/var/lib/drover",
             run: "/run/drover",
             uplink: "eth0",
-            tls: Tls { ca: "/etc/drover/tls/ca.pem", cert: "/etc/drover/tls/node.pem", key: "/etc/drover/tls/node.key" },
+            tls: Tls {
+                ca: "/etc/drover/tls/ca.pem",
+                cert: "/etc/drover/tls/node.pem",
+                key: "/etc/drover/tls/node.key",
+            },
             pool: Pool { range: format!("10.77.{number}.0/24"), prefix: PREFIX_V4 },
             peer: plan
                 .nodes()
@@ -162,8 +166,10 @@ mod tests {
     #[test]
     fn hosts_have_the_addresses_that_the_documentation_promises() {
         let plan = Plan::of(2);
-        let addresses: Vec<_> = plan.hosts.iter().map(|h| (h.name.as_str(), h.v4.to_string(), h.v6.to_string())).collect();
-        let expected = [("n1", "10.77.0.11", "fd77::b"), ("n2", "10.77.0.12", "fd77::c"), ("client", "10.77.0.100", "fd77::64")];
+        let addresses: Vec<_> =
+            plan.hosts.iter().map(|h| (h.name.as_str(), h.v4.to_string(), h.v6.to_string())).collect();
+        let expected =
+            [("n1", "10.77.0.11", "fd77::b"), ("n2", "10.77.0.12", "fd77::c"), ("client", "10.77.0.100", "fd77::64")];
         assert_eq!(addresses, expected.map(|(name, v4, v6)| (name, v4.to_owned(), v6.to_owned())));
     }
 

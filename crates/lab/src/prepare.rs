@@ -84,9 +84,11 @@ fn write_identity(directory: &Path, name: &str, authority: &str, identity: &Iden
 }
 
 fn write_context(path: &Path, plan: &Plan, tls: &Path, netns: Option<PathBuf>) -> Result<(), StepError> {
-    let nodes = plan
-        .nodes()
-        .map(|node| NodeEndpoint { name: node.name.clone(), address: node.agent_address(), netns: netns.clone() });
+    let nodes = plan.nodes().map(|node| NodeEndpoint {
+        name: node.name.clone(),
+        address: node.agent_address(),
+        netns: netns.clone(),
+    });
     let context = Context {
         cluster: "lab".into(),
         ca: tls.join("ca.pem"),

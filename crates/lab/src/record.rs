@@ -80,13 +80,8 @@ impl Record {
 pub(crate) fn write_file(path: &Path, text: &[u8], mode: u32) -> Result<(), StepError> {
     let new = path.with_extension("new");
     let mut options = fs::OpenOptions::new();
-    let mut file = options
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(mode)
-        .open(&new)
-        .map_err(StepError::at("create", &new))?;
+    let mut file =
+        options.write(true).create(true).truncate(true).mode(mode).open(&new).map_err(StepError::at("create", &new))?;
     file.write_all(text).map_err(StepError::at("write", &new))?;
     fs::rename(&new, path).map_err(StepError::at("write", path))
 }

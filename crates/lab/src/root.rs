@@ -73,7 +73,11 @@ fn overlay(spec: &HostSpec) -> Result<(), StepError> {
 /// Overlayfs parts its options at `,` and `:` unless a backslash stands before them.
 fn escape(path: &Path) -> Vec<u8> {
     let special = |byte: &u8| matches!(byte, b',' | b':' | b'\\');
-    path.as_os_str().as_bytes().iter().flat_map(|byte| special(byte).then_some(b'\\').into_iter().chain([*byte])).collect()
+    path.as_os_str()
+        .as_bytes()
+        .iter()
+        .flat_map(|byte| special(byte).then_some(b'\\').into_iter().chain([*byte]))
+        .collect()
 }
 
 fn file_system(root: &Path, below: &str, kind: &str, flags: MountFlags, options: &str) -> Result<(), StepError> {

@@ -2,10 +2,10 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-use std::os::fd::AsFd;
 
 use drover_model::{Bandwidth, NodeName};
 use drover_sys::launch::{Namespaces, spawn};

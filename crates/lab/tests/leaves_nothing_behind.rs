@@ -226,6 +226,6 @@ fn a_host_that_cannot_start_is_reported_with_its_log_and_leaves_nothing() {
     let lab = Lab::new("broken");
     let output = lab.command(&["up", "1", "none", "/nonexistent"]).output().expect("the example is built");
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(error.contains("cannot reach the agent of n1"), "{error}");
+    assert!(error.contains("cannot find the agent /nonexistent"), "{error}");
     lab.assert_nothing_left();
 }
