@@ -65,7 +65,12 @@ impl Context {
         if let Some(path) = std::env::var_os(Self::VARIABLE) {
             return Self::read(Path::new(&path));
         }
-        for path in [Self::LAB, Self::SYSTEM].map(Path::new) {
+        // A lab with a name of its own has its files under that name.
+        let lab = match std::env::var("DROVER_LAB") {
+            Ok(name) if !name.is_empty() && name != "lab" => format!("/run/drover-lab-{name}/context.json"),
+            _ => Self::LAB.to_owned(),
+        };
+        for path in [&lab, Self::SYSTEM].map(Path::new) {
             if path.exists() {
                 return Self::read(path);
             }

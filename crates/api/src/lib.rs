@@ -13,10 +13,11 @@ pub mod stream;
 pub mod tls;
 
 pub use body::{
-    ApiError, ExecRequest, ExitStatus, ImageInfo, KillRequest, LogQuery, LogRecord, LogStream, MigrateRequest,
-    MigrationQuery, RemoveQuery, RunRequest, SessionInput, SessionOutput, StopRequest,
+    ApiError, ExecRequest, ExitStatus, ImageInfo, KillRequest, LogQuery, MigrateRequest, MigrationQuery, RemoveQuery,
+    RunRequest, SessionInput, SessionOutput, StopRequest,
 };
 pub use client::{Client, ImageChunks, SessionLink};
 pub use connection::{ClientError, keep_alive};
 pub use context::{Context, ContextError, NodeEndpoint};
+pub use drover_model::{LogRecord, LogStream};
 pub use lines::LogLines;

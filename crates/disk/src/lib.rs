@@ -1,1 +1,23 @@
-//! drover-disk.
+//! The files of containers: images by digest, layers that travel, overlays and tmpfs.
+//!
+//! A tree of files crosses between nodes as a *layer stream* ([`layer`]): the same tree always gives the same bytes,
+//! so the stream's SHA-256 names an image ([`ImageStore`]). A container's root is an overlay ([`Overlay`]) whose lower
+//! layer is an image and whose upper layer travels with it.
+//!
+//! Everything here blocks.
+//!
+//! Invariants:
+//! - nothing that is read from a tar or a stream is written outside of the directory that was given, whatever it says;
+//! - an image is visible only when it is complete, on disk, and has the digest that it is called by;
+//! - every length that comes from outside is bounded before memory is taken for it.
+
+mod image;
+pub mod layer;
+mod overlay;
+mod place;
+mod tmpfs;
+mod xattr;
+
+pub use image::{Image, ImageConfig, ImageError, ImageStore};
+pub use overlay::{MountError, Overlay, is_mounted, unmount};
+pub use tmpfs::mount_tmpfs;

@@ -1,5 +1,28 @@
 //! The engine: a node's containers, their migrations, the journal, and the link between two nodes.
+//!
+//! Invariants:
+//! - A container has one owner: whoever's journal says so. The decision is durable before anybody acts on it.
+//! - Everything that blocks runs on threads that may block; what runs on the runtime only waits.
+//! - A container's parts are changed only by whoever holds its `operation` lock.
 
+mod arrival;
+mod clock;
+mod connect;
+mod container;
+mod departure;
+mod error;
+mod exec;
+mod journal;
+mod lead;
+mod lifecycle;
+mod link;
 mod node;
+mod place;
+mod receive;
+mod recovery;
+mod request;
+mod session;
 
-pub use node::{Node, NodeConfig, NodeError, Peer, Pool, Session};
+pub use error::NodeError;
+pub use node::{Node, NodeConfig, Peer, Pool};
+pub use session::Session;

@@ -1,19 +1,33 @@
 //! A node: what the agent's API calls.
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
 
-use drover_api::{
-    ExecRequest, ImageInfo, LogQuery, LogRecord, MigrateRequest, RunRequest, SessionInput, SessionOutput,
-};
+use drover_api::{ExecRequest, ImageInfo, LogQuery, LogRecord, MigrateRequest, RunRequest};
+use drover_container::{Layout, Runc, criu};
+use drover_disk::{Image, ImageError, ImageStore};
 use drover_model::{
-    ContainerRecord, ContainerStats, Digest, Explained, MigrationId, MigrationState, NodeInfo, NodeName,
+    Bytes, ContainerRecord, ContainerState, ContainerStats, Digest, Explained, MigrationId, MigrationState, Mode,
+    NodeInfo, NodeName, Phase,
 };
+use drover_protocol::{Offer, Source};
+use drover_sys::cgroup::Hierarchies;
 use ipnet::IpNet;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::sync::{mpsc, watch};
+
+use crate::clock::moment;
+use crate::container::{Container, Registry, Stored};
+use crate::error::{NodeError, failure};
+use crate::journal::{Entry, Journal, Mark};
+use crate::lead::Lead;
+use crate::lifecycle::{hold, own_program};
+use crate::link::{ChannelReader, Link};
+use crate::receive::{self, Resumed};
+use crate::session::Session;
 
 /// How a node is set up; the agent reads it from its configuration file.
 #[derive(Debug, Clone)]
@@ -26,7 +40,7 @@ pub struct NodeConfig {
     pub run: PathBuf,
     /// The link that containers' interfaces stand on.
     pub uplink: String,
-    /// Addresses that containers get when none is asked for; with the prefix length of the network.
+    /// Addresses that containers get when none is asked for.
     pub pool: Option<Pool>,
     /// Nodes that containers may move to.
     pub peers: Vec<Peer>,
@@ -42,11 +56,11 @@ pub struct Pool {
     /// The prefix length of the network that it is a part of.
     pub prefix: u8,
     /// The default gateway, if there is one.
-    pub gateway: Option<std::net::IpAddr>,
+    pub gateway: Option<IpAddr>,
 }
 
 /// Another node.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
     /// Its name, which its certificate must carry.
     pub name: NodeName,
@@ -54,115 +68,510 @@ pub struct Peer {
     pub address: SocketAddr,
 }
 
-/// Why a node did not do what it was asked.
-#[derive(Debug, thiserror::Error)]
-pub enum NodeError {
-    /// There is no such thing (404).
-    #[error("{0}")]
-    NotFound(Explained),
-    /// It contradicts the present state (409).
-    #[error("{0}")]
-    Conflict(Explained),
-    /// The request makes no sense (400).
-    #[error("{0}")]
-    Invalid(Explained),
-    /// It was tried and failed (500).
-    #[error("{0}")]
-    Failed(Explained),
+/// What `Inner` knows beside what the agent configured.
+#[derive(Debug)]
+pub(crate) struct Config {
+    pub name: NodeName,
+    pub state: PathBuf,
+    pub run: PathBuf,
+    pub uplink: String,
+    pub pool: Option<Pool>,
+    pub peers: Vec<Peer>,
+    pub tls: Arc<rustls::ClientConfig>,
+    /// The program that shims are started from.
+    pub program: PathBuf,
+    /// The directory beneath which control groups lie, in every hierarchy.
+    pub cgroup_base: String,
 }
 
-/// An attached or executed program: send input, receive output until `Exited` or `Failed`.
+type Arrivals = HashMap<MigrationId, (NodeName, mpsc::Sender<Resumed>)>;
+
+/// A migration that left this node, or is leaving.
 #[derive(Debug)]
-pub struct Session {
-    /// To the program; dropping it detaches.
-    pub input: mpsc::Sender<SessionInput>,
-    /// From the program.
-    pub output: mpsc::Receiver<SessionOutput>,
+struct Leaving {
+    state: watch::Receiver<MigrationState>,
+    cancel: mpsc::Sender<()>,
+}
+
+/// How many migrations that ended are remembered for `drover migrations`.
+const REMEMBERED: usize = 200;
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub config: Config,
+    pub images: ImageStore,
+    pub runc: Runc,
+    pub registry: Registry,
+    pub closing: watch::Sender<()>,
+    pub hierarchies: Hierarchies,
+    journal: Mutex<Journal>,
+    arrivals: Mutex<Arrivals>,
+    migrations: Mutex<Vec<Leaving>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Runs what blocks on a thread that may.
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+/// Now, as RFC 3339 in UTC.
+pub(crate) fn now() -> String {
+    let now = time::OffsetDateTime::now_utc();
+    now.format(&time::format_description::well_known::Rfc3339).unwrap_or_default()
+}
+
+/// A fresh id of so many bytes, in hexadecimal digits.
+pub(crate) fn fresh_id<const N: usize>() -> String {
+    rand::random::<[u8; N]>().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+impl Inner {
+    pub fn journal(&self) -> MutexGuard<'_, Journal> {
+        lock(&self.journal)
+    }
+
+    pub fn arrivals(&self) -> MutexGuard<'_, Arrivals> {
+        lock(&self.arrivals)
+    }
+
+    pub fn new_container(&self, stored: Stored) -> Result<Arc<Container>, NodeError> {
+        let layout = Layout::new(&self.config.state, &self.config.run, &stored.spec.id);
+        Container::new(layout, &self.hierarchies, stored)
+            .map_err(|error| NodeError::failed("cannot find the node's control groups", &error))
+    }
+
+    fn image_info(image: Image) -> ImageInfo {
+        ImageInfo { digest: image.digest, names: image.names, size: image.size, imported_at: image.imported_at }
+    }
+
+    /// Leads a migration, on a task of its own.
+    pub fn lead(
+        self: &Arc<Self>,
+        container: Arc<Container>,
+        peer: Peer,
+        id: MigrationId,
+        machine: Source,
+        operation: tokio::sync::OwnedMutexGuard<()>,
+    ) -> MigrationState {
+        let state = MigrationState {
+            id: id.clone(),
+            container: container.spec().name,
+            from: self.config.name.clone(),
+            to: peer.name.clone(),
+            phase: Phase::Prepare,
+            in_doubt: false,
+            bytes_sent: Bytes(0),
+            report: None,
+        };
+        let (sender, receiver) = watch::channel(state.clone());
+        let (cancel, cancelled) = mpsc::channel(1);
+        {
+            let mut migrations = lock(&self.migrations);
+            let ended = migrations.iter().filter(|leaving| leaving.state.borrow().report.is_some()).count();
+            let mut too_many = ended.saturating_sub(REMEMBERED);
+            migrations.retain(|leaving| {
+                let forget = too_many > 0 && leaving.state.borrow().report.is_some();
+                too_many -= usize::from(forget);
+                !forget
+            });
+            migrations.push(Leaving { state: receiver, cancel });
+        }
+        let lead = Lead { inner: Arc::clone(self), container, peer, id, state: sender, cancel: cancelled };
+        tokio::spawn(async move {
+            lead.run(machine).await;
+            drop(operation);
+        });
+        state
+    }
 }
 
 /// A node.
 #[derive(Debug)]
-pub struct Node {}
+pub struct Node {
+    pub(crate) inner: Arc<Inner>,
+}
 
 impl Node {
+    /// Opens the node: takes up what runs, finishes what was under way, restarts what is to be restarted.
+    ///
+    /// # Errors
+    /// When its directories cannot be used or its control groups cannot be found.
     pub async fn open(config: NodeConfig) -> Result<Arc<Self>, NodeError> {
-        todo!()
+        let inner = blocking(move || Self::open_blocking(config)).await?;
+        inner.recover().await;
+        Ok(Arc::new(Self { inner }))
     }
+
+    fn open_blocking(config: NodeConfig) -> Result<Arc<Inner>, NodeError> {
+        let failed = |error: &(dyn std::error::Error + 'static)| NodeError::failed("cannot open the node", error);
+        let NodeConfig { name, state, run, uplink, pool, peers, tls } = config;
+        for directory in [state.join("containers"), run.join("containers")] {
+            std::fs::create_dir_all(directory).map_err(|error| failed(&error))?;
+        }
+        // Beneath the mount points, as runc does: in a control group namespace that is the namespace's root.
+        let cgroup_base = "/".to_owned();
+        let hierarchies = Hierarchies::detect(Path::new("/"), &cgroup_base).map_err(|error| failed(&error))?;
+        let program = own_program().map_err(|error| failed(&error))?;
+        let shims = drover_sys::cgroup::Cgroup::at(&hierarchies, crate::container::SHIMS_CGROUP);
+        shims.and_then(|group| group.create()).map_err(|error| failed(&error))?;
+        Ok(Arc::new(Inner {
+            images: ImageStore::open(&state.join("images")).map_err(|error| failed(&error))?,
+            journal: Mutex::new(Journal::open(&state.join("migrations.jsonl")).map_err(|error| failed(&error))?),
+            runc: Runc::new(&run),
+            registry: Registry::default(),
+            closing: watch::Sender::new(()),
+            hierarchies,
+            arrivals: Mutex::default(),
+            migrations: Mutex::default(),
+            config: Config { name, state, run, uplink, pool, peers, tls, program, cgroup_base },
+        }))
+    }
+
+    /// What the node says about itself.
+    #[must_use]
     pub fn info(&self) -> NodeInfo {
-        todo!()
+        let criu = criu::version().ok().map(|(major, minor, sublevel)| format!("{major}.{minor}.{sublevel}"));
+        let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
+        NodeInfo {
+            name: self.inner.config.name.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            kernel,
+            criu,
+            architecture: std::env::consts::ARCH.to_owned(),
+        }
     }
-    /// Makes a container and starts it.
+
+    fn record(&self, container: &Container) -> ContainerRecord {
+        container.record(&self.inner.config.name)
+    }
+
+    /// Makes a container and starts it. A container whose program cannot be started is not kept.
+    ///
+    /// # Errors
+    /// When the request makes no sense, contradicts what is there, or the container cannot be started.
     pub async fn run(&self, request: RunRequest) -> Result<ContainerRecord, NodeError> {
-        todo!()
+        let inner = Arc::clone(&self.inner);
+        let container = blocking(move || inner.create(request)).await?;
+        let _operation = hold(&container)?;
+        if let Err(why) = self.inner.launch(&container).await {
+            let (inner, own) = (Arc::clone(&self.inner), Arc::clone(&container));
+            let removed = blocking(move || crate::place::unmake(&own, &inner.runc)).await;
+            if let Err(error) = removed {
+                tracing::warn!(container = %container.spec().name, %error, "leftovers of a container that did not start");
+            }
+            self.inner.registry.remove(&container.id);
+            return Err(NodeError::Failed(why));
+        }
+        Ok(self.record(&container))
     }
+
+    /// All containers.
+    #[must_use]
     pub fn containers(&self) -> Vec<ContainerRecord> {
-        todo!()
+        self.inner.registry.all().iter().map(|container| self.record(container)).collect()
     }
-    /// By name, id, or unique beginning of an id.
+
+    /// One container, by name, id, or the beginning of an id that is no other's.
+    ///
+    /// # Errors
+    /// When there is none.
     pub fn container(&self, name: &str) -> Result<ContainerRecord, NodeError> {
-        todo!()
+        self.inner.registry.find(name).map(|container| self.record(&container))
     }
+
+    /// Starts a container whose program has ended.
+    ///
+    /// # Errors
+    /// When it runs, or cannot be started.
     pub async fn start(&self, name: &str) -> Result<ContainerRecord, NodeError> {
-        todo!()
+        self.inner.start(name).await.map(|container| self.record(&container))
     }
+
+    /// Asks the program to end, and after `timeout` ends it.
+    ///
+    /// # Errors
+    /// When there is no such container or it does not end.
     pub async fn stop(&self, name: &str, timeout: Duration) -> Result<ContainerRecord, NodeError> {
-        todo!()
+        self.inner.stop(name, timeout).await.map(|container| self.record(&container))
     }
+
+    /// Sends the program a signal.
+    ///
+    /// # Errors
+    /// When it does not run or there is no such signal.
     pub async fn kill(&self, name: &str, signal: i32) -> Result<(), NodeError> {
-        todo!()
+        self.inner.kill(name, signal).await
     }
+
+    /// Removes a container with all its files.
+    ///
+    /// # Errors
+    /// When it runs and `force` is not given, or something of it cannot be removed.
     pub async fn remove(&self, name: &str, force: bool) -> Result<(), NodeError> {
-        todo!()
+        self.inner.remove(name, force).await
     }
+
+    /// What a container uses now.
+    ///
+    /// # Errors
+    /// When it does not run.
     pub async fn stats(&self, name: &str) -> Result<ContainerStats, NodeError> {
-        todo!()
+        let container = self.inner.registry.find(name)?;
+        if !matches!(container.state(), ContainerState::Running | ContainerState::Frozen) {
+            let reason = format!("cannot measure container {name}: it is {}", container.state());
+            return Err(NodeError::conflict(reason, ""));
+        }
+        let attempt = format!("cannot measure container {name}");
+        blocking(move || {
+            let usage = container.cgroup.stats().map_err(|error| NodeError::failed(&attempt, &error))?;
+            let limit = container.cgroup.memory_limit().map_err(|error| NodeError::failed(&attempt, &error))?;
+            Ok(ContainerStats {
+                cpu_ns: usage.cpu_ns,
+                memory: Bytes(usage.memory),
+                memory_limit: limit.map(Bytes),
+                pids: usage.pids,
+            })
+        })
+        .await
     }
+
     /// Waits until the program has ended; gives its exit status.
+    ///
+    /// # Errors
+    /// When there is no such container, or it leaves the node.
     pub async fn wait(&self, name: &str) -> Result<i32, NodeError> {
-        todo!()
+        self.inner.wait(name).await
     }
+
     /// The log so far and, when following, what comes, until the receiver is dropped or the container is gone.
+    ///
+    /// # Errors
+    /// When there is no such container or its log cannot be read.
     pub async fn logs(&self, name: &str, query: LogQuery) -> Result<mpsc::Receiver<LogRecord>, NodeError> {
-        todo!()
+        self.inner.logs(name, query).await
     }
+
+    /// Connects to a program's standard streams.
+    ///
+    /// # Errors
+    /// When it does not run.
     pub async fn attach(&self, name: &str) -> Result<Session, NodeError> {
-        todo!()
+        self.inner.attach(name).await
     }
+
+    /// Runs another program beside the container's own.
+    ///
+    /// # Errors
+    /// When the container does not run or the request makes no sense.
     pub async fn exec(&self, name: &str, request: ExecRequest) -> Result<Session, NodeError> {
-        todo!()
+        self.inner.exec(name, request).await
     }
+
+    /// All images.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
     pub fn images(&self) -> Result<Vec<ImageInfo>, NodeError> {
-        todo!()
+        let images = self.inner.images.list();
+        let images = images.map_err(|error| NodeError::failed("cannot list the images", &error))?;
+        Ok(images.into_iter().map(Inner::image_info).collect())
     }
-    /// `tar`: an uncompressed tar archive of a root file system.
+
+    /// Unpacks an image from an uncompressed tar archive of a root file system.
+    ///
+    /// # Errors
+    /// When the archive is damaged or hostile, or the disk refuses.
     pub async fn import_image(
         &self,
         name: &str,
         tar: impl AsyncRead + Send + Unpin + 'static,
     ) -> Result<ImageInfo, NodeError> {
-        todo!()
+        const WAITING: usize = 8;
+        const PIECE: usize = 256 << 10;
+        let (pieces, waiting) = mpsc::channel(WAITING);
+        let (broken, broke) = tokio::sync::oneshot::channel::<std::io::Error>();
+        tokio::spawn(async move {
+            let mut tar = tar;
+            loop {
+                let mut piece = bytes::BytesMut::with_capacity(PIECE);
+                match tar.read_buf(&mut piece).await {
+                    Ok(0) => return,
+                    Ok(_) if pieces.send(piece.freeze()).await.is_ok() => {}
+                    Ok(_) => return,
+                    Err(error) => return drop(broken.send(error)),
+                }
+            }
+        });
+        let (inner, name) = (Arc::clone(&self.inner), name.to_owned());
+        blocking(move || {
+            let attempt = format!("cannot import image {name}");
+            let reader = ChannelReader::new(waiting);
+            let imported = inner.images.import(&name, reader, SystemTime::now());
+            match (imported, broke.blocking_recv()) {
+                (_, Ok(error)) => Err(NodeError::failed(&attempt, &error)),
+                (Err(error @ (ImageError::BadName(_) | ImageError::Tar { .. } | ImageError::Config(_))), _) => {
+                    Err(NodeError::Invalid(failure(&attempt, &error)))
+                }
+                (Err(error), _) => Err(NodeError::failed(&attempt, &error)),
+                (Ok(image), _) => Ok(Inner::image_info(image)),
+            }
+        })
+        .await
     }
+
+    /// Removes an image's name and, with its last name, the image.
+    ///
+    /// # Errors
+    /// When there is none, or a container uses it.
     pub async fn remove_image(&self, name: &str) -> Result<Digest, NodeError> {
-        todo!()
+        let (inner, name) = (Arc::clone(&self.inner), name.to_owned());
+        blocking(move || {
+            let attempt = format!("cannot remove image {name}");
+            let digest = inner.find_image(&name)?.digest;
+            let used: Vec<_> = inner.registry.all().iter().map(|container| container.spec().image_digest).collect();
+            match inner.images.remove(&name, |digest| used.contains(digest)) {
+                Ok(()) => Ok(digest),
+                Err(error @ ImageError::InUse(_)) => {
+                    let hint = "remove the containers that use it first; `drover ps -a` lists them";
+                    Err(NodeError::Conflict(Explained::from_chain(&error).with_hint(hint)))
+                }
+                Err(error) => Err(NodeError::failed(&attempt, &error)),
+            }
+        })
+        .await
     }
+
+    /// Begins to move a container to another node.
+    ///
+    /// # Errors
+    /// When there is no such container or node, or the container does not run.
     pub async fn migrate(&self, request: MigrateRequest) -> Result<MigrationState, NodeError> {
-        todo!()
+        let inner = &self.inner;
+        let container = inner.registry.find(&request.container)?;
+        let name = container.spec().name;
+        let attempt = format!("cannot move container {name}");
+        if request.to == inner.config.name {
+            return Err(NodeError::conflict(format!("{attempt} to {}: it is there already", request.to), ""));
+        }
+        let Some(peer) = inner.config.peers.iter().find(|peer| peer.name == request.to).cloned() else {
+            let known: Vec<_> = inner.config.peers.iter().map(|peer| peer.name.as_str()).collect();
+            let hint = format!("it knows: {}", known.join(", "));
+            let reason = format!("{attempt}: node {} knows no node {}", inner.config.name, request.to);
+            return Err(NodeError::not_found(reason, &hint));
+        };
+        let operation = hold(&container)?;
+        if container.state() != ContainerState::Running {
+            return Err(NodeError::conflict(format!("{attempt}: it is {}", container.state()), "start it first"));
+        }
+        let (own, owner) = (Arc::clone(&container), Arc::clone(inner));
+        let mode = request.mode;
+        let to = peer.name.clone();
+        let offer = blocking(move || owner.offer(&own, &to, mode)).await;
+        let offer = offer.map_err(|why| {
+            NodeError::Failed(Explained { reason: format!("{attempt}: {}", why.reason), hint: why.hint })
+        })?;
+        let id = offer.migration.clone();
+        let machine = Source::new(moment(), inner.config.name.clone(), peer.name.clone(), offer);
+        Ok(inner.lead(container, peer, id, machine, operation))
     }
+
+    /// Migrations away from this node: those under way, and the last that ended.
+    #[must_use]
     pub fn migrations(&self) -> Vec<MigrationState> {
-        todo!()
+        lock(&self.inner.migrations).iter().map(|leaving| leaving.state.borrow().clone()).collect()
     }
+
+    /// Follows one migration.
+    ///
+    /// # Errors
+    /// When it is not known.
     pub fn migration(&self, id: &MigrationId) -> Result<watch::Receiver<MigrationState>, NodeError> {
-        todo!()
+        let migrations = lock(&self.inner.migrations);
+        let found = migrations.iter().find(|leaving| &leaving.state.borrow().id == id);
+        found.map(|leaving| leaving.state.clone()).ok_or_else(|| unknown_migration(id))
     }
+
+    /// Asks a migration to give up. It does unless the decision has been made.
+    ///
+    /// # Errors
+    /// When it is not known, or has ended.
     pub async fn cancel(&self, id: &MigrationId) -> Result<(), NodeError> {
-        todo!()
+        let cancel = {
+            let migrations = lock(&self.inner.migrations);
+            let found = migrations.iter().find(|leaving| &leaving.state.borrow().id == id);
+            found.map(|leaving| leaving.cancel.clone()).ok_or_else(|| unknown_migration(id))?
+        };
+        cancel
+            .send(())
+            .await
+            .map_err(|_| NodeError::conflict(format!("cannot cancel migration {id}: it has ended"), ""))
     }
-    /// Serves a peer that opened a migration link (ALPN `drover-link/1`); returns when the link is done.
+
+    /// Serves a peer that opened a migration link; returns when the link is done.
     pub async fn serve_link(&self, peer: NodeName, link: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) {
-        todo!()
+        if self.inner.config.peers.iter().all(|known| known.name != peer) {
+            tracing::warn!(%peer, "a stranger opened a migration link");
+            return;
+        }
+        let link = Link::new(link, Arc::default());
+        receive::serve(Arc::clone(&self.inner), peer, link).await;
     }
+
     /// Ends what runs in the agent; containers go on.
     pub async fn close(&self) {
-        todo!()
+        self.inner.closing.send_replace(());
     }
+}
+
+fn unknown_migration(id: &MigrationId) -> NodeError {
+    NodeError::not_found(format!("cannot find migration {id} on this node"), "`drover migrations` lists them")
+}
+
+impl Inner {
+    /// What is offered to the target, with the beginning in the journal.
+    fn offer(&self, container: &Container, to: &NodeName, mode: Mode) -> Result<Offer, Explained> {
+        let (major, minor, _) = criu::version().map_err(|error| failure("cannot checkpoint on this node", &error))?;
+        let usage = container.cgroup.stats().map_err(|error| failure("cannot measure the container", &error))?;
+        let stored = container.stored();
+        let offer = Offer {
+            migration: fresh_id::<8>().parse().map_err(|error| failure("cannot name the migration", &error))?,
+            spec: stored.spec,
+            generation: stored.generation + 1,
+            restarts: stored.restarts,
+            started_at: stored.started_at,
+            mode,
+            criu: format!("{major}.{minor}"),
+            kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
+            architecture: std::env::consts::ARCH.to_owned(),
+            memory: usage.memory,
+            upper: tree_size(&container.layout.upper()),
+        };
+        let entry = Entry {
+            migration: offer.migration.clone(),
+            container: container.id.clone(),
+            peer: to.clone(),
+            mark: Mark::Began,
+        };
+        self.journal().append(entry).map_err(|error| failure("cannot write the journal", &error))?;
+        Ok(offer)
+    }
+}
+
+/// The bytes that the files of a tree take on the disk. What vanishes meanwhile does not count.
+fn tree_size(directory: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    const BLOCK: u64 = 512;
+    let Ok(entries) = std::fs::read_dir(directory) else { return 0 };
+    let size = |entry: std::fs::DirEntry| {
+        let Ok(metadata) = entry.metadata() else { return 0 };
+        metadata.blocks() * BLOCK + if metadata.is_dir() { tree_size(&entry.path()) } else { 0 }
+    };
+    entries.flatten().map(size).sum()
 }

@@ -1,1 +1,12 @@
-//! drover-memory.
+//! The memory pipeline: pages leave CRIU on the source, cross as a page stream, and become images on the target.
+//!
+//! Today all pages cross while the container is frozen: CRIU's dump is the reader, its restore the placer. The stream
+//! between them is ours, and is where rounds, compression and a store slot in.
+
+mod image;
+mod server;
+mod stream;
+
+pub use image::{ImageError, receive};
+pub use server::{Served, ServerError, serve};
+pub use stream::{Object, Record, StreamError, StreamReader, StreamWriter};

@@ -5,6 +5,7 @@
 mod container;
 mod digest;
 mod id;
+mod log;
 mod migration;
 mod network;
 mod node;
@@ -17,6 +18,7 @@ pub use container::{
 };
 pub use digest::{Digest, InvalidDigest};
 pub use id::{ContainerId, ContainerName, InvalidName, MigrationId, NodeName};
+pub use log::{LogRecord, LogStream};
 pub use migration::{MigrationState, Mode};
 pub use network::{Interface, InvalidMac, Mac};
 pub use node::{Explained, NodeInfo};

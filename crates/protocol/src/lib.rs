@@ -1,1 +1,48 @@
-//! drover-protocol.
+//! The migration protocol, sans IO: two machines, their messages, the frames they cross in, and who may run the
+//! container after any crash.
+//!
+//! A machine is told what happened (`handle`), says what to do next (`poll`), and by when it wants to hear
+//! (`deadline`). It knows no clock, socket or thread; the engine's driver does the work. Bulk data (pages,
+//! files) never passes through a machine: it orders a stream to be sent and hears when that is done.
+//!
+//! Invariants, asked after every step by the tests:
+//! - Before the source has ordered `RecordCommit` it may thaw; once `CommitRecorded` was heard it never does.
+//! - A commit record whose write failed is unknown, not absent: it is read again, and only a durable "absent"
+//!   lets the source thaw.
+//! - The target orders `Resume` only after it heard `Commit`, from the link or by a later `Reconnected`.
+//! - A target that has promised (sent `Restored`) keeps the frozen container until it hears the decision.
+
+mod convergence;
+mod frame;
+mod message;
+mod source;
+mod target;
+
+pub use convergence::{Decision, decide};
+pub use frame::{FRAME_HEADER, FrameError, FrameHeader, MAX_CONTROL, MAX_DATA, Stream};
+pub use message::{DecodeError, Offer, ToSource, ToTarget, Verdict, decode, encode};
+pub use source::{Source, SourceInput, SourceOutput, SourceResult};
+pub use target::{Target, TargetInput, TargetOutput};
+
+/// The versions of the protocol that this build speaks, oldest and newest.
+pub const VERSIONS: (u16, u16) = (1, 1);
+
+/// The newest version that both sides speak, if there is one.
+#[must_use]
+pub fn negotiate(theirs: (u16, u16)) -> Option<u16> {
+    let newest = VERSIONS.1.min(theirs.1);
+    (newest >= VERSIONS.0 && newest >= theirs.0).then_some(newest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn negotiation_takes_the_newest_common_version() {
+        assert_eq!(negotiate(VERSIONS), Some(VERSIONS.1));
+        assert_eq!(negotiate((1, 9)), Some(1));
+        assert_eq!(negotiate((2, 9)), None);
+        assert_eq!(negotiate((0, 0)), None);
+    }
+}

@@ -1,0 +1,166 @@
+//! `drover-check count`: the witness inside a container. It writes increasing numbers until SIGTERM.
+//!
+//! It starts at 1 and remembers nothing between runs, so that a restart shows as a repetition. It has one thread,
+//! sleeps with nothing but nanosleep, and keeps no output back: each number is one `write` to each place.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use crate::stop::{STEP, Stop, WatchError};
+
+/// How long the collector may take to listen.
+const CONNECT: Duration = Duration::from_secs(30);
+/// How long one attempt to connect may take.
+const ATTEMPT: Duration = Duration::from_secs(2);
+
+/// Where to write.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Options {
+    /// The file that the numbers are appended to.
+    #[arg(long, value_name = "FILE")]
+    pub file: PathBuf,
+    /// Where `drover-check collect` listens.
+    #[arg(long, value_name = "IP:PORT")]
+    pub connect: SocketAddr,
+    /// Microseconds from one number to the next.
+    #[arg(long, value_name = "US", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=60_000_000))]
+    pub interval_us: u64,
+}
+
+/// What was written.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// The last number; 0 when none was written.
+    pub last: u64,
+}
+
+/// Counting that could not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum CountError {
+    /// No signals.
+    #[error("cannot count")]
+    Watch(#[from] WatchError),
+    /// No file.
+    #[error("cannot open {0}")]
+    Open(PathBuf, #[source] std::io::Error),
+    /// No connection within 30 seconds.
+    #[error("cannot connect to {0} within {seconds} s", seconds = CONNECT.as_secs())]
+    Connect(SocketAddr, #[source] std::io::Error),
+    /// A write failed.
+    #[error("cannot write {number} to {place}")]
+    Write {
+        number: u64,
+        place: &'static str,
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// Counts until SIGTERM.
+pub fn run(options: &Options) -> Result<Report, CountError> {
+    let stop = Stop::on_signal_or_file(None)?;
+    count(options, &mut std::io::stdout().lock(), &stop)
+}
+
+fn count(options: &Options, pipe: &mut dyn Write, stop: &Stop) -> Result<Report, CountError> {
+    let mut file = open(&options.file)?;
+    let Some(mut connection) = connect(options.connect, stop)? else { return Ok(Report { last: 0 }) };
+    let interval = Duration::from_micros(options.interval_us);
+    let mut next = Instant::now();
+    let mut number = 0;
+    while !stop.asked() {
+        number += 1;
+        let line = format!("{number}\n");
+        let failed = |place| move |source| CountError::Write { number, place, source };
+        file.write_all(line.as_bytes()).map_err(failed("the file"))?;
+        pipe.write_all(line.as_bytes()).and_then(|()| pipe.flush()).map_err(failed("standard output"))?;
+        connection.write_all(line.as_bytes()).map_err(failed("the connection"))?;
+        next = (next + interval).max(Instant::now());
+        stop.sleep_until(next);
+    }
+    Ok(Report { last: number })
+}
+
+fn open(path: &PathBuf) -> Result<File, CountError> {
+    OpenOptions::new().append(true).create(true).open(path).map_err(|error| CountError::Open(path.clone(), error))
+}
+
+/// Connects, once; `None` when it is time to end before that.
+fn connect(address: SocketAddr, stop: &Stop) -> Result<Option<TcpStream>, CountError> {
+    let begin = Instant::now();
+    while !stop.asked() {
+        let attempt = TcpStream::connect_timeout(&address, ATTEMPT).and_then(|stream| {
+            stream.set_nodelay(true)?;
+            Ok(stream)
+        });
+        match attempt {
+            Ok(stream) => return Ok(Some(stream)),
+            Err(error) if begin.elapsed() >= CONNECT => return Err(CountError::Connect(address, error)),
+            Err(_) => stop.sleep_until(Instant::now() + STEP),
+        }
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::net::TcpListener;
+    use std::thread;
+
+    use super::*;
+
+    /// Accepts one byte and fails from then on.
+    struct BrokenPipe(bool);
+
+    impl Write for BrokenPipe {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            if std::mem::replace(&mut self.0, true) {
+                Err(std::io::ErrorKind::BrokenPipe.into())
+            } else {
+                Ok(bytes.len())
+            }
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn the_same_numbers_reach_the_file_the_pipe_and_the_connection() {
+        let directory = tempfile::tempdir().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (file, connect) = (directory.path().join("numbers"), listener.local_addr().unwrap());
+        let options = Options { file: file.clone(), connect, interval_us: 100 };
+        let received = thread::spawn(move || {
+            let mut text = String::new();
+            listener.accept().unwrap().0.read_to_string(&mut text).unwrap();
+            text
+        });
+        let stop = Stop::on_file(None);
+        stop.after(Duration::from_millis(60));
+        let mut pipe = Vec::new();
+        let report = count(&options, &mut pipe, &stop).unwrap();
+        let expected: String = (1..=report.last).map(|number| format!("{number}\n")).collect();
+        assert!(report.last > 3);
+        assert_eq!(std::fs::read_to_string(file).unwrap(), expected);
+        assert_eq!(String::from_utf8(pipe).unwrap(), expected);
+        assert_eq!(received.join().unwrap(), expected);
+    }
+
+    #[test]
+    fn a_write_that_fails_ends_the_count() {
+        let directory = tempfile::tempdir().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (file, connect) = (directory.path().join("numbers"), listener.local_addr().unwrap());
+        let options = Options { file, connect, interval_us: 100 };
+        let error = count(&options, &mut BrokenPipe(false), &Stop::on_file(None)).unwrap_err();
+        assert_eq!(error.to_string(), "cannot write 2 to standard output");
+    }
+}

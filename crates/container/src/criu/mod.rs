@@ -1,0 +1,9 @@
+//! CRIU, driven over its RPC (`criu swrk`): one process for each request, spoken to over a socket pair.
+//!
+//! Source of the format: CRIU's `images/rpc.proto` (MIT). Only what Drover uses is declared.
+
+mod rpc;
+mod worker;
+
+pub use rpc::{InheritFd, Options, PageServer};
+pub use worker::{CriuError, Notification, RequestKind, Worker, version};

@@ -1,0 +1,214 @@
+//! A CRIU process that waits for one request.
+
+use std::fs;
+use std::io::{self, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use drover_sys::process::{new_session, pass_descriptors};
+use prost::Message;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketFlags, SocketType, recvmsg,
+    send, socketpair,
+};
+
+use super::rpc::{Options, Request, Response};
+
+/// What is asked of CRIU; the numbers are `criu_req_type`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(i32)]
+pub enum RequestKind {
+    /// Dump a tree of processes.
+    Dump = 1,
+    /// Restore one.
+    Restore = 2,
+}
+
+const NOTIFY: i32 = 6;
+const VERSION: i32 = 10;
+
+/// A step that CRIU has come to; it waits until it is answered.
+#[derive(Debug)]
+pub struct Notification {
+    /// The step's name, as for an action script: `post-dump`, `pre-resume`, ...
+    pub step: String,
+    /// The process concerned, where there is one.
+    pub pid: Option<i32>,
+    /// What came with it: the master of a restored terminal (`orphan-pts-master`).
+    pub descriptor: Option<OwnedFd>,
+}
+
+/// Why CRIU did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum CriuError {
+    /// There is no CRIU, or it does not start.
+    #[error("cannot start criu")]
+    Start(#[source] io::Error),
+    /// The socket broke: CRIU died.
+    #[error("criu died")]
+    Died(#[source] io::Error),
+    /// It did not answer within the time allowed.
+    #[error("criu did not answer within {0:?}")]
+    Silent(Duration),
+    /// An answer that is none of CRIU's.
+    #[error("cannot decode criu's answer")]
+    Decode(#[source] prost::DecodeError),
+    /// It refused, for this reason in its own words.
+    #[error("criu refused: {0}")]
+    Refused(String),
+}
+
+/// A CRIU process that waits for its request. Dropping it ends it.
+#[derive(Debug)]
+pub struct Worker {
+    socket: OwnedFd,
+    child: Child,
+}
+
+/// The number at which the worker finds its end of the socket pair.
+const SOCKET: RawFd = 3;
+/// The longest message: responses are small, error messages included.
+const LONGEST: usize = 64 << 10;
+
+impl Worker {
+    /// Starts CRIU; it finds each descriptor at the number beside it (4 to 99).
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn start(descriptors: Vec<(OwnedFd, RawFd)>) -> Result<Self, CriuError> {
+        let (socket, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+            .map_err(|error| CriuError::Start(error.into()))?;
+        let mut passed = vec![(theirs, SOCKET)];
+        passed.extend(descriptors);
+        let mut command = Command::new("criu");
+        command.args(["swrk", &SOCKET.to_string()]);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        new_session(&mut command);
+        pass_descriptors(&mut command, passed);
+        let child = command.spawn().map_err(CriuError::Start)?;
+        Ok(Self { socket, child })
+    }
+
+    /// CRIU's process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Makes the request and sees it through: `answer` hears each step and says whether CRIU shall go on. Gives the
+    /// process id of a restored tree.
+    ///
+    /// # Errors
+    /// When CRIU refuses, dies, or says nothing for as long as `patience`. A refusal carries the first errors of the
+    /// log file that the options name in `work`.
+    pub fn request(
+        mut self,
+        kind: RequestKind,
+        options: Options,
+        work: &Path,
+        patience: Duration,
+        mut answer: impl FnMut(Notification) -> bool,
+    ) -> Result<Option<i32>, CriuError> {
+        let log = work.join(options.log_file.as_deref().unwrap_or_default());
+        self.send(&Request { kind: kind as i32, options: Some(options), notify_success: None })?;
+        loop {
+            let (response, descriptor) = self.receive(patience)?;
+            if response.kind == NOTIFY {
+                let notify = response.notify.unwrap_or_default();
+                let step = notify.script.unwrap_or_default();
+                let go_on = answer(Notification { step, pid: notify.pid, descriptor });
+                self.send(&Request { kind: NOTIFY, options: None, notify_success: Some(go_on) })?;
+            } else if response.success {
+                // It ends by itself; waiting for that here leaves no zombie.
+                let _ = self.child.wait();
+                return Ok(response.restore.map(|restored| restored.pid));
+            } else {
+                return Err(CriuError::Refused(explain(&response, &log)));
+            }
+        }
+    }
+
+    fn send(&self, request: &Request) -> Result<(), CriuError> {
+        let sent = send(&self.socket, &request.encode_to_vec(), SendFlags::NOSIGNAL);
+        sent.map(drop).map_err(|error| CriuError::Died(error.into()))
+    }
+
+    fn receive(&self, patience: Duration) -> Result<(Response, Option<OwnedFd>), CriuError> {
+        await_readable(&self.socket, patience)?;
+        let mut buffer = vec![0; LONGEST];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let received =
+            recvmsg(&self.socket, &mut [IoSliceMut::new(&mut buffer)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)
+                .map_err(|error| CriuError::Died(error.into()))?;
+        if received.bytes == 0 {
+            return Err(CriuError::Died(io::ErrorKind::UnexpectedEof.into()));
+        }
+        let descriptor = ancillary.drain().find_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+            _ => None,
+        });
+        let response = Response::decode(&buffer[..received.bytes]).map_err(CriuError::Decode)?;
+        Ok((response, descriptor))
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // Both fail once it has ended and been waited for, which is what is wanted.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn await_readable(socket: impl AsFd, patience: Duration) -> Result<(), CriuError> {
+    let until = Instant::now() + patience;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let left = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+        let mut waiting = [PollFd::new(&socket, PollFlags::IN)];
+        match poll(&mut waiting, Some(&left)) {
+            Ok(0) => return Err(CriuError::Silent(patience)),
+            Ok(_) => return Ok(()),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(CriuError::Died(error.into())),
+        }
+    }
+}
+
+/// CRIU's reason: its message and the first errors of its log, which name the process, descriptor or mount.
+fn explain(response: &Response, log: &Path) -> String {
+    const MOST: usize = 3;
+    let mut reasons: Vec<String> = Vec::new();
+    if let Ok(text) = fs::read(log) {
+        let text = String::from_utf8_lossy(&text);
+        let errors = text.lines().filter_map(|line| line.split_once("Error (").map(|(_, rest)| rest));
+        reasons.extend(errors.take(MOST).map(|rest| rest.split_once("): ").map_or(rest, |(_, why)| why).to_owned()));
+    }
+    if reasons.is_empty() {
+        reasons.extend(response.message.clone());
+    }
+    if reasons.is_empty() {
+        let errno = response.errno.filter(|errno| *errno != 0);
+        let errno = errno.map(|errno| io::Error::from_raw_os_error(errno).to_string());
+        reasons.push(errno.unwrap_or_else(|| "it gave no reason".to_owned()));
+    }
+    reasons.join("; ")
+}
+
+/// CRIU's version, `major.minor.sublevel`.
+///
+/// # Errors
+/// When there is no CRIU that answers.
+pub fn version() -> Result<(u32, u32, u32), CriuError> {
+    const PATIENCE: Duration = Duration::from_secs(5);
+    let worker = Worker::start(Vec::new())?;
+    worker.send(&Request { kind: VERSION, options: None, notify_success: None })?;
+    let version = worker.receive(PATIENCE)?.0.version.unwrap_or_default();
+    let part = |number: i32| u32::try_from(number).unwrap_or(0);
+    Ok((part(version.major), part(version.minor), part(version.sublevel.unwrap_or(0))))
+}

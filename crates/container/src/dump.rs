@@ -1,0 +1,105 @@
+//! Dumping a frozen container: CRIU writes what it knows and finishes; the processes stay frozen by their group.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::criu::{CriuError, Options, PageServer, RequestKind, Worker};
+use crate::{External, Layout, Notes, UnknownMount};
+
+/// What to dump.
+#[derive(Debug)]
+pub struct DumpRequest {
+    /// The container's places; `images` and `criu_work` exist.
+    pub layout: Layout,
+    /// Its first process in the node's view.
+    pub pid: u32,
+    /// The group that holds its processes, frozen.
+    pub freezer: PathBuf,
+    /// Whether its standard streams are a terminal.
+    pub terminal: bool,
+    /// Standard input that the program has not read yet.
+    pub unread_stdin: Vec<u8>,
+    /// A CRIU process that was started before the container was frozen, and that found the page server's socket at
+    /// `PAGE_SERVER`.
+    pub worker: Worker,
+}
+
+/// Why a container was not dumped. Its processes are as frozen as before.
+#[derive(Debug, thiserror::Error)]
+pub enum DumpError {
+    /// It has a mount that cannot travel.
+    #[error("cannot dump a mount")]
+    Mount(#[from] UnknownMount),
+    /// Files around the dump.
+    #[error("cannot open {0}")]
+    Open(PathBuf, #[source] io::Error),
+    /// Our notes.
+    #[error("cannot write the notes of the checkpoint")]
+    Notes(#[source] io::Error),
+    /// CRIU.
+    #[error("cannot dump the processes")]
+    Criu(#[from] CriuError),
+}
+
+/// The number at which the worker finds the socket of the page server.
+pub const PAGE_SERVER: i32 = 4;
+/// The name of the network namespace in the images; it is made anew on the target.
+pub const NETWORK: &str = "drover-network";
+/// How long CRIU may be silent.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+/// The largest deleted but open file that travels: 1 GiB. CRIU's default, 1 MiB, is what its users stumble over.
+const GHOST_LIMIT: u32 = 1 << 30;
+/// CRIU's log level: errors and warnings.
+pub const LOG_LEVEL: i32 = 1;
+
+/// Dumps everything but memory into the layout's images, with our notes; memory goes to the page server.
+///
+/// # Errors
+/// For whatever cannot travel, and when CRIU fails. The processes are frozen in any case.
+pub fn dump(request: DumpRequest) -> Result<(), DumpError> {
+    let DumpRequest { layout, pid, freezer, terminal, unread_stdin, worker } = request;
+    let open = |path: PathBuf| File::open(&path).map_err(|error| DumpError::Open(path, error));
+    let images = open(layout.images())?;
+    let work = open(layout.criu_work())?;
+    let network = open(layout.netns())?;
+    let inode = network.metadata().map_err(|error| DumpError::Open(layout.netns(), error))?.ino();
+
+    let externals = External::of(pid, &layout)?;
+    let mut external = vec![format!("net[{inode}]:{NETWORK}")];
+    external.extend(externals.iter().map(|mount| format!("mnt[{0}]:{0}", mount.mountpoint)));
+    let streams = [0, 1, 2].map(|number| fs::read_link(format!("/proc/{pid}/fd/{number}")).ok());
+    let pipe = |path: &Option<PathBuf>| {
+        path.as_ref().and_then(|path| path.to_str()).filter(|name| name.starts_with("pipe:[")).map(str::to_owned)
+    };
+    let notes = Notes { externals, stdio: [0, 1, 2].map(|i| pipe(&streams[i])), unread_stdin };
+    notes.write(&layout.images()).map_err(DumpError::Notes)?;
+
+    let options = Options {
+        images_dir_fd: images.as_raw_fd(),
+        work_dir_fd: Some(work.as_raw_fd()),
+        pid: Some(i32::try_from(pid).unwrap_or_default()),
+        leave_running: Some(true),
+        tcp_established: Some(true),
+        tcp_skip_in_flight: Some(true),
+        file_locks: Some(true),
+        log_level: Some(LOG_LEVEL),
+        log_file: Some("dump.log".to_owned()),
+        page_server: Some(PageServer { fd: Some(PAGE_SERVER) }),
+        manage_cgroups_mode: Some(0),
+        ghost_limit: Some(GHOST_LIMIT),
+        external,
+        freeze_cgroup: freezer.to_str().map(str::to_owned),
+        timeout: Some(30),
+        orphan_pts_master: terminal.then_some(true),
+        network_lock: Some(3),
+        skip_file_rwx_check: Some(true),
+        root: layout.rootfs().to_str().map(str::to_owned),
+        ..Options::default()
+    };
+    worker.request(RequestKind::Dump, options, &layout.criu_work(), PATIENCE, |_| true)?;
+    Ok(())
+}

@@ -1,0 +1,170 @@
+//! The mounts of a container that CRIU shall not dump: they are made anew on the target and filled by us.
+//!
+//! CRIU would pack each tmpfs with forked `tar` and `gzip` (10 ms each at dump, 5 at restore, even empty).
+
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::{fs, io};
+
+use serde::{Deserialize, Serialize};
+
+use crate::Layout;
+
+/// A mount inside the container that is bound from outside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct External {
+    /// Where it is mounted, as seen inside.
+    pub mountpoint: String,
+    /// What is mounted there.
+    pub source: ExternalSource,
+}
+
+/// What an external mount shows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExternalSource {
+    /// The container's `/dev`, or one file of it.
+    Dev(String),
+    /// Its `/dev/shm`.
+    Shm,
+    /// Nothing: an empty directory that masks another.
+    Empty,
+}
+
+/// A mount that can be neither dumped by CRIU nor made anew.
+#[derive(Debug, thiserror::Error)]
+pub enum UnknownMount {
+    /// The list of mounts, or a directory of ours, cannot be read.
+    #[error("cannot read {0}")]
+    Read(PathBuf, #[source] io::Error),
+    /// A line of the list makes no sense.
+    #[error("cannot parse mount {0:?}")]
+    Parse(String),
+    /// A mount of a kind that was not made by Drover.
+    #[error("mount {mountpoint} of type {kind} cannot travel")]
+    Kind {
+        /// Where it is, as seen inside.
+        mountpoint: String,
+        /// Its file system.
+        kind: String,
+    },
+}
+
+/// File systems that CRIU makes anew by itself, without content.
+const NATIVE: [&str; 4] = ["proc", "sysfs", "devpts", "mqueue"];
+
+impl External {
+    /// The external mounts of the container whose first process is `pid`.
+    ///
+    /// # Errors
+    /// For a mount that cannot travel.
+    pub fn of(pid: u32, layout: &Layout) -> Result<Vec<Self>, UnknownMount> {
+        let device = |path: PathBuf| match fs::metadata(&path) {
+            Ok(metadata) => Ok(metadata.dev()),
+            Err(error) => Err(UnknownMount::Read(path, error)),
+        };
+        let (dev, shm) = (device(layout.dev())?, device(layout.shm())?);
+        let path = PathBuf::from(format!("/proc/{pid}/mountinfo"));
+        let text = fs::read_to_string(&path).map_err(|error| UnknownMount::Read(path, error))?;
+        classify(&text, dev, shm)
+    }
+
+    /// Where the target finds it.
+    #[must_use]
+    pub fn path(&self, layout: &Layout) -> PathBuf {
+        match &self.source {
+            ExternalSource::Dev(file) => layout.dev().join(file),
+            ExternalSource::Shm => layout.shm(),
+            ExternalSource::Empty => layout.empty(),
+        }
+    }
+}
+
+fn classify(mountinfo: &str, dev: u64, shm: u64) -> Result<Vec<External>, UnknownMount> {
+    let mut externals = Vec::new();
+    for line in mountinfo.lines() {
+        let mount = Mount::parse(line).ok_or_else(|| UnknownMount::Parse(line.to_owned()))?;
+        if mount.mountpoint == "/" || NATIVE.contains(&mount.kind) {
+            continue;
+        }
+        let source = if mount.device == dev {
+            ExternalSource::Dev(mount.root.trim_start_matches('/').to_owned())
+        } else if mount.device == shm {
+            ExternalSource::Shm
+        } else if mount.kind == "tmpfs" && mount.read_only {
+            ExternalSource::Empty
+        } else {
+            return Err(UnknownMount::Kind { mountpoint: mount.mountpoint.to_owned(), kind: mount.kind.to_owned() });
+        };
+        externals.push(External { mountpoint: mount.mountpoint.to_owned(), source });
+    }
+    Ok(externals)
+}
+
+/// One line of `/proc/PID/mountinfo` (`proc_pid_mountinfo(5)`).
+struct Mount<'a> {
+    device: u64,
+    root: &'a str,
+    mountpoint: &'a str,
+    read_only: bool,
+    kind: &'a str,
+}
+
+impl<'a> Mount<'a> {
+    fn parse(line: &'a str) -> Option<Self> {
+        let (before, after) = line.split_once(" - ")?;
+        let mut fields = before.split(' ').skip(2);
+        let (major, minor) = fields.next()?.split_once(':')?;
+        let device = rustix::fs::makedev(major.parse().ok()?, minor.parse().ok()?);
+        let (root, mountpoint, options) = (fields.next()?, fields.next()?, fields.next()?);
+        let read_only = options.split(',').any(|option| option == "ro");
+        Some(Self { device, root, mountpoint, read_only, kind: after.split(' ').next()? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MOUNTINFO: &str = "\
+100 50 0:30 / / rw,relatime - overlay overlay rw,lowerdir=/l
+101 100 0:31 / /proc rw,nosuid - proc proc rw
+102 100 0:40 / /dev rw,nosuid - tmpfs tmpfs rw,size=64k
+103 102 0:33 / /dev/pts rw - devpts devpts rw
+104 102 0:41 / /dev/shm rw - tmpfs shm rw
+105 101 0:40 /null /proc/kcore rw - tmpfs tmpfs rw
+106 101 0:50 / /proc/acpi ro,relatime - tmpfs tmpfs ro
+107 101 0:31 /sys /proc/sys ro,nosuid - proc proc rw
+";
+
+    fn device(minor: u32) -> u64 {
+        rustix::fs::makedev(0, minor)
+    }
+
+    #[test]
+    fn our_mounts_are_external_and_the_kernels_own_are_not() {
+        let found = classify(MOUNTINFO, device(40), device(41)).unwrap();
+        let found: Vec<_> = found.into_iter().map(|external| (external.mountpoint, external.source)).collect();
+        assert_eq!(
+            found,
+            [
+                ("/dev".to_owned(), ExternalSource::Dev(String::new())),
+                ("/dev/shm".to_owned(), ExternalSource::Shm),
+                ("/proc/kcore".to_owned(), ExternalSource::Dev("null".to_owned())),
+                ("/proc/acpi".to_owned(), ExternalSource::Empty),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_foreign_mount_is_named_in_the_error() {
+        let text = "108 100 8:1 / /data rw - ext4 /dev/sda1 rw\n";
+        let error = classify(text, device(40), device(41)).unwrap_err();
+        assert_eq!(error.to_string(), "mount /data of type ext4 cannot travel");
+    }
+
+    #[test]
+    fn a_line_that_makes_no_sense_is_refused() {
+        assert!(matches!(classify("nonsense\n", 0, 0), Err(UnknownMount::Parse(_))));
+    }
+}

@@ -1,0 +1,260 @@
+//! What the target does at each step of a migration. Everything here blocks.
+
+use std::io::{BufReader, Read};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::SystemTime;
+
+use drover_container::shim::{Request, Shim};
+use drover_container::{criu, prepare_template};
+use drover_disk::layer;
+use drover_model::{Bytes, ContainerState, Explained};
+use drover_network::Gate;
+use drover_protocol::{Offer, Stream};
+
+use crate::container::{Container, Stored, cgroup_path};
+use crate::error::failure;
+use crate::link::{ChannelReader, Link};
+use crate::node::Inner;
+use crate::place;
+
+/// The oldest CRIU that can dump connections on present kernels and read our page maps.
+const OLDEST_CRIU: (u32, u32) = (4, 2);
+/// Disk room that is left to the node, in bytes.
+const SPARE: u64 = 64 << 20;
+/// How much of a stream is read at once, in bytes.
+const GULP: usize = 1 << 20;
+
+type Receiving = JoinHandle<Result<(), Explained>>;
+
+/// A container that is about to arrive.
+#[derive(Debug)]
+pub(crate) struct Arrival {
+    inner: Arc<Inner>,
+    container: Arc<Container>,
+    receiving: Vec<(Stream, Receiving)>,
+}
+
+impl Arrival {
+    /// Checks the offer and makes the container's place; the network gate stays closed.
+    pub fn prepare(inner: &Arc<Inner>, offer: &Offer) -> Result<(Self, bool), Explained> {
+        check_criu(&offer.criu)?;
+        check_machine(inner, offer)?;
+        let stored = Stored {
+            spec: offer.spec.clone(),
+            state: ContainerState::Arriving,
+            generation: offer.generation,
+            restarts: offer.restarts,
+            started_at: offer.started_at.clone(),
+            stopped: false,
+        };
+        let failed = |reason: &str| Explained { reason: reason.to_owned(), hint: None };
+        let container = inner.new_container(stored).map_err(|error| error.explained().clone())?;
+        // Nobody here may touch it before it has arrived.
+        let held = container.operation.clone().try_lock_owned().map_err(|_| failed("it is held"))?;
+        inner.registry.insert(&container).map_err(|error| error.explained().clone())?;
+        let arrival = Self { inner: Arc::clone(inner), container, receiving: Vec::new() };
+        let made = arrival.make();
+        drop(held);
+        match made {
+            Ok(()) => {
+                let missing = arrival.inner.images.find(offer.spec.image_digest.as_str()).is_err();
+                Ok((arrival, missing))
+            }
+            Err(why) => {
+                arrival.discard();
+                Err(why)
+            }
+        }
+    }
+
+    /// The arrival that a restarted agent found promised.
+    pub fn recovered(inner: &Arc<Inner>, container: Arc<Container>) -> Self {
+        Self { inner: Arc::clone(inner), container, receiving: Vec::new() }
+    }
+
+    pub fn container(&self) -> &Arc<Container> {
+        &self.container
+    }
+
+    fn make(&self) -> Result<(), Explained> {
+        let (container, layout) = (&self.container, &self.container.layout);
+        std::fs::create_dir_all(&layout.state)
+            .and_then(|()| container.change(|_| ()))
+            .map_err(|error| failure("cannot write the container's record", &error))?;
+        place::make(container, &self.inner.config.uplink, Gate::Closed)?;
+        place::make_checkpoint(layout)?;
+        let attempt = "cannot set up the container's sandbox";
+        prepare_template(layout).map_err(|error| failure(attempt, &error))?;
+        self.inner
+            .runc
+            .create_template(&container.spec(), layout, &cgroup_path(&container.id))
+            .map_err(|error| failure(attempt, &error))?;
+        Shim::start(&self.inner.config.program, &self.inner.shim_spec(container))
+            .map_err(|error| failure(attempt, &error))?;
+        Ok(())
+    }
+
+    /// Receives the image.
+    pub fn receive_image(&self, input: ChannelReader) -> Result<(), Explained> {
+        let spec = self.container.spec();
+        let mut input = BufReader::with_capacity(GULP, input);
+        let names = [spec.image];
+        let received = self.inner.images.receive(&spec.image_digest, &names, &mut input, SystemTime::now());
+        received.map(drop).map_err(|error| failure("cannot receive the image", &error))
+    }
+
+    /// Begins to receive all that crosses while the container is frozen: each stream by a thread of its own.
+    pub fn begin_receiving(&mut self, link: &Link) -> Result<(), Explained> {
+        let layout = &self.container.layout;
+        let places = [
+            (Stream::Upper, layout.upper()),
+            (Stream::Dev, layout.dev()),
+            (Stream::Shm, layout.shm()),
+            (Stream::Log, layout.log()),
+            (Stream::Checkpoint, layout.images()),
+            (Stream::Memory, layout.images()),
+        ];
+        for (stream, place) in places {
+            let again = || Explained { reason: format!("the stream {stream:?} came twice"), hint: None };
+            let input = link.take_stream(stream).ok_or_else(again)?;
+            let receive = move || {
+                let mut input = BufReader::with_capacity(GULP, input);
+                let attempt = format!("cannot receive {}", place.display());
+                if stream == Stream::Memory {
+                    drover_memory::receive(&place, &mut input).map(drop).map_err(|error| failure(&attempt, &error))?;
+                } else {
+                    layer::apply(&place, &mut input).map(drop).map_err(|error| failure(&attempt, &error))?;
+                }
+                // What stands behind the end of a stream is read over, or its sender would wait for ever.
+                std::io::copy(&mut input.by_ref(), &mut std::io::sink()).map_err(|error| failure(&attempt, &error))?;
+                Ok(())
+            };
+            let thread = std::thread::Builder::new().name("receive".into()).spawn(receive);
+            let thread = thread.map_err(|error| failure("cannot receive the container", &error))?;
+            self.receiving.push((stream, thread));
+        }
+        Ok(())
+    }
+
+    /// Restores the container and leaves it frozen, behind its closed gate.
+    pub fn restore(&mut self) -> Result<(), Explained> {
+        for (_, receiving) in self.receiving.drain(..) {
+            receiving.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        }
+        let layout = &self.container.layout;
+        let digest = self.container.spec().image_digest;
+        let image = self.inner.images.find(digest.as_str());
+        let image = image.map_err(|error| failure("cannot find the container's image", &error))?;
+        place::mount_root(layout, &image.rootfs)?;
+        let pid = self.container.shim().restore();
+        let pid = pid.map_err(|error| failure("cannot restore the container", &error))?;
+        self.container.set_pid(Some(pid));
+        Ok(())
+    }
+
+    /// Lets it run here: the gate opens first, so that its first packet passes.
+    pub fn resume(&self) -> Result<(), Explained> {
+        let wire = self.container.wire().map_err(|error| error.explained().clone())?;
+        wire.set_gate(Gate::Open).map_err(|error| failure("cannot open the container's gate", &error))?;
+        self.container.cgroup.thaw().map_err(|error| failure("cannot thaw the container", &error))?;
+        if let Some(interface) = &self.container.spec().interface
+            && let Err(error) = wire.announce(interface)
+        {
+            // Its own packets will tell the network as well, later.
+            tracing::warn!(%error, "cannot announce the container's address");
+        }
+        Ok(())
+    }
+
+    /// Makes it a container like any other on this node: known to runc, watched, its checkpoint gone.
+    pub fn settle(&self) -> Result<(), Explained> {
+        let container = &self.container;
+        let attempt = "cannot adopt the container";
+        let missing = || Explained { reason: format!("{attempt}: it has no process"), hint: None };
+        let pid = container.pid().ok_or_else(missing)?;
+        // The source destroys its files next: ours must survive a loss of power by then.
+        let upper = std::fs::File::open(container.layout.upper());
+        let synced = upper.and_then(|upper| Ok(rustix::fs::syncfs(upper)?));
+        synced.map_err(|error| failure("cannot make the container's files durable", &error))?;
+        container
+            .change(|stored| stored.state = ContainerState::Running)
+            .map_err(|error| failure("cannot write the container's record", &error))?;
+        let cgroup = cgroup_path(&container.id);
+        self.inner
+            .runc
+            .adopt(&container.spec(), &container.layout, &cgroup, pid)
+            .map_err(|error| failure(attempt, &error))?;
+        place::remove_checkpoint(&container.layout);
+        Ok(())
+    }
+
+    /// Removes everything of it.
+    pub fn discard(&self) {
+        let removed = place::end(&self.container, true).and_then(|()| place::unmake(&self.container, &self.inner.runc));
+        if let Err(error) = removed {
+            tracing::warn!(container = %self.container.spec().name, %error, "leftovers of a refused container");
+        }
+        // A shim without a process waits for its first; it ends when told.
+        let _ = self.container.shim().order(&Request::Discard);
+        self.inner.registry.remove(&self.container.id);
+    }
+}
+
+fn check_criu(theirs: &str) -> Result<(), Explained> {
+    let attempt = "cannot restore containers on this node";
+    let (major, minor, _) = criu::version().map_err(|error| failure(attempt, &error))?;
+    if (major, minor) < OLDEST_CRIU {
+        return Err(Explained {
+            reason: format!("{attempt}: its criu {major}.{minor} is too old"),
+            hint: Some(format!("install criu {}.{} or newer there", OLDEST_CRIU.0, OLDEST_CRIU.1)),
+        });
+    }
+    let their_version = theirs.split_once('.').and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
+    if their_version.is_none_or(|version: (u32, u32)| version > (major, minor)) {
+        return Err(Explained {
+            reason: format!("{attempt}: the source's criu {theirs} is newer than its criu {major}.{minor}"),
+            hint: Some("install the same version of criu on both nodes".into()),
+        });
+    }
+    Ok(())
+}
+
+fn check_machine(inner: &Inner, offer: &Offer) -> Result<(), Explained> {
+    let refused = |reason: String, hint: &str| Explained { reason, hint: Some(hint.to_owned()) };
+    if offer.architecture != std::env::consts::ARCH {
+        let (theirs, ours) = (&offer.architecture, std::env::consts::ARCH);
+        return Err(refused(format!("the container runs on {theirs}, this node is {ours}"), "choose another node"));
+    }
+    let failed = |error: rustix::io::Errno| failure("cannot see how much disk room is left", &error);
+    let disk = rustix::fs::statvfs(&inner.config.state).map_err(failed)?;
+    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+    if free < offer.upper.saturating_add(SPARE) {
+        let reason = format!(
+            "not enough disk room: the container's files need {} and {} are free",
+            Bytes(offer.upper),
+            Bytes(free)
+        );
+        return Err(refused(reason, "free disk space on that node, or remove images with `drover image rm`"));
+    }
+    let memory = available_memory().map_err(|error| failure("cannot see how much memory is left", &error))?;
+    // The pages are held twice for a moment: in CRIU's images, and in the processes.
+    let needed = offer.memory.saturating_mul(2);
+    if memory < needed {
+        let reason = format!(
+            "not enough memory: the container holds {}, needs twice that for a moment, and {} are available",
+            Bytes(offer.memory),
+            Bytes(memory)
+        );
+        return Err(refused(reason, "choose another node, or free memory there"));
+    }
+    Ok(())
+}
+
+/// `MemAvailable` of `/proc/meminfo`, in bytes.
+fn available_memory() -> std::io::Result<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo")?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix("kB")).and_then(|number| number.trim().parse::<u64>().ok());
+    kib.map(|kib| kib << 10).ok_or_else(|| std::io::ErrorKind::InvalidData.into())
+}

@@ -1,0 +1,228 @@
+//! A container on this node: what is known of it, durably, and its mechanisms.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use drover_container::Layout;
+use drover_container::shim::{Exit, Shim};
+use drover_model::{ContainerId, ContainerRecord, ContainerSpec, ContainerState, NodeName};
+use drover_network::Wire;
+use drover_sys::cgroup::{Cgroup, CgroupError, Hierarchies};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use crate::error::NodeError;
+
+/// What is kept on disk of a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Stored {
+    pub spec: ContainerSpec,
+    pub state: ContainerState,
+    /// How often it has moved.
+    pub generation: u64,
+    /// How often its restart policy has started it again.
+    pub restarts: u32,
+    pub started_at: Option<String>,
+    /// Whether a user stopped it: then only `always` starts it again.
+    pub stopped: bool,
+}
+
+/// A container. Its parts are changed only by whoever holds `operation`.
+#[derive(Debug)]
+pub(crate) struct Container {
+    pub id: ContainerId,
+    pub layout: Layout,
+    pub cgroup: Cgroup,
+    stored: Mutex<Stored>,
+    wire: Mutex<Option<Arc<Wire>>>,
+    pid: Mutex<Option<u32>>,
+    /// One at a time: start, stop, remove, migrate.
+    pub operation: Arc<tokio::sync::Mutex<()>>,
+    changed: watch::Sender<()>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A container's control group beneath the node's base, the same in every hierarchy.
+pub(crate) fn cgroup_path(id: &ContainerId) -> String {
+    format!("/drover/{id}")
+}
+
+/// The control group of all shims.
+pub(crate) const SHIMS_CGROUP: &str = "drover/shims";
+
+impl Container {
+    pub fn new(layout: Layout, hierarchies: &Hierarchies, stored: Stored) -> Result<Arc<Self>, CgroupError> {
+        let id = stored.spec.id.clone();
+        Ok(Arc::new(Self {
+            cgroup: Cgroup::at(hierarchies, cgroup_path(&id).trim_start_matches('/'))?,
+            id,
+            layout,
+            stored: Mutex::new(stored),
+            wire: Mutex::default(),
+            pid: Mutex::default(),
+            operation: Arc::default(),
+            changed: watch::Sender::new(()),
+        }))
+    }
+
+    pub fn stored(&self) -> Stored {
+        lock(&self.stored).clone()
+    }
+
+    pub fn spec(&self) -> ContainerSpec {
+        lock(&self.stored).spec.clone()
+    }
+
+    pub fn state(&self) -> ContainerState {
+        lock(&self.stored).state
+    }
+
+    /// Changes what is known, on disk first: what is told is durable.
+    pub fn change(&self, change: impl FnOnce(&mut Stored)) -> io::Result<()> {
+        let mut stored = lock(&self.stored);
+        let mut new = stored.clone();
+        change(&mut new);
+        write_record(&self.layout, &new)?;
+        *stored = new;
+        drop(stored);
+        self.changed.send_replace(());
+        Ok(())
+    }
+
+    /// Changes the state that is told, not the one on disk: frozen and arriving do not outlive the agent.
+    pub fn show(&self, state: ContainerState) {
+        lock(&self.stored).state = state;
+        self.changed.send_replace(());
+    }
+
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    pub fn shim(&self) -> Shim {
+        Shim::at(self.layout.socket())
+    }
+
+    pub fn pid(&self) -> Option<u32> {
+        *lock(&self.pid)
+    }
+
+    pub fn set_pid(&self, pid: Option<u32>) {
+        *lock(&self.pid) = pid;
+    }
+
+    /// Its network, kept open: closing it takes milliseconds.
+    pub fn wire(&self) -> Result<Arc<Wire>, NodeError> {
+        let mut wire = lock(&self.wire);
+        if let Some(wire) = &*wire {
+            return Ok(Arc::clone(wire));
+        }
+        let opened = Wire::open(&self.layout.netns())
+            .map_err(|error| NodeError::failed("cannot reach the container's network", &error))?;
+        Ok(Arc::clone(wire.insert(Arc::new(opened))))
+    }
+
+    pub fn set_wire(&self, new: Option<Wire>) {
+        *lock(&self.wire) = new.map(Arc::new);
+    }
+
+    /// The status that the shim left, if the program has ended.
+    pub fn exit(&self) -> Option<i32> {
+        let exit: Exit = serde_json::from_slice(&fs::read(self.layout.exit()).ok()?).ok()?;
+        Some(exit.status)
+    }
+
+    pub fn record(&self, node: &NodeName) -> ContainerRecord {
+        let stored = self.stored();
+        let runs = matches!(stored.state, ContainerState::Running | ContainerState::Frozen);
+        ContainerRecord {
+            spec: stored.spec,
+            state: stored.state,
+            node: node.clone(),
+            pid: self.pid().filter(|_| runs),
+            generation: stored.generation,
+            restarts: stored.restarts,
+            started_at: stored.started_at,
+        }
+    }
+}
+
+fn write_record(layout: &Layout, stored: &Stored) -> io::Result<()> {
+    let path = layout.record();
+    let temporary = path.with_extension("new");
+    let mut file = fs::File::create(&temporary)?;
+    io::Write::write_all(&mut file, &serde_json::to_vec_pretty(stored)?)?;
+    file.sync_all()?;
+    fs::rename(&temporary, &path)
+}
+
+/// The containers of a node.
+#[derive(Debug, Default)]
+pub(crate) struct Registry {
+    containers: Mutex<BTreeMap<ContainerId, Arc<Container>>>,
+}
+
+impl Registry {
+    /// Adds a container if nothing stands against it.
+    pub fn insert(&self, container: &Arc<Container>) -> Result<(), NodeError> {
+        let mut containers = lock(&self.containers);
+        let spec = container.spec();
+        if containers.contains_key(&container.id) {
+            let reason = format!("cannot make container {}: its id is known here already", spec.name);
+            return Err(NodeError::conflict(reason, ""));
+        }
+        for other in containers.values().map(|other| other.spec()) {
+            if other.name == spec.name {
+                let reason = format!("cannot make container {}: the name is taken on this node", spec.name);
+                return Err(NodeError::conflict(reason, "choose another name, or remove that container"));
+            }
+            let addresses = |spec: &ContainerSpec| {
+                let of = |interface: &drover_model::Interface| interface.addresses.clone();
+                spec.interface.as_ref().map(of).unwrap_or_default()
+            };
+            if let Some(taken) = addresses(&spec)
+                .into_iter()
+                .find(|mine| addresses(&other).iter().any(|theirs| theirs.addr() == mine.addr()))
+            {
+                let reason = format!("cannot make container {}: {} has {}", spec.name, other.name, taken.addr());
+                return Err(NodeError::conflict(reason, "choose another address with --ip"));
+            }
+        }
+        containers.insert(container.id.clone(), Arc::clone(container));
+        Ok(())
+    }
+
+    pub fn remove(&self, id: &ContainerId) {
+        lock(&self.containers).remove(id);
+    }
+
+    pub fn all(&self) -> Vec<Arc<Container>> {
+        lock(&self.containers).values().cloned().collect()
+    }
+
+    /// By name, id, or the beginning of an id that is no other's.
+    pub fn find(&self, wanted: &str) -> Result<Arc<Container>, NodeError> {
+        let containers = lock(&self.containers);
+        let named = containers.values().find(|container| container.spec().name.as_str() == wanted);
+        if let Some(found) = named.or_else(|| containers.values().find(|container| container.id.as_str() == wanted)) {
+            return Ok(Arc::clone(found));
+        }
+        let mut begun = containers.values().filter(|container| container.id.as_str().starts_with(wanted));
+        match (begun.next(), begun.next()) {
+            (Some(found), None) if wanted.len() >= 4 => Ok(Arc::clone(found)),
+            (Some(_), Some(_)) => Err(NodeError::conflict(
+                format!("cannot tell which container {wanted:?} means: several ids begin so"),
+                "give more of the id",
+            )),
+            _ => Err(NodeError::not_found(
+                format!("cannot find container {wanted:?} on this node"),
+                "`drover ps -a` lists all containers",
+            )),
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! What the source does at each step of a migration. Everything here blocks.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::Duration;
+
+use drover_container::criu::Worker;
+use drover_container::{DumpRequest, PAGE_SERVER, dump};
+use drover_disk::layer;
+use drover_model::{ContainerState, Explained, PageCount};
+use drover_network::Gate;
+use drover_protocol::Stream;
+
+use crate::container::Container;
+use crate::error::failure;
+use crate::link::{Link, StreamSender};
+use crate::node::Inner;
+use crate::place;
+
+/// How long the last process may take to stand still.
+const FREEZE: Duration = Duration::from_secs(5);
+
+/// What is ready for the dump.
+#[derive(Debug)]
+struct Ready {
+    worker: Worker,
+    pages: OwnedFd,
+    unread_stdin: Vec<u8>,
+}
+
+/// A container that is about to leave.
+#[derive(Debug)]
+pub(crate) struct Departure {
+    inner: Arc<Inner>,
+    container: Arc<Container>,
+    ready: Option<Ready>,
+}
+
+impl Departure {
+    pub fn new(inner: Arc<Inner>, container: Arc<Container>) -> Self {
+        Self { inner, container, ready: None }
+    }
+
+    /// Sends the image's layer.
+    pub fn send_image(&self, mut out: StreamSender) -> Result<(), Explained> {
+        let digest = self.container.spec().image_digest;
+        self.inner.images.send(&digest, &mut out).map_err(|error| failure("cannot send the image", &error))?;
+        out.finish().map_err(|error| failure("cannot send the image", &error))
+    }
+
+    /// Freezes first and closes the gate second: a request that came before waits in its socket and is dumped with it;
+    /// one that comes later finds nobody and is sent again.
+    pub fn freeze(&mut self) -> Result<(), Explained> {
+        let attempt = "cannot freeze the container";
+        place::make_checkpoint(&self.container.layout)?;
+        let (ours, theirs) = UnixStream::pair().map_err(|error| failure(attempt, &error))?;
+        // CRIU starts while the container still runs, and waits.
+        let worker = Worker::start(vec![(theirs.into(), PAGE_SERVER)]).map_err(|error| failure(attempt, &error))?;
+        let wire = self.container.wire().map_err(|error| error.explained().clone())?;
+        self.container.show(ContainerState::Frozen);
+        self.container.cgroup.freeze(FREEZE).map_err(|error| failure(attempt, &error))?;
+        wire.set_gate(Gate::Closed).map_err(|error| failure("cannot close the container's gate", &error))?;
+        let unread_stdin = self.container.shim().drain().map_err(|error| failure(attempt, &error))?;
+        self.ready = Some(Ready { worker, pages: ours.into(), unread_stdin });
+        Ok(())
+    }
+
+    /// Dumps the processes; their memory crosses meanwhile.
+    pub fn checkpoint(&mut self, out: StreamSender) -> Result<PageCount, Explained> {
+        let attempt = "cannot checkpoint the container";
+        let missing = || Explained { reason: format!("{attempt}: it is not frozen"), hint: None };
+        let Ready { worker, pages, unread_stdin } = self.ready.take().ok_or_else(missing)?;
+        let layout = self.container.layout.clone();
+        let pid = self.container.pid().ok_or_else(missing)?;
+        let freezer = self.container.cgroup.freezer_path().ok_or_else(missing)?;
+        std::thread::scope(|scope| {
+            let serving = scope.spawn(move || {
+                let mut out = out;
+                let served = drover_memory::serve(pages, &mut out);
+                let served = served.map_err(|error| failure("cannot send memory", &error))?;
+                out.finish().map_err(|error| failure("cannot send memory", &error))?;
+                Ok::<_, Explained>(served.pages)
+            });
+            let terminal = self.container.spec().process.terminal;
+            let dumped = dump(DumpRequest { layout, pid, freezer, terminal, unread_stdin, worker });
+            // When the dump fails its socket closes, and serving ends; when serving fails the dump does. The cause is
+            // whichever came first, which is the link's if it broke.
+            let served = serving.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            dumped.map_err(|error| failure(attempt, &error))?;
+            served
+        })
+    }
+
+    /// Sends what is left: files, what is in memory file systems, the log, CRIU's images.
+    pub fn transfer(&self, streams: [StreamSender; 5]) -> Result<(), Explained> {
+        let layout = &self.container.layout;
+        let trees = [layout.upper(), layout.dev(), layout.shm(), layout.log(), layout.images()];
+        for (tree, stream) in trees.iter().zip(streams) {
+            let attempt = || format!("cannot send {}", tree.display());
+            let mut out = io::BufWriter::with_capacity(1 << 20, stream);
+            layer::pack(tree, &mut out).map_err(|error| failure(&attempt(), &error))?;
+            let stream = out.into_inner().map_err(|error| failure(&attempt(), error.error()))?;
+            stream.finish().map_err(|error| failure(&attempt(), &error))?;
+        }
+        Ok(())
+    }
+
+    /// The streams that `transfer` sends, in its order.
+    pub fn transfer_streams(link: &Link) -> [StreamSender; 5] {
+        [Stream::Upper, Stream::Dev, Stream::Shm, Stream::Log, Stream::Checkpoint].map(|stream| link.sender(stream))
+    }
+
+    /// Undoes the freeze. The gate opens first, so that the first packet passes.
+    pub fn thaw(&mut self) -> Result<(), Explained> {
+        self.ready = None;
+        let wire = self.container.wire().map_err(|error| error.explained().clone())?;
+        wire.set_gate(Gate::Open).map_err(|error| failure("cannot open the container's gate", &error))?;
+        self.container.cgroup.thaw().map_err(|error| failure("cannot thaw the container", &error))?;
+        self.container.show(ContainerState::Running);
+        place::remove_checkpoint(&self.container.layout);
+        Ok(())
+    }
+
+    /// Destroys what is left here. The gate is closed: no connection is told of the end.
+    pub fn destroy(&self) -> Result<(), Explained> {
+        let destroyed =
+            place::end(&self.container, true).and_then(|()| place::unmake(&self.container, &self.inner.runc));
+        // It runs elsewhere, whatever could not be removed here.
+        self.inner.registry.remove(&self.container.id);
+        self.container.show(ContainerState::Exited { status: 0 });
+        destroyed
+    }
+}

@@ -1,0 +1,272 @@
+//! Leading a migration: the loop that does what the source's machine orders and tells it what happened.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use drover_model::{Bytes, ContainerState, Explained, MigrationId, MigrationState, Mode, PageCount, Report, Round};
+use drover_protocol::{Source, SourceInput, SourceOutput, SourceResult, Stream, decode, encode};
+use tokio::sync::{mpsc, watch};
+
+use crate::clock::{instant, moment};
+use crate::container::Container;
+use crate::departure::Departure;
+use crate::error::failure;
+use crate::journal::{Entry, Mark};
+use crate::link::{Link, Traffic};
+use crate::node::{Inner, Peer};
+
+/// How often the machine hears of progress and watchers of bytes.
+const TICK: Duration = Duration::from_millis(200);
+
+/// Everything about one migration that leaves this node.
+#[derive(Debug)]
+pub(crate) struct Lead {
+    pub inner: Arc<Inner>,
+    pub container: Arc<Container>,
+    pub peer: Peer,
+    pub id: MigrationId,
+    pub state: watch::Sender<MigrationState>,
+    pub cancel: mpsc::Receiver<()>,
+}
+
+/// What a step gave.
+type StepResult = SourceInput;
+
+impl Lead {
+    /// Leads until the machine is done. The container's operation lock is held by the caller.
+    pub async fn run(mut self, mut machine: Source) {
+        let traffic = Arc::new(Traffic::default());
+        let departure = Departure::new(Arc::clone(&self.inner), Arc::clone(&self.container));
+        let departure = Arc::new(Mutex::new(departure));
+        let pages = Arc::new(Mutex::new(PageCount(0)));
+        let (done, mut steps) = mpsc::channel::<StepResult>(1);
+        let mut link: Option<Link> = None;
+        let (linked, mut links) = mpsc::channel::<Link>(1);
+        let mut waiting: VecDeque<SourceOutput> = VecDeque::new();
+        let mut busy = false;
+        let mut crossed = 0;
+        let mut tick = tokio::time::interval(TICK);
+        loop {
+            while let Some(output) = machine.poll() {
+                match output {
+                    // Messages need not wait for the step that is under way.
+                    SourceOutput::Send(message) => {
+                        if let Some(link) = &link {
+                            tracing::debug!(migration = %self.id, ?message, "send");
+                            link.send(encode(&message)).await;
+                        }
+                    }
+                    SourceOutput::Conclude(result) => {
+                        let pages = *pages.lock().unwrap_or_else(PoisonError::into_inner);
+                        self.conclude(result, &traffic, pages);
+                    }
+                    SourceOutput::Finish => {
+                        if let Some(link) = link.take() {
+                            link.close().await;
+                        }
+                        return;
+                    }
+                    step => waiting.push_back(step),
+                }
+            }
+            if !busy && let Some(step) = waiting.pop_front() {
+                busy = true;
+                self.begin(step, &departure, link.as_ref(), &traffic, &pages, done.clone(), linked.clone());
+            }
+            self.show(&machine, &traffic);
+            let deadline = machine.deadline().map(instant);
+            let input = tokio::select! {
+                Some(result) = steps.recv() => {
+                    busy = false;
+                    if result == SourceInput::Connected {
+                        link = links.try_recv().ok();
+                    }
+                    result
+                }
+                heard = hear(&mut link) => match heard {
+                    Ok(input) => input,
+                    Err(why) => {
+                        link = None;
+                        SourceInput::LinkLost(why)
+                    }
+                },
+                Some(()) = self.cancel.recv() => SourceInput::Cancelled,
+                () = sleep_until(deadline) => SourceInput::DeadlinePassed,
+                _ = tick.tick() => {
+                    if traffic.total() == crossed {
+                        continue;
+                    }
+                    crossed = traffic.total();
+                    SourceInput::Progressed
+                }
+            };
+            tracing::debug!(migration = %self.id, ?input, "happened");
+            machine.handle(moment(), input);
+        }
+    }
+
+    /// Begins a step; its result comes over `done`.
+    #[expect(clippy::too_many_arguments, reason = "the loop's own variables, used in one place")]
+    fn begin(
+        &self,
+        step: SourceOutput,
+        departure: &Arc<Mutex<Departure>>,
+        link: Option<&Link>,
+        traffic: &Arc<Traffic>,
+        pages: &Arc<Mutex<PageCount>>,
+        done: mpsc::Sender<StepResult>,
+        linked: mpsc::Sender<Link>,
+    ) {
+        let connect = |pause: Duration| {
+            let (inner, peer, traffic) = (Arc::clone(&self.inner), self.peer.clone(), Arc::clone(traffic));
+            let done = done.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(pause).await;
+                let result = match inner.connect(&peer).await {
+                    Ok(connection) => {
+                        // The loop takes it out before it hears that it is there.
+                        let _ = linked.send(Link::new(connection, traffic)).await;
+                        SourceInput::Connected
+                    }
+                    Err(why) => SourceInput::LinkLost(why),
+                };
+                let _ = done.send(result).await;
+            });
+        };
+        let departure = Arc::clone(departure);
+        let work: Box<dyn FnOnce(&mut Departure) -> StepResult + Send> = match (step, link) {
+            (SourceOutput::Connect, _) => return connect(Duration::ZERO),
+            (SourceOutput::Reconnect(pause), _) => return connect(pause),
+            (SourceOutput::SendImage, Some(link)) => {
+                let out = link.sender(Stream::Image);
+                Box::new(move |departure| result(departure.send_image(out), SourceInput::ImageSent))
+            }
+            (SourceOutput::Freeze, _) => Box::new(|departure| result(departure.freeze(), SourceInput::Frozen)),
+            (SourceOutput::Checkpoint, Some(link)) => {
+                let (out, pages) = (link.sender(Stream::Memory), Arc::clone(pages));
+                Box::new(move |departure| match departure.checkpoint(out) {
+                    Ok(count) => {
+                        *pages.lock().unwrap_or_else(PoisonError::into_inner) = count;
+                        SourceInput::Checkpointed
+                    }
+                    Err(why) => SourceInput::StepFailed(why),
+                })
+            }
+            (SourceOutput::Transfer, Some(link)) => {
+                let streams = Departure::transfer_streams(link);
+                Box::new(move |departure| result(departure.transfer(streams), SourceInput::Transferred))
+            }
+            (SourceOutput::RecordCommit, _) => {
+                let record = self.recorder(Mark::Commit);
+                Box::new(move |_| match record() {
+                    Ok(()) => SourceInput::CommitRecorded,
+                    Err(why) => SourceInput::CommitUnknown(why),
+                })
+            }
+            (SourceOutput::ReadCommit, _) => {
+                let (inner, id) = (Arc::clone(&self.inner), self.id.clone());
+                Box::new(move |_| SourceInput::CommitRead(inner.journal().read_back(&id, Mark::Commit).ok()))
+            }
+            (SourceOutput::Thaw, _) => Box::new(|departure| match departure.thaw() {
+                Ok(()) => SourceInput::Thawed,
+                Err(why) => SourceInput::ThawFailed(why),
+            }),
+            (SourceOutput::Destroy, _) => {
+                let record = self.recorder(Mark::Settled);
+                Box::new(move |departure| result(departure.destroy().and(record()), SourceInput::Destroyed))
+            }
+            // The link went while the step was waiting for its turn; the machine hears of that by itself.
+            (step, _) => {
+                tracing::debug!(?step, "no link for a step");
+                Box::new(|_| SourceInput::Progressed)
+            }
+        };
+        tokio::task::spawn_blocking(move || {
+            let result = work(&mut departure.lock().unwrap_or_else(PoisonError::into_inner));
+            let _ = done.blocking_send(result);
+        });
+    }
+
+    /// Writes a mark into the journal.
+    fn recorder(&self, mark: Mark) -> impl FnOnce() -> Result<(), Explained> + Send + 'static {
+        let (inner, container, peer) = (Arc::clone(&self.inner), self.container.id.clone(), self.peer.name.clone());
+        let entry = Entry { migration: self.id.clone(), container, peer, mark };
+        move || inner.journal().append(entry).map_err(|error| failure("cannot write the journal", &error))
+    }
+
+    fn show(&self, machine: &Source, traffic: &Traffic) {
+        let (phase, in_doubt, bytes) = (machine.phase(), machine.in_doubt(), Bytes(traffic.total()));
+        self.state.send_if_modified(|state| {
+            let changed = state.phase != phase || state.in_doubt != in_doubt || state.bytes_sent != bytes;
+            state.phase = phase;
+            state.in_doubt = in_doubt;
+            state.bytes_sent = bytes;
+            changed
+        });
+    }
+
+    fn conclude(&self, result: SourceResult, traffic: &Traffic, pages: PageCount) {
+        let ms = |duration: Duration| (duration.as_secs_f64() * 1e6).round() / 1e3;
+        let frozen = [drover_model::Phase::Checkpoint, drover_model::Phase::Transfer];
+        let last = frozen.iter().filter_map(|phase| result.phases.get(phase)).sum::<Duration>();
+        let bytes = Bytes(traffic.memory() + traffic.files());
+        let rounds = (pages.0 > 0).then_some(Round { pages, bytes, ms: ms(last), dirty_after: PageCount(0) });
+        let before = self.state.borrow().clone();
+        let report = Report {
+            id: self.id.clone(),
+            container: before.container,
+            from: before.from,
+            to: before.to,
+            outcome: result.outcome,
+            downtime_ms: ms(result.downtime),
+            total_ms: ms(result.total),
+            phases: result.phases.into_iter().map(|(phase, time)| (phase, ms(time))).collect(),
+            rounds: rounds.into_iter().collect(),
+            bytes_sent: Bytes(traffic.total()),
+            bytes_memory: Bytes(traffic.memory()),
+            bytes_disk: Bytes(traffic.files()),
+            mode: Mode::StopAndCopy,
+            reason: result.reason.reason,
+            hint: result.reason.hint,
+        };
+        tracing::info!(
+            migration = %report.id, container = %report.container, to = %report.to, outcome = ?report.outcome,
+            downtime_ms = report.downtime_ms, reason = %report.reason, "migration ended"
+        );
+        if report.outcome == drover_model::Outcome::RolledBack {
+            // Should this fail, a restart thaws a container that is thawed already.
+            if let Err(why) = self.recorder(Mark::Aborted)() {
+                tracing::warn!(%why, "rollback is not in the journal");
+            }
+        }
+        if report.outcome == drover_model::Outcome::Failed {
+            self.container.show(ContainerState::Frozen);
+        }
+        self.state.send_modify(|state| state.report = Some(report));
+    }
+}
+
+fn result(result: Result<(), Explained>, well: StepResult) -> StepResult {
+    result.map_or_else(SourceInput::StepFailed, |()| well)
+}
+
+/// The next message; without a link, never.
+async fn hear(link: &mut Option<Link>) -> Result<SourceInput, Explained> {
+    let broken = || Explained { reason: "the link to the target broke".into(), hint: None };
+    match link {
+        None => std::future::pending().await,
+        Some(link) => {
+            let payload = link.receive().await.ok_or_else(broken)?;
+            let message = decode(&payload).map_err(|error| failure("the link to the target broke", &error))?;
+            Ok(SourceInput::Heard(message))
+        }
+    }
+}
+
+pub(crate) async fn sleep_until(deadline: Option<tokio::time::Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,302 @@
+//! Making, starting, stopping and removing containers, and what happens when their program ends.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use drover_container::shim::{Request, Shim, ShimError, ShimSpec};
+use drover_model::{ContainerState, Explained};
+use drover_network::Gate;
+
+use crate::container::{Container, SHIMS_CGROUP, Stored, cgroup_path};
+use crate::error::{NodeError, failure};
+use crate::node::{Inner, blocking, now};
+use crate::place;
+
+/// The first pause before a restart; it doubles with each.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// The longest pause before a restart.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// A program that ran this long is taken to have started well: the count of restarts begins anew.
+const WELL: Duration = Duration::from_secs(10);
+
+/// The stack of a thread that waits for a shim; its receive buffer is on the heap.
+const WATCH_STACK: usize = 128 << 10;
+
+impl Inner {
+    pub(crate) fn shim_spec(&self, container: &Container) -> ShimSpec {
+        let process = container.spec().process;
+        ShimSpec {
+            id: container.id.clone(),
+            layout: container.layout.clone(),
+            run: self.config.run.clone(),
+            terminal: process.terminal,
+            stdin_open: process.stdin_open,
+            cgroup_base: self.config.cgroup_base.clone(),
+            cgroup: cgroup_path(&container.id),
+            shims_cgroup: SHIMS_CGROUP.to_owned(),
+        }
+    }
+
+    /// Starts the container's program; its operation lock is held by the caller.
+    pub(crate) async fn launch(self: &Arc<Self>, container: &Arc<Container>) -> Result<(), Explained> {
+        let (inner, own) = (Arc::clone(self), Arc::clone(container));
+        let pid = blocking(move || inner.launch_blocking(&own)).await?;
+        container.set_pid(Some(pid));
+        let started = now();
+        container
+            .change(|stored| {
+                stored.state = ContainerState::Running;
+                stored.started_at = Some(started);
+                stored.stopped = false;
+            })
+            .map_err(|error| failure("cannot write the container's record", &error))?;
+        self.watch(container);
+        Ok(())
+    }
+
+    fn launch_blocking(&self, container: &Container) -> Result<u32, Explained> {
+        let spec = container.spec();
+        let image = self.images.find(spec.image_digest.as_str());
+        let image = image.map_err(|error| failure("cannot find the container's image", &error))?;
+        place::make(container, &self.config.uplink, Gate::Open)?;
+        place::mount_root(&container.layout, &image.rootfs)?;
+        place::fill(&container.layout, &spec)?;
+        let started = self.start_program(container);
+        if started.is_err() {
+            // What was begun must not stand in the way of the next attempt.
+            if let Err(error) = place::end(container, true).and_then(|()| place::unmake_run(container, &self.runc)) {
+                tracing::warn!(container = %spec.name, %error, "cannot clean up after a failed start");
+            }
+        }
+        started
+    }
+
+    fn start_program(&self, container: &Container) -> Result<u32, Explained> {
+        let spec = container.spec();
+        let attempt = "cannot start the container";
+        let failed = |error: ShimError| failure(attempt, &error);
+        if let Some(interface) = &spec.interface {
+            let wire = container.wire().map_err(|error| error.explained().clone())?;
+            wire.announce(interface).map_err(|error| failure("cannot announce the container's address", &error))?;
+        }
+        self.runc
+            .write_bundle(&spec, &container.layout, &cgroup_path(&container.id))
+            .map_err(|error| failure(attempt, &error))?;
+        match std::fs::remove_file(container.layout.exit()) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failure(attempt, &error)),
+            _ => {}
+        }
+        let shim = Shim::start(&self.config.program, &self.shim_spec(container)).map_err(failed)?;
+        shim.order(&Request::Create).map_err(failed)?;
+        shim.order(&Request::Start).map_err(failed)?;
+        shim.state().map_err(failed)?.0.ok_or_else(|| Explained { reason: attempt.into(), hint: None })
+    }
+
+    /// Follows the container until its program ends, and then does what its restart policy says.
+    pub(crate) fn watch(self: &Arc<Self>, container: &Arc<Container>) {
+        let (inner, container) = (Arc::clone(self), Arc::clone(container));
+        let stop = self.closing.subscribe();
+        tokio::spawn(async move {
+            let begun = std::time::Instant::now();
+            let shim = container.shim();
+            let mut stop = stop;
+            // A thread of its own: a node has more containers than the runtime has threads for what blocks.
+            let (over, ended) = tokio::sync::oneshot::channel();
+            let waiting = std::thread::Builder::new().name("watch".into()).stack_size(WATCH_STACK);
+            let waiting = waiting.spawn(move || {
+                // Whether it answers or is gone, something has ended.
+                drop(shim.order(&Request::Wait));
+                let _ = over.send(());
+            });
+            if let Err(error) = waiting {
+                tracing::error!(%error, "cannot watch a container");
+                return;
+            }
+            tokio::select! {
+                _ = ended => {}
+                _ = stop.changed() => return,
+            }
+            // Moved away, removed, or restarted by somebody else: then its end is not ours to deal with.
+            let Some(status) = container.exit() else { return };
+            inner.ended(&container, status, begun.elapsed() >= WELL).await;
+        });
+    }
+
+    async fn ended(self: &Arc<Self>, container: &Arc<Container>, status: i32, ran_well: bool) {
+        let _operation = container.operation.lock().await;
+        if container.state() != ContainerState::Running || container.exit().is_none() {
+            return;
+        }
+        tracing::info!(container = %container.spec().name, status, "program ended");
+        let own = Arc::clone(container);
+        let inner = Arc::clone(self);
+        let cleaned =
+            blocking(move || place::end(&own, false).and_then(|()| place::unmake_run(&own, &inner.runc))).await;
+        if let Err(error) = cleaned {
+            tracing::warn!(container = %container.spec().name, %error, "cannot clean up after the program's end");
+        }
+        container.set_pid(None);
+        let restarts = if ran_well { 0 } else { container.stored().restarts };
+        let Stored { spec, stopped, .. } = container.stored();
+        let again = !stopped && spec.restart.restarts_after_exit(status, restarts);
+        if let Err(error) = container.change(|stored| stored.state = ContainerState::Exited { status }) {
+            tracing::warn!(container = %spec.name, %error, "cannot write the container's record");
+        }
+        if again {
+            let pause = FIRST_PAUSE.saturating_mul(1 << restarts.min(16)).min(LONGEST_PAUSE);
+            let (inner, container) = (Arc::clone(self), Arc::clone(container));
+            tokio::spawn(async move {
+                tokio::time::sleep(pause).await;
+                inner.restart(&container, restarts + 1).await;
+            });
+        }
+    }
+
+    // Boxed, for `launch` watches, watching ends in a restart, and a restart launches.
+    fn restart<'a>(
+        self: &'a Arc<Self>,
+        container: &'a Arc<Container>,
+        restarts: u32,
+    ) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
+        Box::pin(async move {
+            let _operation = container.operation.lock().await;
+            let known = self.registry.find(container.id.as_str()).is_ok();
+            let stored = container.stored();
+            if !known || stored.stopped || !matches!(stored.state, ContainerState::Exited { .. }) {
+                return;
+            }
+            let counted = container.change(|stored| stored.restarts = restarts);
+            let launched = match counted {
+                Ok(()) => self.launch(container).await,
+                Err(error) => Err(failure("cannot write the container's record", &error)),
+            };
+            if let Err(error) = launched {
+                tracing::warn!(container = %stored.spec.name, %error, "cannot restart");
+            }
+        })
+    }
+
+    pub(crate) async fn start(self: &Arc<Self>, wanted: &str) -> Result<Arc<Container>, NodeError> {
+        let container = self.registry.find(wanted)?;
+        let _operation = hold(&container)?;
+        match container.state() {
+            ContainerState::Created | ContainerState::Exited { .. } => {
+                container
+                    .change(|stored| stored.restarts = 0)
+                    .map_err(|error| NodeError::failed("cannot write the container's record", &error))?;
+                self.launch(&container).await.map_err(NodeError::Failed)?;
+                drop(_operation);
+                Ok(container)
+            }
+            state => {
+                let name = container.spec().name;
+                Err(NodeError::conflict(format!("cannot start container {name}: it is {state}"), ""))
+            }
+        }
+    }
+
+    pub(crate) async fn stop(&self, wanted: &str, patience: Duration) -> Result<Arc<Container>, NodeError> {
+        const TERM: i32 = 15;
+        const KILL: i32 = 9;
+        let container = self.registry.find(wanted)?;
+        {
+            let _operation = hold(&container)?;
+            container
+                .change(|stored| stored.stopped = true)
+                .map_err(|error| NodeError::failed("cannot write the container's record", &error))?;
+        }
+        let mut patience = patience;
+        for signal in [TERM, KILL] {
+            if container.state() != ContainerState::Running {
+                break;
+            }
+            let shim = container.shim();
+            // A shim that is gone means that the program has just ended.
+            let _ = blocking(move || shim.order(&Request::Signal(signal))).await;
+            if tokio::time::timeout(patience, wait_for_end(&container)).await.is_ok() {
+                break;
+            }
+            patience = Duration::from_secs(20);
+        }
+        if container.state() == ContainerState::Running {
+            let reason = format!("cannot stop container {}: it does not end", container.spec().name);
+            return Err(NodeError::Failed(Explained {
+                reason,
+                hint: Some("a process in uninterruptible sleep (state D) cannot be killed".into()),
+            }));
+        }
+        Ok(container)
+    }
+
+    pub(crate) async fn kill(&self, wanted: &str, signal: i32) -> Result<(), NodeError> {
+        let container = self.registry.find(wanted)?;
+        let name = container.spec().name;
+        if !(1..=64).contains(&signal) {
+            return Err(NodeError::invalid(format!("cannot send signal {signal}: there is none"), "use 1 to 64"));
+        }
+        if container.state() != ContainerState::Running {
+            let reason = format!("cannot signal container {name}: it is {}", container.state());
+            return Err(NodeError::conflict(reason, ""));
+        }
+        let shim = container.shim();
+        let sent = blocking(move || shim.order(&Request::Signal(signal)).map(drop)).await;
+        sent.map_err(|error| NodeError::failed(&format!("cannot signal container {name}"), &error))
+    }
+
+    pub(crate) async fn remove(self: &Arc<Self>, wanted: &str, force: bool) -> Result<(), NodeError> {
+        let container = self.registry.find(wanted)?;
+        let _operation = hold(&container)?;
+        let name = container.spec().name;
+        if matches!(container.state(), ContainerState::Running) && !force {
+            let reason = format!("cannot remove container {name}: it is running");
+            return Err(NodeError::conflict(reason, "stop it first, or use --force"));
+        }
+        let (inner, own) = (Arc::clone(self), Arc::clone(&container));
+        let removed = blocking(move || place::end(&own, true).and_then(|()| place::unmake(&own, &inner.runc))).await;
+        removed.map_err(NodeError::Failed)?;
+        self.registry.remove(&container.id);
+        container.show(ContainerState::Exited { status: 137 });
+        Ok(())
+    }
+
+    pub(crate) async fn wait(&self, wanted: &str) -> Result<i32, NodeError> {
+        let container = self.registry.find(wanted)?;
+        let mut changes = container.changes();
+        loop {
+            if let ContainerState::Exited { status } = container.state() {
+                return Ok(status);
+            }
+            let gone = self.registry.find(container.id.as_str()).is_err();
+            if gone || changes.changed().await.is_err() {
+                let reason = format!("cannot wait for container {wanted}: it is no longer on this node");
+                return Err(NodeError::not_found(reason, "it was moved or removed"));
+            }
+        }
+    }
+}
+
+/// Nobody else may change the container meanwhile.
+pub(crate) fn hold(container: &Container) -> Result<tokio::sync::OwnedMutexGuard<()>, NodeError> {
+    Arc::clone(&container.operation).try_lock_owned().map_err(|_| {
+        let reason = format!("cannot change container {}: something else is changing it", container.spec().name);
+        NodeError::conflict(reason, "a migration, start or removal is under way; see `drover migrations`")
+    })
+}
+
+async fn wait_for_end(container: &Container) {
+    let mut changes = container.changes();
+    while container.state() == ContainerState::Running {
+        if changes.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Where this program is.
+pub(crate) fn own_program() -> std::io::Result<std::path::PathBuf> {
+    let program = std::env::current_exe()?;
+    // A binary that was replaced while it ran.
+    let name = program.to_string_lossy();
+    Ok(name.strip_suffix(" (deleted)").map_or(program.clone(), |name| Path::new(name).to_owned()))
+}

@@ -1,0 +1,283 @@
+//! The link between two nodes: messages and byte streams over one TLS connection.
+
+use std::collections::HashMap;
+use std::io::{self, Read, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use drover_protocol::{FRAME_HEADER, FrameHeader, MAX_DATA, Stream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+/// How many frames may wait to be sent, or to be taken in by the consumer of one stream: at most 1 MiB each.
+const WAITING: usize = 8;
+
+/// Bytes that crossed, by kind.
+#[derive(Debug, Default)]
+pub(crate) struct Traffic {
+    total: AtomicU64,
+    memory: AtomicU64,
+    files: AtomicU64,
+}
+
+impl Traffic {
+    pub fn total(&self) -> u64 {
+        self.total.load(Ordering::Relaxed)
+    }
+
+    pub fn memory(&self) -> u64 {
+        self.memory.load(Ordering::Relaxed)
+    }
+
+    pub fn files(&self) -> u64 {
+        self.files.load(Ordering::Relaxed)
+    }
+
+    fn count(&self, header: FrameHeader) {
+        let payload = u64::from(header.length());
+        self.total.fetch_add(payload + FRAME_HEADER as u64, Ordering::Relaxed);
+        match header {
+            FrameHeader::Control(_) | FrameHeader::Data(Stream::Checkpoint, _) => {}
+            FrameHeader::Data(Stream::Memory, _) => drop(self.memory.fetch_add(payload, Ordering::Relaxed)),
+            FrameHeader::Data(..) => drop(self.files.fetch_add(payload, Ordering::Relaxed)),
+        }
+    }
+}
+
+type Frame = (FrameHeader, Bytes);
+
+/// One link. Dropping it ends both directions.
+#[derive(Debug)]
+pub(crate) struct Link {
+    outgoing: mpsc::Sender<Frame>,
+    messages: mpsc::Receiver<Bytes>,
+    streams: Arc<Mutex<HashMap<Stream, mpsc::Receiver<Bytes>>>>,
+    tasks: [JoinHandle<()>; 2],
+}
+
+impl Link {
+    /// Speaks over `connection`.
+    pub fn new(connection: impl AsyncRead + AsyncWrite + Send + 'static, traffic: Arc<Traffic>) -> Self {
+        let (reading, writing) = tokio::io::split(connection);
+        let (outgoing, frames) = mpsc::channel(WAITING);
+        let (heard, messages) = mpsc::channel(WAITING);
+        let mut inlets = HashMap::new();
+        let mut streams = HashMap::new();
+        for stream in Stream::FROZEN.into_iter().chain([Stream::Image]) {
+            let (inlet, outlet) = mpsc::channel(WAITING);
+            inlets.insert(stream, inlet);
+            streams.insert(stream, outlet);
+        }
+        let send = tokio::spawn(send(writing, frames, Arc::clone(&traffic)));
+        let receive = tokio::spawn(receive(reading, heard, inlets, Arc::clone(&traffic)));
+        Self { outgoing, messages, streams: Arc::new(Mutex::new(streams)), tasks: [send, receive] }
+    }
+
+    /// Sends a message's payload; `false` when the link is broken.
+    pub async fn send(&self, payload: Vec<u8>) -> bool {
+        let length = u32::try_from(payload.len()).expect("encoded messages are bounded");
+        self.outgoing.send((FrameHeader::Control(length), payload.into())).await.is_ok()
+    }
+
+    /// The next message's payload; `None` when the link is broken.
+    pub async fn receive(&mut self) -> Option<Bytes> {
+        self.messages.recv().await
+    }
+
+    /// Where bytes of a stream are written, from a thread that may block.
+    pub fn sender(&self, stream: Stream) -> StreamSender {
+        StreamSender { stream, outgoing: self.outgoing.clone() }
+    }
+
+    /// Where bytes of a stream are read, on a thread that may block; each stream once.
+    pub fn take_stream(&self, stream: Stream) -> Option<ChannelReader> {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner).remove(&stream).map(ChannelReader::new)
+    }
+
+    /// Sends what is waiting, then ends.
+    pub async fn close(mut self) {
+        let (closed, _) = mpsc::channel(1);
+        drop(std::mem::replace(&mut self.outgoing, closed));
+        let _ = tokio::time::timeout(std::time::Duration::from_secs(2), &mut self.tasks[0]).await;
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+async fn send(mut link: impl AsyncWrite + Unpin, mut frames: mpsc::Receiver<Frame>, traffic: Arc<Traffic>) {
+    while let Some((header, payload)) = frames.recv().await {
+        if link.write_all(&header.encode()).await.is_err() || link.write_all(&payload).await.is_err() {
+            return;
+        }
+        // Flushed only when nothing more is waiting: TLS records stay full.
+        if frames.is_empty() && link.flush().await.is_err() {
+            return;
+        }
+        traffic.count(header);
+    }
+    // The peer has read what it wanted, or is gone.
+    let _ = link.shutdown().await;
+}
+
+/// Distributes what comes until the link breaks or the peer sends nonsense, which is the same to us.
+async fn receive(
+    link: impl AsyncRead + Unpin,
+    heard: mpsc::Sender<Bytes>,
+    inlets: HashMap<Stream, mpsc::Sender<Bytes>>,
+    traffic: Arc<Traffic>,
+) {
+    let mut link = BufReader::with_capacity(256 << 10, link);
+    let mut inlets = inlets;
+    loop {
+        let mut header = [0; FRAME_HEADER];
+        if link.read_exact(&mut header).await.is_err() {
+            return;
+        }
+        let header = match FrameHeader::decode(header) {
+            Ok(header) => header,
+            Err(error) => return tracing::warn!(%error, "peer sent a frame that makes no sense"),
+        };
+        let mut payload = vec![0; header.length() as usize];
+        if link.read_exact(&mut payload).await.is_err() {
+            return;
+        }
+        traffic.count(header);
+        match header {
+            FrameHeader::Control(_) => {
+                if heard.send(payload.into()).await.is_err() {
+                    return;
+                }
+            }
+            FrameHeader::Data(stream, 0) => drop(inlets.remove(&stream)),
+            FrameHeader::Data(stream, _) => {
+                // A stream that nobody wants any more is read over, so that messages behind it are still heard.
+                if let Some(inlet) = inlets.get(&stream)
+                    && inlet.send(payload.into()).await.is_err()
+                {
+                    inlets.remove(&stream);
+                }
+            }
+        }
+    }
+}
+
+/// The sending end of a stream. `finish` must be called at its end; dropped without, the peer hears no end.
+#[derive(Debug)]
+pub(crate) struct StreamSender {
+    stream: Stream,
+    outgoing: mpsc::Sender<Frame>,
+}
+
+impl StreamSender {
+    /// Tells the peer that the stream has ended.
+    ///
+    /// # Errors
+    /// When the link is broken.
+    pub fn finish(self) -> io::Result<()> {
+        self.send(Bytes::new())
+    }
+
+    fn send(&self, payload: Bytes) -> io::Result<()> {
+        let length = u32::try_from(payload.len()).expect("cut to the bound");
+        let frame = (FrameHeader::Data(self.stream, length), payload);
+        self.outgoing.blocking_send(frame).map_err(|_| io::ErrorKind::BrokenPipe.into())
+    }
+}
+
+impl Write for StreamSender {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let piece = &bytes[..bytes.len().min(MAX_DATA as usize)];
+        if !piece.is_empty() {
+            self.send(Bytes::copy_from_slice(piece))?;
+        }
+        Ok(piece.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Reads pieces that come over a channel, blocking. Its end is the channel's end.
+#[derive(Debug)]
+pub(crate) struct ChannelReader {
+    pieces: mpsc::Receiver<Bytes>,
+    piece: Bytes,
+}
+
+impl ChannelReader {
+    pub fn new(pieces: mpsc::Receiver<Bytes>) -> Self {
+        Self { pieces, piece: Bytes::new() }
+    }
+}
+
+impl Read for ChannelReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.piece.is_empty() {
+            match self.pieces.blocking_recv() {
+                Some(piece) => self.piece = piece,
+                None => return Ok(0),
+            }
+        }
+        let length = self.piece.len().min(buffer.len());
+        buffer[..length].copy_from_slice(&self.piece.split_to(length));
+        Ok(length)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pair() -> (Link, Link) {
+        let (a, b) = tokio::io::duplex(1 << 16);
+        (Link::new(a, Arc::default()), Link::new(b, Arc::default()))
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn messages_and_streams_share_a_link() {
+        let (a, b) = tokio::io::duplex(1 << 16);
+        let traffic = Arc::new(Traffic::default());
+        let (source, mut target) = (Link::new(a, Arc::clone(&traffic)), Link::new(b, Arc::default()));
+        let content: Vec<u8> = (0..3_000_000_u32).map(|i| (i % 251) as u8).collect();
+        let (mut out, expected) = (source.sender(Stream::Upper), content.clone());
+        let writing = tokio::task::spawn_blocking(move || {
+            out.write_all(&content).unwrap();
+            out.finish().unwrap();
+        });
+        let mut input = target.take_stream(Stream::Upper).unwrap();
+        let reading = tokio::task::spawn_blocking(move || {
+            let mut read = Vec::new();
+            input.read_to_end(&mut read).unwrap();
+            read
+        });
+        assert!(source.send(b"word".to_vec()).await);
+        assert_eq!(target.receive().await.unwrap(), "word");
+        writing.await.unwrap();
+        assert!(reading.await.unwrap() == expected);
+        assert!(traffic.files() == 3_000_000);
+    }
+
+    #[tokio::test]
+    async fn a_broken_link_is_heard_as_the_end() {
+        let (source, mut target) = pair();
+        drop(source);
+        assert!(target.receive().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_sends_nonsense_is_cut_off() {
+        let (mut peer, ours) = tokio::io::duplex(1 << 16);
+        let mut link = Link::new(ours, Arc::default());
+        peer.write_all(&[9; 64]).await.unwrap();
+        assert!(link.receive().await.is_none());
+    }
+}

@@ -1,0 +1,264 @@
+//! Receiving a container: the loop that does what the target's machine orders and tells it what happened.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use drover_model::{Explained, MigrationId, NodeName};
+use drover_protocol::{Stream, Target, TargetInput, TargetOutput, ToSource, ToTarget, Verdict, decode, encode};
+use tokio::sync::mpsc;
+
+use crate::arrival::Arrival;
+use crate::clock::{instant, moment};
+use crate::error::failure;
+use crate::journal::{Entry, Mark};
+use crate::lead::sleep_until;
+use crate::link::Link;
+use crate::node::Inner;
+
+/// A link that continues a migration.
+#[derive(Debug)]
+pub(crate) struct Resumed {
+    pub link: Link,
+    pub verdict: Verdict,
+}
+
+/// What is known of a migration towards this node while it is under way.
+#[derive(Debug)]
+struct Session {
+    inner: Arc<Inner>,
+    peer: NodeName,
+    migration: Option<MigrationId>,
+    arrival: Option<Arc<Mutex<Arrival>>>,
+    link: Option<Link>,
+    resumed: mpsc::Receiver<Resumed>,
+    resume: mpsc::Sender<Resumed>,
+}
+
+/// Serves a link from `peer` to its end: a new migration, or the rest of one whose link broke.
+pub(crate) async fn serve(inner: Arc<Inner>, peer: NodeName, mut link: Link) {
+    let Some(first) = link.receive().await else { return };
+    match decode(&first) {
+        Ok(ToTarget::Resume { migration, verdict }) => resume(&inner, &peer, link, migration, verdict).await,
+        Ok(hello @ ToTarget::Hello { .. }) => {
+            let machine = Target::new(moment(), inner.config.name.clone());
+            let session = Session::new(inner, peer, Some(link));
+            session.run(machine, Some(TargetInput::Heard(hello))).await;
+        }
+        Ok(_) | Err(_) => tracing::warn!(%peer, "peer began a link with something else than hello"),
+    }
+}
+
+/// Hands the link to the migration it belongs to, or answers from the journal.
+async fn resume(inner: &Arc<Inner>, peer: &NodeName, link: Link, migration: MigrationId, verdict: Verdict) {
+    let session = inner.arrivals().get(&migration).filter(|(owner, _)| owner == peer).map(|(_, to)| to.clone());
+    let resumed = match session {
+        Some(session) => session.send(Resumed { link, verdict }).await,
+        None => Err(mpsc::error::SendError(Resumed { link, verdict })),
+    };
+    let Err(mpsc::error::SendError(Resumed { link, verdict })) = resumed else { return };
+    let owned =
+        inner.journal().latest(&migration).is_some_and(|entry| entry.mark == Mark::Owned && &entry.peer == peer);
+    let answer = match (owned, verdict) {
+        (true, Verdict::Commit) => ToSource::Committed,
+        _ => ToSource::Unknown,
+    };
+    link.send(encode(&answer)).await;
+    link.close().await;
+}
+
+/// Waits for the verdict on a container that a restarted agent found promised.
+pub(crate) async fn await_verdict(inner: Arc<Inner>, entry: Entry, arrival: Arrival) {
+    let mut session = Session::new(Arc::clone(&inner), entry.peer, None);
+    session.arrival = Some(Arc::new(Mutex::new(arrival)));
+    session.begin_migration(entry.migration);
+    session.run(Target::recovered(inner.config.name.clone()), None).await;
+}
+
+impl Session {
+    fn new(inner: Arc<Inner>, peer: NodeName, link: Option<Link>) -> Self {
+        let (resume, resumed) = mpsc::channel(1);
+        Self { inner, peer, migration: None, arrival: None, link, resumed, resume }
+    }
+
+    fn begin_migration(&mut self, migration: MigrationId) {
+        self.inner.arrivals().insert(migration.clone(), (self.peer.clone(), self.resume.clone()));
+        self.migration = Some(migration);
+    }
+
+    async fn run(mut self, mut machine: Target, first: Option<TargetInput>) {
+        if let Some(first) = first {
+            machine.handle(moment(), first);
+        }
+        let (done, mut steps) = mpsc::channel::<TargetInput>(1);
+        let mut busy = false;
+        let mut queue = std::collections::VecDeque::new();
+        loop {
+            while let Some(output) = machine.poll() {
+                queue.push_back(output);
+            }
+            // In order: what is said must not overtake what is done.
+            while !busy && let Some(output) = queue.pop_front() {
+                match output {
+                    TargetOutput::Send(message) => {
+                        if let Some(link) = &self.link {
+                            tracing::debug!(?message, "send");
+                            link.send(encode(&message)).await;
+                        }
+                    }
+                    TargetOutput::Finish(runs) => return self.finish(runs).await,
+                    step => busy = self.begin(step, &mut machine, done.clone()).await,
+                }
+                while let Some(output) = machine.poll() {
+                    queue.push_back(output);
+                }
+            }
+            let deadline = machine.deadline().map(instant);
+            let input = tokio::select! {
+                Some(result) = steps.recv() => {
+                    busy = false;
+                    result
+                }
+                heard = hear(&mut self.link) => {
+                    if heard == TargetInput::LinkLost {
+                        // Whoever waits for bytes of a stream hears its end with the link's.
+                        self.link = None;
+                    }
+                    heard
+                }
+                Some(resumed) = self.resumed.recv() => {
+                    self.link = Some(resumed.link);
+                    TargetInput::Reconnected(resumed.verdict)
+                }
+                () = sleep_until(deadline) => TargetInput::DeadlinePassed,
+            };
+            tracing::debug!(?input, "happened");
+            machine.handle(moment(), input);
+        }
+    }
+
+    /// Begins a step; its result comes over `done`. Gives whether one is under way.
+    async fn begin(&mut self, step: TargetOutput, machine: &mut Target, done: mpsc::Sender<TargetInput>) -> bool {
+        let work: Box<dyn FnOnce(Option<&mut Arrival>) -> TargetInput + Send> = match step {
+            TargetOutput::Prepare(offer) => {
+                let inner = Arc::clone(&self.inner);
+                self.begin_migration(offer.migration.clone());
+                let prepared = tokio::task::spawn_blocking(move || Arrival::prepare(&inner, &offer)).await;
+                let input = match prepared {
+                    Ok(Ok((arrival, image_missing))) => self.take(arrival, image_missing),
+                    Ok(Err(why)) => TargetInput::StepFailed(why),
+                    Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+                };
+                machine.handle(moment(), input);
+                return false;
+            }
+            TargetOutput::ReceiveImage => {
+                let input = self.link.as_ref().and_then(|link| link.take_stream(Stream::Image));
+                let gone = Explained { reason: "the link to the source broke".into(), hint: None };
+                Box::new(move |arrival| match (arrival, input) {
+                    (Some(arrival), Some(input)) => result(arrival.receive_image(input), TargetInput::ImageReceived),
+                    _ => TargetInput::StepFailed(gone),
+                })
+            }
+            TargetOutput::Restore => Box::new(on(Arrival::restore, TargetInput::Restored)),
+            TargetOutput::RecordPromise => {
+                let record = self.recorder(Mark::Promised);
+                Box::new(move |_| result(record(), TargetInput::PromiseRecorded))
+            }
+            TargetOutput::Resume => Box::new(on(|arrival| arrival.resume(), TargetInput::Resumed)),
+            TargetOutput::RecordOwned => {
+                let record = self.recorder(Mark::Owned);
+                let settle = on(|arrival| arrival.settle(), TargetInput::OwnedRecorded);
+                Box::new(move |arrival| match record() {
+                    Ok(()) => settle(arrival),
+                    Err(why) => TargetInput::StepFailed(why),
+                })
+            }
+            TargetOutput::Discard => {
+                let record = self.recorder(Mark::Discarded);
+                // Threads that wait for streams of this link must hear its end.
+                if let Some(link) = &self.link {
+                    for stream in Stream::FROZEN.into_iter().chain([Stream::Image]) {
+                        drop(link.take_stream(stream));
+                    }
+                }
+                Box::new(move |arrival| {
+                    if let Some(arrival) = arrival {
+                        arrival.discard();
+                        let _ = record();
+                    }
+                    TargetInput::Discarded
+                })
+            }
+            TargetOutput::Send(_) | TargetOutput::Finish(_) => return false,
+        };
+        let arrival = self.arrival.clone();
+        tokio::task::spawn_blocking(move || {
+            let result = match &arrival {
+                Some(arrival) => work(Some(&mut arrival.lock().unwrap_or_else(PoisonError::into_inner))),
+                None => work(None),
+            };
+            let _ = done.blocking_send(result);
+        });
+        true
+    }
+
+    /// Takes up an arrival whose place is ready, and begins to receive it.
+    fn take(&mut self, mut arrival: Arrival, image_missing: bool) -> TargetInput {
+        let begun = self.link.as_ref().map_or(Ok(()), |link| arrival.begin_receiving(link));
+        self.arrival = Some(Arc::new(Mutex::new(arrival)));
+        result(begun, TargetInput::Prepared { image_missing })
+    }
+
+    fn recorder(&self, mark: Mark) -> impl FnOnce() -> Result<(), Explained> + Send + use<> {
+        let container = self
+            .arrival
+            .as_ref()
+            .map(|arrival| arrival.lock().unwrap_or_else(PoisonError::into_inner).container().id.clone());
+        let (inner, peer, migration) = (Arc::clone(&self.inner), self.peer.clone(), self.migration.clone());
+        move || {
+            let nothing = || Explained { reason: "nothing has arrived".into(), hint: None };
+            let (migration, container) = (migration.ok_or_else(nothing)?, container.ok_or_else(nothing)?);
+            let appended = inner.journal().append(Entry { migration, container, peer, mark });
+            appended.map_err(|error| failure("cannot write the journal", &error))
+        }
+    }
+
+    async fn finish(mut self, runs: bool) {
+        if let Some(migration) = &self.migration {
+            self.inner.arrivals().remove(migration);
+        }
+        if let Some(arrival) = self.arrival.take().filter(|_| runs) {
+            let container = Arc::clone(arrival.lock().unwrap_or_else(PoisonError::into_inner).container());
+            tracing::info!(container = %container.spec().name, from = %self.peer, "container arrived");
+            self.inner.watch(&container);
+        }
+        if let Some(link) = self.link.take() {
+            link.close().await;
+        }
+    }
+}
+
+fn result(result: Result<(), Explained>, well: TargetInput) -> TargetInput {
+    result.map_or_else(TargetInput::StepFailed, |()| well)
+}
+
+/// A step on the arrival.
+fn on(
+    step: impl FnOnce(&mut Arrival) -> Result<(), Explained> + Send,
+    well: TargetInput,
+) -> impl FnOnce(Option<&mut Arrival>) -> TargetInput + Send {
+    move |arrival| match arrival {
+        Some(arrival) => result(step(arrival), well),
+        None => TargetInput::StepFailed(Explained { reason: "nothing has arrived".into(), hint: None }),
+    }
+}
+
+/// The next message; without a link, never. A peer that sends nonsense is a link that broke.
+async fn hear(link: &mut Option<Link>) -> TargetInput {
+    match link {
+        None => std::future::pending().await,
+        Some(link) => match link.receive().await.map(|payload| decode(&payload)) {
+            Some(Ok(message)) => TargetInput::Heard(message),
+            Some(Err(_)) | None => TargetInput::LinkLost,
+        },
+    }
+}

@@ -1,0 +1,139 @@
+//! What a node does when it is opened: it takes up the containers that run, and what was under way.
+
+use std::sync::Arc;
+
+use drover_model::{ContainerState, NodeName, RestartPolicy};
+use drover_protocol::{Source, Verdict};
+
+use crate::arrival::Arrival;
+use crate::clock::moment;
+use crate::container::{Container, Stored};
+use crate::departure::Departure;
+use crate::journal::{Entry, Mark};
+use crate::node::{Inner, Peer, blocking};
+use crate::receive::await_verdict;
+use crate::{NodeError, place};
+
+impl Inner {
+    pub(crate) async fn recover(self: &Arc<Self>) {
+        let unfinished = self.journal().unfinished();
+        let inner = Arc::clone(self);
+        let known = blocking(move || inner.read_containers()).await;
+        for container in known {
+            let entry = unfinished.iter().find(|entry| entry.container == container.id);
+            self.take_up(&container, entry).await;
+        }
+        for entry in unfinished {
+            let container = self.registry.find(entry.container.as_str());
+            self.finish(entry, container).await;
+        }
+    }
+
+    fn read_containers(&self) -> Vec<Arc<Container>> {
+        let directory = self.config.state.join("containers");
+        let entries = std::fs::read_dir(&directory).into_iter().flatten().flatten();
+        let mut containers = Vec::new();
+        for entry in entries {
+            let path = entry.path().join("container.json");
+            let stored: Option<Stored> = std::fs::read(&path).ok().and_then(|text| serde_json::from_slice(&text).ok());
+            let container = stored.and_then(|stored| self.new_container(stored).ok());
+            match container {
+                Some(container) if self.registry.insert(&container).is_ok() => containers.push(container),
+                _ => tracing::warn!(path = %path.display(), "cannot take up a container; its files are left alone"),
+            }
+        }
+        containers
+    }
+
+    /// A container that runs is watched again; one that does not is restarted if its policy says so.
+    async fn take_up(self: &Arc<Self>, container: &Arc<Container>, entry: Option<&Entry>) {
+        let name = container.spec().name;
+        let shim = container.shim();
+        let state = blocking(move || shim.state()).await;
+        let runs = matches!(state, Ok((Some(_), None)));
+        if let Ok((pid, _)) = state {
+            container.set_pid(pid);
+        }
+        match (container.state(), entry.map(|entry| entry.mark)) {
+            // The verdict decides; both are dealt with by `finish`.
+            (_, Some(Mark::Commit | Mark::Promised)) => container.show(ContainerState::Frozen),
+            (ContainerState::Arriving, _) => {
+                tracing::info!(container = %name, "an arrival that was not promised is discarded");
+                let (inner, own) = (Arc::clone(self), Arc::clone(container));
+                blocking(move || Arrival::recovered(&inner, own).discard()).await;
+            }
+            (_, _) if runs => {
+                tracing::info!(container = %name, "container goes on");
+                let own = Arc::clone(container);
+                let inner = Arc::clone(self);
+                // Whoever froze it is gone without a decision.
+                let thawed = blocking(move || Departure::new(inner, own).thaw()).await;
+                if let Err(error) = thawed {
+                    tracing::error!(container = %name, %error, "container cannot be thawed");
+                }
+                self.watch(container);
+            }
+            _ => self.restart_by_policy(container).await,
+        }
+    }
+
+    async fn restart_by_policy(self: &Arc<Self>, container: &Arc<Container>) {
+        let Stored { spec, state, stopped, restarts, .. } = container.stored();
+        let status = match (container.exit(), state) {
+            (Some(status), _) | (None, ContainerState::Exited { status }) => status,
+            // It ran, and neither it nor its shim is there: the node went down.
+            (None, _) => 137,
+        };
+        let was_running = !matches!(state, ContainerState::Exited { .. });
+        let _operation = container.operation.lock().await;
+        let (inner, own) = (Arc::clone(self), Arc::clone(container));
+        let cleaned =
+            blocking(move || place::end(&own, true).and_then(|()| place::unmake_run(&own, &inner.runc))).await;
+        let changed = container.change(|stored| stored.state = ContainerState::Exited { status });
+        if let Err(error) = cleaned.map_err(|why| why.reason).and(changed.map_err(|error| error.to_string())) {
+            tracing::warn!(container = %spec.name, %error, "cannot clean up after a container");
+        }
+        let again = match spec.restart {
+            RestartPolicy::Always => true,
+            policy => !stopped && was_running && policy.restarts_after_exit(status, restarts),
+        };
+        let directory = std::fs::create_dir_all(&container.layout.run);
+        if again
+            && let Err(error) =
+                directory.map_err(|error| error.to_string()).and(self.launch(container).await.map_err(|why| why.reason))
+        {
+            tracing::warn!(container = %spec.name, %error, "cannot restart");
+        }
+    }
+
+    /// Sees a migration through that a stopped agent left behind.
+    async fn finish(self: &Arc<Self>, entry: Entry, container: Result<Arc<Container>, NodeError>) {
+        match (entry.mark, container) {
+            (Mark::Began, Ok(container)) => self.tell(entry, container, Verdict::Abort).await,
+            (Mark::Commit, Ok(container)) => self.tell(entry, container, Verdict::Commit).await,
+            (Mark::Promised, Ok(container)) => {
+                let arrival = Arrival::recovered(self, container);
+                tokio::spawn(await_verdict(Arc::clone(self), entry, arrival));
+            }
+            (mark, _) => {
+                tracing::warn!(migration = %entry.migration, ?mark, "a migration of a container that is not here");
+            }
+        }
+    }
+
+    /// Tells the target what was decided, however long that takes.
+    async fn tell(self: &Arc<Self>, entry: Entry, container: Arc<Container>, verdict: Verdict) {
+        let Some(peer) = self.peer(&entry.peer) else {
+            tracing::error!(migration = %entry.migration, peer = %entry.peer, "the target is no longer a peer");
+            return;
+        };
+        let Ok(operation) = Arc::clone(&container.operation).try_lock_owned() else { return };
+        let own = self.config.name.clone();
+        let machine = Source::recovered(moment(), own, peer.name.clone(), entry.migration.clone(), verdict);
+        self.lead(container, peer, entry.migration, machine, operation);
+    }
+
+    fn peer(&self, name: &NodeName) -> Option<Peer> {
+        self.config.peers.iter().find(|peer| &peer.name == name).cloned()
+    }
+}

@@ -1,0 +1,257 @@
+//! From a request to a container's specification.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use drover_api::RunRequest;
+use drover_disk::{Image, ImageConfig, ImageError};
+use drover_model::{ContainerId, ContainerSpec, ContainerState, Explained, Interface, Mac, ProcessSpec};
+use ipnet::IpNet;
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+
+use crate::container::{Container, Stored};
+use crate::error::NodeError;
+use crate::node::{Inner, fresh_id, now};
+
+/// The path that programs are looked for in when the image names none.
+const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// The largest request: a specification must fit a message of the protocol.
+const LARGEST_SPEC: usize = 256 << 10;
+
+impl Inner {
+    pub(crate) fn find_image(&self, name: &str) -> Result<Image, NodeError> {
+        self.images.find(name).map_err(|error| match error {
+            ImageError::Unknown(_) => {
+                let hint = "`drover image ls` lists the images; `drover image import` adds one";
+                NodeError::NotFound(Explained::from_chain(&error).with_hint(hint))
+            }
+            error => NodeError::failed("cannot find the image", &error),
+        })
+    }
+
+    /// Makes the container's record; nothing of it runs yet.
+    pub(crate) fn create(&self, request: RunRequest) -> Result<Arc<Container>, NodeError> {
+        let image = self.find_image(&request.image)?;
+        let id: ContainerId =
+            fresh_id::<16>().parse().map_err(|error| NodeError::failed("cannot name the container", &error))?;
+        let spec = self.specify(request, &image, id)?;
+        if serde_json::to_vec(&spec).map_or(usize::MAX, |text| text.len()) > LARGEST_SPEC {
+            let reason = format!("cannot make container {}: its description is over 256 KiB", spec.name);
+            return Err(NodeError::invalid(reason, "pass large settings in a file instead of the environment"));
+        }
+        let state = ContainerState::Created;
+        let stored = Stored { spec, state, generation: 0, restarts: 0, started_at: None, stopped: false };
+        let container = self.new_container(stored)?;
+        self.registry.insert(&container)?;
+        let written = std::fs::create_dir_all(&container.layout.state)
+            .and_then(|()| std::fs::create_dir_all(&container.layout.run))
+            .and_then(|()| container.change(|_| ()));
+        written.map_err(|error| {
+            self.registry.remove(&container.id);
+            let _ = std::fs::remove_dir_all(&container.layout.state);
+            NodeError::failed("cannot write the container's record", &error)
+        })?;
+        Ok(container)
+    }
+
+    fn specify(&self, request: RunRequest, image: &Image, id: ContainerId) -> Result<ContainerSpec, NodeError> {
+        let process = process(&request, &image.config, &image.rootfs)?;
+        let interface = self.interface(&request, &id)?;
+        let hostname = request.hostname.unwrap_or_else(|| request.name.to_string());
+        if hostname.is_empty()
+            || hostname.len() > 63
+            || hostname.contains(|c: char| c.is_whitespace() || c.is_control())
+        {
+            return Err(NodeError::invalid(format!("{hostname:?} is no host name"), "use up to 63 letters and digits"));
+        }
+        if request.limits.memory.is_some_and(|memory| memory.0 < 1 << 20) {
+            return Err(NodeError::invalid("a memory limit under 1 MiB lets nothing run", "use --memory 16m or more"));
+        }
+        if request.limits.cpu_millis == Some(0) || request.limits.pids == Some(0) {
+            return Err(NodeError::invalid("a limit of zero lets nothing run", "leave the limit out for none"));
+        }
+        Ok(ContainerSpec {
+            id,
+            name: request.name,
+            image: request.image,
+            image_digest: image.digest.clone(),
+            process,
+            limits: request.limits,
+            interface,
+            hostname,
+            restart: request.restart,
+            created_at: now(),
+        })
+    }
+
+    fn interface(&self, request: &RunRequest, id: &ContainerId) -> Result<Option<Interface>, NodeError> {
+        let pool = self.config.pool.as_ref();
+        let mut addresses = Vec::new();
+        for text in &request.addresses {
+            addresses.push(self.address(text)?);
+        }
+        if addresses.is_empty() {
+            match pool {
+                Some(pool) => addresses.push(self.free_address(pool)?),
+                None => return Ok(None),
+            }
+        }
+        let mut gateways = request.gateways.clone();
+        if gateways.is_empty() {
+            gateways.extend(pool.and_then(|pool| pool.gateway));
+        }
+        Ok(Some(Interface { mac: request.mac.unwrap_or_else(|| mac_of(id)), addresses, gateways }))
+    }
+
+    /// `ADDRESS[/PREFIX]`; without a prefix length the pool's, if the address is in its network.
+    fn address(&self, text: &str) -> Result<IpNet, NodeError> {
+        let invalid = || NodeError::invalid(format!("{text:?} is no address"), "use --ip 10.0.0.5/24, or fd00::5/64");
+        if text.contains('/') {
+            return text.parse().map_err(|_| invalid());
+        }
+        let address: IpAddr = text.parse().map_err(|_| invalid())?;
+        let network = self.config.pool.as_ref().and_then(|pool| IpNet::new(pool.range.addr(), pool.prefix).ok());
+        match network {
+            Some(network) if network.contains(&address) => {
+                IpNet::new(address, network.prefix_len()).map_err(|_| invalid())
+            }
+            _ => {
+                let reason = format!("cannot tell the network of address {text}");
+                Err(NodeError::invalid(reason, "give its prefix length, as in 10.0.0.5/24"))
+            }
+        }
+    }
+
+    /// An address of the pool that no container of this node has, beginning at a random one: containers that moved
+    /// away keep theirs, so the lowest free one is the likeliest to be in use elsewhere.
+    fn free_address(&self, pool: &crate::Pool) -> Result<IpNet, NodeError> {
+        let taken: Vec<IpAddr> = self
+            .registry
+            .all()
+            .iter()
+            .filter_map(|container| container.spec().interface)
+            .flat_map(|interface| interface.addresses)
+            .map(|address| address.addr())
+            .collect();
+        const LOOKED_AT: usize = 1 << 16;
+        let hosts: Vec<IpAddr> = pool.range.hosts().take(LOOKED_AT).collect();
+        let begin = rand::random::<u32>() as usize;
+        let free = (0..hosts.len()).map(|i| hosts[(begin + i) % hosts.len()]).find(|host| !taken.contains(host));
+        let none = || NodeError::conflict("cannot give the container an address: the pool is used up", "use --ip");
+        IpNet::new(free.ok_or_else(none)?, pool.prefix).map_err(|_| none())
+    }
+}
+
+/// A locally administered address made from the container's id.
+fn mac_of(id: &ContainerId) -> Mac {
+    let digits = id.as_str().as_bytes();
+    let octet = |index: usize| {
+        let pair = digits.get(2 * index..2 * index + 2).and_then(|pair| std::str::from_utf8(pair).ok());
+        pair.and_then(|pair| u8::from_str_radix(pair, 16).ok()).unwrap_or(0)
+    };
+    Mac([0x02, octet(0), octet(1), octet(2), octet(3), octet(4)])
+}
+
+fn process(request: &RunRequest, config: &ImageConfig, rootfs: &Path) -> Result<ProcessSpec, NodeError> {
+    let mut args = config.entrypoint.clone();
+    args.extend(if request.args.is_empty() { config.cmd.clone() } else { request.args.clone() });
+    if args.is_empty() {
+        let reason = format!("cannot make container {}: image {} names no program", request.name, request.image);
+        return Err(NodeError::invalid(reason, "give a command behind the image"));
+    }
+    if let Some(bad) = request.env.iter().find(|variable| variable.find('=').is_none_or(|at| at == 0)) {
+        return Err(NodeError::invalid(format!("{bad:?} is no environment variable"), "use -e KEY=VALUE"));
+    }
+    let mut env = Vec::new();
+    // Later ones win, as they are looked up from the front.
+    for variable in request.env.iter().chain(&config.env).chain([&PATH.to_owned()]) {
+        let key = |variable: &str| variable.split_once('=').map(|(key, _)| key.to_owned());
+        if !env.iter().any(|known: &String| key(known) == key(variable)) {
+            env.push(variable.clone());
+        }
+    }
+    let user = request.user.as_deref().or(config.user.as_deref()).filter(|user| !user.is_empty());
+    let (uid, gid) = user.map_or(Ok((0, 0)), |user| resolve_user(user, rootfs))?;
+    let cwd = request.cwd.clone().or_else(|| config.working_dir.clone()).filter(|cwd| !cwd.is_empty());
+    let cwd = cwd.unwrap_or_else(|| "/".to_owned());
+    if !cwd.starts_with('/') {
+        return Err(NodeError::invalid(format!("{cwd:?} is no absolute path"), "give the working directory from /"));
+    }
+    let (terminal, stdin_open) = (request.terminal, request.stdin_open);
+    Ok(ProcessSpec { args, env, cwd, uid, gid, terminal, stdin_open })
+}
+
+/// `USER[:GROUP]`, numbers or names in the image's own files.
+fn resolve_user(text: &str, rootfs: &Path) -> Result<(u32, u32), NodeError> {
+    let (user, group) = text.split_once(':').map_or((text, None), |(user, group)| (user, Some(group)));
+    let unknown = |what: &str, name: &str| {
+        NodeError::invalid(format!("the image knows no {what} {name:?}"), "use a number, or a name in its /etc/passwd")
+    };
+    let passwd = read_inside(rootfs, "etc/passwd");
+    let line = passwd
+        .lines()
+        .map(|line| line.split(':').collect::<Vec<_>>())
+        .find(|fields| fields.first() == Some(&user) || (user.parse::<u32>().is_ok() && fields.get(2) == Some(&user)));
+    let number = |index: usize| line.as_ref().and_then(|fields| fields.get(index)).and_then(|id| id.parse().ok());
+    let uid = user.parse().ok().or_else(|| number(2)).ok_or_else(|| unknown("user", user))?;
+    let gid = match group {
+        None => number(3).unwrap_or(0),
+        Some(group) => {
+            let groups = read_inside(rootfs, "etc/group");
+            let mut lines = groups.lines().map(|line| line.split(':').collect::<Vec<_>>());
+            let named = lines.find(|fields| fields.first() == Some(&group));
+            let named = named.and_then(|fields| fields.get(2).and_then(|id| id.parse().ok()));
+            group.parse().ok().or(named).ok_or_else(|| unknown("group", group))?
+        }
+    };
+    Ok((uid, gid))
+}
+
+/// A small file of an image; its links are followed as a container would. One that is not there is empty.
+fn read_inside(rootfs: &Path, path: &str) -> String {
+    const LONGEST: u64 = 1 << 20;
+    let read = || -> std::io::Result<String> {
+        let top = rustix::fs::open(rootfs, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let file = openat2(&top, path, flags, Mode::empty(), ResolveFlags::IN_ROOT)?;
+        let mut text = String::new();
+        let mut bounded = std::io::Read::take(std::fs::File::from(file), LONGEST);
+        std::io::Read::read_to_string(&mut bounded, &mut text)?;
+        Ok(text)
+    };
+    read().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_are_found_by_name_and_number_in_the_image() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir(root.path().join("etc")).unwrap();
+        std::fs::write(root.path().join("etc/passwd"), "root:x:0:0::/:/bin/sh\nweb:x:33:34::/:/bin/sh\n").unwrap();
+        std::fs::write(root.path().join("etc/group"), "staff:x:50:\n").unwrap();
+        assert_eq!(resolve_user("web", root.path()).unwrap(), (33, 34));
+        assert_eq!(resolve_user("33", root.path()).unwrap(), (33, 34));
+        assert_eq!(resolve_user("web:staff", root.path()).unwrap(), (33, 50));
+        assert_eq!(resolve_user("7:8", root.path()).unwrap(), (7, 8));
+        assert!(resolve_user("nobody-here", root.path()).is_err());
+    }
+
+    #[test]
+    fn a_file_of_an_image_is_never_read_outside_of_it() {
+        let root = tempfile::tempdir().unwrap();
+        let outside = tempfile::tempdir().unwrap();
+        std::fs::write(outside.path().join("passwd"), "x:x:1:1\n").unwrap();
+        std::os::unix::fs::symlink(outside.path(), root.path().join("etc")).unwrap();
+        assert_eq!(read_inside(root.path(), "etc/passwd"), "");
+    }
+
+    #[test]
+    fn a_mac_is_local_and_made_from_the_id() {
+        let id: ContainerId = "0a1b2c3d4e5f".parse().unwrap();
+        assert_eq!(mac_of(&id).to_string(), "02:0a:1b:2c:3d:4e");
+    }
+}

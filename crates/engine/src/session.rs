@@ -1,0 +1,147 @@
+//! Attached programs and logs: between a shim's blocking channel and the API's.
+
+use std::sync::Arc;
+
+use drover_api::{LogQuery, LogRecord, LogStream, SessionInput, SessionOutput};
+use drover_container::LogReader;
+use drover_container::shim::{Channel, Control, Packet, Reply, Request};
+use drover_model::ContainerState;
+use tokio::sync::mpsc;
+
+use crate::container::Container;
+use crate::error::NodeError;
+use crate::node::{Inner, blocking};
+
+/// An attached or executed program: send input, receive output until `Exited` or `Failed`.
+#[derive(Debug)]
+pub struct Session {
+    /// To the program; dropping it detaches.
+    pub input: mpsc::Sender<SessionInput>,
+    /// From the program.
+    pub output: mpsc::Receiver<SessionOutput>,
+}
+
+/// How many messages may wait in either direction.
+pub(crate) const WAITING: usize = 64;
+
+impl Inner {
+    pub(crate) fn running(&self, wanted: &str, attempt: &str) -> Result<Arc<Container>, NodeError> {
+        let container = self.registry.find(wanted)?;
+        match container.state() {
+            ContainerState::Running => Ok(container),
+            state => {
+                let reason = format!("cannot {attempt} container {}: it is {state}", container.spec().name);
+                Err(NodeError::conflict(reason, "only running containers can be reached"))
+            }
+        }
+    }
+
+    pub(crate) async fn attach(&self, wanted: &str) -> Result<Session, NodeError> {
+        let container = self.running(wanted, "attach to")?;
+        let shim = container.shim();
+        let channel = blocking(move || shim.order(&Request::Attach)).await;
+        let channel = channel.map_err(|error| NodeError::failed("cannot attach", &error))?;
+        let channel = Arc::new(channel);
+        let (input, mut inputs) = mpsc::channel::<SessionInput>(WAITING);
+        let (output, outputs) = mpsc::channel(WAITING);
+        let writing = Arc::clone(&channel);
+        std::thread::spawn(move || {
+            while let Some(input) = inputs.blocking_recv() {
+                if pass_input(&writing, &input).is_err() {
+                    break;
+                }
+            }
+            // The user detached: the reading side is woken, and the shim forgets this listener.
+            writing.close();
+        });
+        std::thread::spawn(move || {
+            pass_output(&channel, &output);
+            channel.close();
+        });
+        Ok(Session { input, output: outputs })
+    }
+
+    pub(crate) async fn logs(&self, wanted: &str, query: LogQuery) -> Result<mpsc::Receiver<LogRecord>, NodeError> {
+        let container = self.registry.find(wanted)?;
+        let lives = matches!(container.state(), ContainerState::Running | ContainerState::Frozen);
+        let (sender, receiver) = mpsc::channel(WAITING);
+        if query.follow && lives {
+            let shim = container.shim();
+            let channel = blocking(move || shim.order(&Request::Follow)).await;
+            let channel = channel.map_err(|error| NodeError::failed("cannot follow the log", &error))?;
+            let skip = self.skip(&container, &query)?;
+            follow(channel, skip, sender);
+            return Ok(receiver);
+        }
+        let attempt = "cannot read the log";
+        let skip = self.skip(&container, &query)?;
+        let reader = LogReader::open(&container.layout.log()).map_err(|error| NodeError::failed(attempt, &error))?;
+        std::thread::spawn(move || {
+            for record in reader.skip(skip) {
+                if sender.blocking_send(record).is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(receiver)
+    }
+
+    /// How many of the oldest records are left out.
+    fn skip(&self, container: &Container, query: &LogQuery) -> Result<usize, NodeError> {
+        let Some(tail) = query.tail else { return Ok(0) };
+        let reader = LogReader::open(&container.layout.log());
+        let reader = reader.map_err(|error| NodeError::failed("cannot read the log", &error))?;
+        Ok(reader.count().saturating_sub(tail))
+    }
+}
+
+/// Passes records on until either side ends.
+fn follow(channel: Channel, skip: usize, records: mpsc::Sender<LogRecord>) {
+    let channel = Arc::new(channel);
+    let (reading, watched) = (Arc::clone(&channel), records.clone());
+    std::thread::spawn(move || {
+        let mut left_out = 0;
+        while let Ok(Some(Packet::Word(reply))) = reading.receive::<Reply>() {
+            match reply {
+                Reply::Record(_) if left_out < skip => left_out += 1,
+                Reply::Record(record) => {
+                    if records.blocking_send(record).is_err() {
+                        break;
+                    }
+                }
+                _ => break,
+            }
+        }
+        reading.close();
+    });
+    // A reader that waits for the next record must hear that the user has gone.
+    tokio::spawn(async move {
+        watched.closed().await;
+        channel.close();
+    });
+}
+
+fn pass_input(channel: &Channel, input: &SessionInput) -> std::io::Result<()> {
+    match input {
+        SessionInput::Stdin(bytes) => bytes.chunks(Channel::PIECE).try_for_each(|piece| channel.send_bytes(0, piece)),
+        SessionInput::StdinClosed => channel.send(&Control::StdinClosed),
+        SessionInput::Resize { rows, columns } => channel.send(&Control::Resize { rows: *rows, columns: *columns }),
+    }
+}
+
+fn pass_output(channel: &Channel, output: &mpsc::Sender<SessionOutput>) {
+    loop {
+        let message = match channel.receive::<Reply>() {
+            Ok(Some(Packet::Bytes(1, bytes))) => SessionOutput::Output(LogStream::Stdout, bytes),
+            Ok(Some(Packet::Bytes(_, bytes))) => SessionOutput::Output(LogStream::Stderr, bytes),
+            Ok(Some(Packet::Word(Reply::Exited(status)))) => SessionOutput::Exited(status),
+            Ok(Some(Packet::Word(_))) | Err(_) | Ok(None) => {
+                SessionOutput::Failed("the container left this node, or the connection to it broke".to_owned())
+            }
+        };
+        let last = !matches!(message, SessionOutput::Output(..));
+        if output.blocking_send(message).is_err() || last {
+            return;
+        }
+    }
+}

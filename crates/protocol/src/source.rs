@@ -1,0 +1,511 @@
+//! The source's machine: it leads the migration and holds the authority to commit.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use drover_model::{Explained, MigrationId, Mode, Moment, NodeName, Outcome, Phase};
+
+use crate::convergence::{Decision, decide};
+use crate::message::{Offer, ToSource, ToTarget, Verdict};
+use crate::{VERSIONS, negotiate};
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SourceInput {
+    /// The link stands: after `Connect` or `Reconnect`.
+    Connected,
+    /// The link broke, or could not be made.
+    LinkLost(Explained),
+    /// A message came.
+    Heard(ToSource),
+    /// Bytes crossed since the last time: the deadline of a step that moves data starts anew.
+    Progressed,
+    /// `SendImage` is done.
+    ImageSent,
+    /// `Freeze` is done: no process runs and no packet passes.
+    Frozen,
+    /// `Checkpoint` is done: CRIU has finished, the processes are still frozen.
+    Checkpointed,
+    /// `Transfer` is done: every stream has been sent to its end.
+    Transferred,
+    /// `RecordCommit` is done: the decision is durable.
+    CommitRecorded,
+    /// `RecordCommit` failed: whether the record is durable is unknown.
+    CommitUnknown(Explained),
+    /// `ReadCommit` is done: whether a durable record exists; `None` when it could not be read.
+    CommitRead(Option<bool>),
+    /// `Thaw` is done: the container runs and its packets pass.
+    Thawed,
+    /// `Thaw` failed.
+    ThawFailed(Explained),
+    /// `Destroy` is done.
+    Destroyed,
+    /// The step that was ordered last failed.
+    StepFailed(Explained),
+    /// Somebody asks to give up.
+    Cancelled,
+    /// The moment of `deadline` has come.
+    DeadlinePassed,
+}
+
+/// What to do next, one at a time and in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SourceOutput {
+    /// Connect to the target.
+    Connect,
+    /// Wait this long, then connect to the target.
+    Reconnect(Duration),
+    /// Send a message.
+    Send(ToTarget),
+    /// Send the image.
+    SendImage,
+    /// Freeze the container, then close its network gate.
+    Freeze,
+    /// Dump the processes; memory crosses meanwhile.
+    Checkpoint,
+    /// Send what is left.
+    Transfer,
+    /// Write the commit record and wait until it is durable.
+    RecordCommit,
+    /// Read back whether a durable commit record exists.
+    ReadCommit,
+    /// Undo the freeze: open the gate and thaw.
+    Thaw,
+    /// Destroy the container here, sending nothing to its network.
+    Destroy,
+    /// The outcome stands.
+    Conclude(SourceResult),
+    /// The machine is done.
+    Finish,
+}
+
+/// The outcome by the source's clock.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceResult {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// From the order to freeze until the container is known to run again.
+    pub downtime: Duration,
+    /// From the beginning until now.
+    pub total: Duration,
+    /// Time in each phase that was entered.
+    pub phases: BTreeMap<Phase, Duration>,
+    /// Why it ended so.
+    pub reason: Explained,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Connecting,
+    Greeting,
+    Preparing,
+    SendingImage,
+    Freezing,
+    Checkpointing,
+    Transferring,
+    Restoring,
+    Recording,
+    ReadingRecord,
+    /// The commit record is durable; the target shall hear it, however often the link breaks.
+    Committing,
+    Destroying,
+    RollingBack,
+    /// Thawed; the target may hold a promised copy and shall hear that it must not run it.
+    Recalling,
+    Finished,
+}
+
+/// How long a peer may take to answer a short message.
+const ANSWER: Duration = Duration::from_secs(10);
+/// How long a step may go on without any byte moving.
+const STALL: Duration = Duration::from_secs(30);
+/// How long CRIU may take on either side.
+const CRIU: Duration = Duration::from_secs(120);
+/// The longest pause between two attempts to reach the target again.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// The first pause; it doubles with each attempt.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+
+/// The source's machine.
+#[derive(Debug)]
+pub struct Source {
+    migration: MigrationId,
+    node: NodeName,
+    target: NodeName,
+    mode: Mode,
+    offer: Option<Box<Offer>>,
+    step: Step,
+    phase: Phase,
+    phase_since: Moment,
+    began: Moment,
+    frozen_at: Option<Moment>,
+    running_at: Option<Moment>,
+    phases: BTreeMap<Phase, Duration>,
+    link_up: bool,
+    restore_ordered: bool,
+    failure: Option<Explained>,
+    why_frozen: String,
+    pause: Duration,
+    deadline: Option<Moment>,
+    outputs: VecDeque<SourceOutput>,
+}
+
+impl Source {
+    /// A migration that begins now.
+    #[must_use]
+    pub fn new(now: Moment, node: NodeName, target: NodeName, offer: Offer) -> Self {
+        let mut machine = Self::at(now, node, target, offer.migration.clone(), offer.mode);
+        machine.offer = Some(Box::new(offer));
+        machine.order(now, Step::Connecting, SourceOutput::Connect, ANSWER);
+        machine
+    }
+
+    /// A migration that a restarted agent found in its journal with this verdict: the target has yet to hear it.
+    /// With `Abort` the container has been thawed already.
+    #[must_use]
+    pub fn recovered(now: Moment, node: NodeName, target: NodeName, migration: MigrationId, verdict: Verdict) -> Self {
+        let mut machine = Self::at(now, node, target, migration, Mode::Auto);
+        machine.restore_ordered = true;
+        match verdict {
+            Verdict::Commit => machine.enter(now, Phase::Commit, Step::Committing),
+            Verdict::Abort => {
+                machine.failure = Some(Explained { reason: "the source's agent was restarted".into(), hint: None });
+                machine.running_at = Some(now);
+                machine.step = Step::Recalling;
+                machine.conclude(now, Outcome::RolledBack);
+            }
+        }
+        machine.reconnect(now);
+        machine
+    }
+
+    fn at(now: Moment, node: NodeName, target: NodeName, migration: MigrationId, mode: Mode) -> Self {
+        Self {
+            migration,
+            node,
+            target,
+            mode,
+            offer: None,
+            step: Step::Connecting,
+            phase: Phase::Prepare,
+            phase_since: now,
+            began: now,
+            frozen_at: None,
+            running_at: None,
+            phases: BTreeMap::new(),
+            link_up: false,
+            restore_ordered: false,
+            failure: None,
+            why_frozen: String::new(),
+            pause: FIRST_PAUSE,
+            deadline: None,
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// Where the migration is.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// Whether the decision is durable here but not confirmed by the target.
+    #[must_use]
+    pub fn in_doubt(&self) -> bool {
+        self.step == Step::Committing
+    }
+
+    /// When `DeadlinePassed` is due, if the machine waits for something that must not take for ever.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Moment> {
+        self.deadline
+    }
+
+    /// The next thing to do.
+    pub fn poll(&mut self) -> Option<SourceOutput> {
+        self.outputs.pop_front()
+    }
+
+    /// Takes notice of what happened at `now`.
+    pub fn handle(&mut self, now: Moment, input: SourceInput) {
+        use SourceInput as In;
+        match (self.step, input) {
+            (Step::Finished, _) => {}
+            (Step::Committing, input) => self.handle_committing(now, input),
+            (Step::Recalling, input) => self.handle_recalling(now, input),
+            (Step::Destroying, In::Destroyed) => {
+                if self.link_up {
+                    self.outputs.push_back(SourceOutput::Send(ToTarget::Settled));
+                }
+                self.conclude(now, Outcome::Moved);
+                self.finish();
+            }
+            (Step::Destroying, In::StepFailed(why)) => {
+                // The container runs on the target; what is left here is debris, not a second copy.
+                self.failure = Some(why);
+                self.conclude(now, Outcome::Moved);
+                self.finish();
+            }
+            (Step::RollingBack, In::Thawed) => {
+                self.running_at = Some(now);
+                self.conclude(now, Outcome::RolledBack);
+                self.recall(now);
+            }
+            (Step::RollingBack, In::ThawFailed(why)) => {
+                self.failure = Some(why);
+                self.conclude(now, Outcome::Failed);
+                self.recall(now);
+            }
+            (Step::RollingBack, In::LinkLost(_)) | (Step::Destroying, In::LinkLost(_)) => self.link_up = false,
+            (Step::RollingBack | Step::Destroying, _) => {}
+            (Step::Recording, In::CommitRecorded) | (Step::ReadingRecord, In::CommitRead(Some(true))) => {
+                self.commit(now);
+            }
+            (Step::Recording, In::CommitUnknown(why)) => {
+                self.failure = Some(why);
+                self.order(now, Step::ReadingRecord, SourceOutput::ReadCommit, STALL);
+            }
+            (Step::ReadingRecord, In::CommitRead(Some(false))) => {
+                let why = self.failure.take().unwrap_or_else(|| explained("cannot write the commit record"));
+                self.roll_back(now, why);
+            }
+            (Step::ReadingRecord, In::CommitRead(None) | In::DeadlinePassed) => {
+                // Neither yes nor no: only the operator or a restart can tell. The container stays frozen.
+                self.conclude(now, Outcome::Failed);
+                self.finish();
+            }
+            // From here on the record may be durable: nothing but its own answer may change the course.
+            (Step::Recording | Step::ReadingRecord, In::LinkLost(_)) => self.link_up = false,
+            (Step::Recording | Step::ReadingRecord, _) => {}
+            (_, In::Cancelled) => self.roll_back(now, explained("somebody cancelled it")),
+            (_, In::LinkLost(why)) => {
+                self.link_up = false;
+                self.roll_back(now, why);
+            }
+            (_, In::StepFailed(why) | In::Heard(ToSource::Refused(why) | ToSource::Failed(why))) => {
+                self.roll_back(now, why);
+            }
+            (_, In::DeadlinePassed) => self.roll_back(now, self.too_late()),
+            (step, input) => self.advance(now, step, input),
+        }
+    }
+
+    /// The steps of a migration that goes well.
+    fn advance(&mut self, now: Moment, step: Step, input: SourceInput) {
+        use SourceInput as In;
+        match (step, input) {
+            (Step::Connecting, In::Connected) => {
+                self.link_up = true;
+                let hello = ToTarget::Hello { versions: VERSIONS, node: self.node.clone() };
+                self.order(now, Step::Greeting, SourceOutput::Send(hello), ANSWER);
+            }
+            (Step::Greeting, In::Heard(ToSource::Welcome { version, .. })) => {
+                if negotiate((version, version)).is_none() {
+                    let reason = format!("the target chose version {version} of the protocol, which we do not speak");
+                    return self.roll_back(now, explained(&reason));
+                }
+                let offer = self.offer.take().expect("a new migration has an offer until it is sent");
+                self.order(now, Step::Preparing, SourceOutput::Send(ToTarget::Offer(offer)), CRIU);
+            }
+            (Step::Preparing, In::Heard(ToSource::NeedImage)) => {
+                self.order(now, Step::SendingImage, SourceOutput::SendImage, STALL);
+            }
+            (Step::SendingImage, In::ImageSent) => self.wait(now, Step::Preparing, CRIU),
+            (Step::Preparing, In::Heard(ToSource::Ready)) => {
+                self.enter(now, Phase::Copy, Step::Freezing);
+                let Decision::Freeze(why) = decide(self.mode, &[]);
+                self.why_frozen = why;
+                self.enter(now, Phase::Freeze, Step::Freezing);
+                self.frozen_at = Some(now);
+                self.order(now, Step::Freezing, SourceOutput::Freeze, ANSWER);
+            }
+            (Step::Freezing, In::Frozen) => {
+                self.enter(now, Phase::Checkpoint, Step::Checkpointing);
+                self.order(now, Step::Checkpointing, SourceOutput::Checkpoint, CRIU);
+            }
+            (Step::Checkpointing, In::Checkpointed) => {
+                self.enter(now, Phase::Transfer, Step::Transferring);
+                self.order(now, Step::Transferring, SourceOutput::Transfer, STALL);
+            }
+            (Step::Transferring, In::Transferred) => {
+                self.enter(now, Phase::Restore, Step::Restoring);
+                self.restore_ordered = true;
+                self.order(now, Step::Restoring, SourceOutput::Send(ToTarget::Restore), CRIU);
+            }
+            (Step::Restoring, In::Heard(ToSource::Restored)) => {
+                self.enter(now, Phase::Commit, Step::Recording);
+                self.order(now, Step::Recording, SourceOutput::RecordCommit, STALL);
+                // A slow disk is no reason to doubt: the answer will come.
+                self.deadline = None;
+            }
+            (Step::SendingImage | Step::Transferring, In::Progressed) => self.deadline = Some(now.after(STALL)),
+            (Step::Checkpointing, In::Progressed) => self.deadline = Some(now.after(CRIU)),
+            (_, In::Heard(unexpected)) => {
+                let reason = format!("the target sent {unexpected:?} in the phase {}", self.phase);
+                self.roll_back(now, explained(&reason));
+            }
+            _ => {}
+        }
+    }
+
+    fn handle_committing(&mut self, now: Moment, input: SourceInput) {
+        use SourceInput as In;
+        match input {
+            In::Connected => {
+                self.link_up = true;
+                let resume = ToTarget::Resume { migration: self.migration.clone(), verdict: Verdict::Commit };
+                self.order(now, Step::Committing, SourceOutput::Send(resume), ANSWER);
+            }
+            In::Heard(ToSource::Resumed) => {
+                self.running_at = Some(now);
+                // What follows may take as long as a disk takes.
+                self.deadline = Some(now.after(STALL));
+            }
+            In::Heard(ToSource::Committed) => {
+                self.running_at.get_or_insert(now);
+                self.enter(now, Phase::Settle, Step::Destroying);
+                self.outputs.push_back(SourceOutput::Destroy);
+                self.deadline = None;
+            }
+            In::Heard(ToSource::Failed(why)) => {
+                self.failure = Some(why.with_hint("the frozen container and its files are kept on the source"));
+                self.conclude(now, Outcome::Failed);
+                self.finish();
+            }
+            In::Heard(ToSource::Unknown | ToSource::Aborted) => {
+                let reason = "the target holds nothing of the container although it had promised to keep it";
+                self.failure = Some(explained(reason).with_hint("the frozen container is kept on the source"));
+                self.conclude(now, Outcome::Failed);
+                self.finish();
+            }
+            In::LinkLost(_) => {
+                self.link_up = false;
+                self.reconnect(now);
+            }
+            // A target that answers nothing is a link that carries nothing.
+            In::DeadlinePassed if self.link_up => self.reconnect(now),
+            _ => {}
+        }
+    }
+
+    fn handle_recalling(&mut self, now: Moment, input: SourceInput) {
+        use SourceInput as In;
+        match input {
+            In::Connected => {
+                self.link_up = true;
+                let resume = ToTarget::Resume { migration: self.migration.clone(), verdict: Verdict::Abort };
+                self.order(now, Step::Recalling, SourceOutput::Send(resume), ANSWER);
+            }
+            In::Heard(ToSource::Aborted | ToSource::Unknown | ToSource::Failed(_)) => self.finish(),
+            In::LinkLost(_) => {
+                self.link_up = false;
+                self.reconnect(now);
+            }
+            In::DeadlinePassed if self.link_up => self.reconnect(now),
+            _ => {}
+        }
+    }
+
+    fn commit(&mut self, now: Moment) {
+        self.failure = None;
+        self.step = Step::Committing;
+        if self.link_up {
+            self.order(now, Step::Committing, SourceOutput::Send(ToTarget::Commit), ANSWER);
+        } else {
+            self.reconnect(now);
+        }
+    }
+
+    /// Back to where the container was, for this reason.
+    fn roll_back(&mut self, now: Moment, why: Explained) {
+        if self.link_up {
+            self.outputs.push_back(SourceOutput::Send(ToTarget::Abort { why: why.clone() }));
+        }
+        self.failure = Some(why);
+        self.deadline = None;
+        self.step = Step::RollingBack;
+        if self.frozen_at.is_some() {
+            self.outputs.push_back(SourceOutput::Thaw);
+        } else {
+            self.conclude(now, Outcome::RolledBack);
+            self.recall(now);
+        }
+    }
+
+    /// After a rollback: a target that may have promised must hear it. One that cannot have promised discards by
+    /// itself when the link goes.
+    fn recall(&mut self, now: Moment) {
+        self.step = Step::Recalling;
+        if !self.restore_ordered {
+            self.finish();
+        } else if self.link_up {
+            self.deadline = Some(now.after(ANSWER));
+        } else {
+            self.reconnect(now);
+        }
+    }
+
+    fn reconnect(&mut self, _now: Moment) {
+        self.link_up = false;
+        self.deadline = None;
+        self.outputs.push_back(SourceOutput::Reconnect(self.pause));
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+    }
+
+    fn order(&mut self, now: Moment, step: Step, output: SourceOutput, limit: Duration) {
+        self.outputs.push_back(output);
+        self.wait(now, step, limit);
+    }
+
+    fn wait(&mut self, now: Moment, step: Step, limit: Duration) {
+        self.step = step;
+        self.deadline = Some(now.after(limit));
+    }
+
+    fn enter(&mut self, now: Moment, phase: Phase, step: Step) {
+        debug_assert!(self.phase <= phase, "phases never run backwards");
+        *self.phases.entry(self.phase).or_default() += now.since(self.phase_since);
+        self.phase = phase;
+        self.phase_since = now;
+        self.step = step;
+    }
+
+    fn conclude(&mut self, now: Moment, outcome: Outcome) {
+        let mut phases = self.phases.clone();
+        *phases.entry(self.phase).or_default() += now.since(self.phase_since);
+        let reason = match (&self.failure, outcome) {
+            (Some(why), _) => why.clone(),
+            (None, _) => explained(&self.why_frozen),
+        };
+        let ended = self.running_at.unwrap_or(now);
+        let downtime = self.frozen_at.map_or(Duration::ZERO, |frozen| ended.since(frozen));
+        let total = now.since(self.began);
+        self.outputs.push_back(SourceOutput::Conclude(SourceResult { outcome, downtime, total, phases, reason }));
+    }
+
+    fn finish(&mut self) {
+        self.step = Step::Finished;
+        self.deadline = None;
+        self.outputs.push_back(SourceOutput::Finish);
+    }
+
+    fn too_late(&self) -> Explained {
+        let what = match self.step {
+            Step::Connecting => "could not be reached",
+            Step::Greeting => "did not answer",
+            Step::Preparing => "did not get ready",
+            Step::SendingImage | Step::Transferring => "took no more data",
+            Step::Restoring => "did not restore the container",
+            Step::Freezing => {
+                return explained("the container could not be frozen in time")
+                    .with_hint("a process in uninterruptible sleep (state D) cannot be frozen");
+            }
+            _ => return explained(&format!("the phase {} took too long", self.phase)),
+        };
+        explained(&format!("{} {what} in time", self.target))
+    }
+}
+
+fn explained(reason: &str) -> Explained {
+    Explained { reason: reason.to_owned(), hint: None }
+}

@@ -1,0 +1,291 @@
+//! The target's machine: it makes ready, restores, promises, and runs the container once told to.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use drover_model::{Explained, Moment, NodeName, Phase};
+
+use crate::message::{Offer, ToSource, ToTarget, Verdict};
+use crate::{VERSIONS, negotiate};
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TargetInput {
+    /// A message came.
+    Heard(ToTarget),
+    /// The link broke.
+    LinkLost,
+    /// A new link came for this migration, beginning with `Resume` of this verdict.
+    Reconnected(Verdict),
+    /// Bytes crossed since the last time.
+    Progressed,
+    /// `Prepare` is done.
+    Prepared {
+        /// Whether the image must be sent first.
+        image_missing: bool,
+    },
+    /// `ReceiveImage` is done: the image is whole, checked, and the container's place is ready.
+    ImageReceived,
+    /// `Restore` is done: the container is restored, frozen, its gate closed.
+    Restored,
+    /// `RecordPromise` is done.
+    PromiseRecorded,
+    /// `Resume` is done: the container runs, its packets pass, its address is announced.
+    Resumed,
+    /// `RecordOwned` is done.
+    OwnedRecorded,
+    /// `Discard` is done.
+    Discarded,
+    /// The step that was ordered last failed.
+    StepFailed(Explained),
+    /// The moment of `deadline` has come.
+    DeadlinePassed,
+}
+
+/// What to do next, one at a time and in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TargetOutput {
+    /// Send a message, if the link stands.
+    Send(ToSource),
+    /// Check the offer and make the container's place ready.
+    Prepare(Box<Offer>),
+    /// Receive the image, then make the container's place ready.
+    ReceiveImage,
+    /// Restore the container and leave it frozen.
+    Restore,
+    /// Write durably that the container was promised.
+    RecordPromise,
+    /// Thaw it, open its gate, announce its address.
+    Resume,
+    /// Write durably that it is ours.
+    RecordOwned,
+    /// Remove everything of the container.
+    Discard,
+    /// The machine is done; whether the container runs here now.
+    Finish(bool),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Greeting,
+    Waiting,
+    Preparing,
+    ReceivingImage,
+    Ready,
+    Restoring,
+    Promising,
+    /// Promised: the container is kept, frozen, until the verdict is heard, link or no link.
+    Promised,
+    Resuming,
+    Owning,
+    Owned,
+    Discarding,
+    Finished,
+}
+
+/// How long the source may leave us without a word or a byte before a promise was made.
+const SILENCE: Duration = Duration::from_secs(150);
+/// How long the source may take to destroy its copy.
+const SETTLING: Duration = Duration::from_secs(60);
+
+/// The target's machine.
+#[derive(Debug)]
+pub struct Target {
+    node: NodeName,
+    step: Step,
+    phase: Phase,
+    /// Said to the source once everything is discarded.
+    last_word: Option<ToSource>,
+    deadline: Option<Moment>,
+    outputs: VecDeque<TargetOutput>,
+}
+
+impl Target {
+    /// A link that just came.
+    #[must_use]
+    pub fn new(now: Moment, node: NodeName) -> Self {
+        Self {
+            node,
+            step: Step::Greeting,
+            phase: Phase::Prepare,
+            last_word: None,
+            deadline: Some(now.after(SILENCE)),
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// A promise that a restarted agent found in its journal: the verdict has yet to be heard.
+    #[must_use]
+    pub fn recovered(node: NodeName) -> Self {
+        Self {
+            node,
+            step: Step::Promised,
+            phase: Phase::Commit,
+            last_word: None,
+            deadline: None,
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// Where the migration is.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// Whether the container is kept frozen until the source's verdict is heard.
+    #[must_use]
+    pub fn promised(&self) -> bool {
+        self.step == Step::Promised
+    }
+
+    /// When `DeadlinePassed` is due.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Moment> {
+        self.deadline
+    }
+
+    /// The next thing to do.
+    pub fn poll(&mut self) -> Option<TargetOutput> {
+        self.outputs.pop_front()
+    }
+
+    /// Takes notice of what happened at `now`.
+    pub fn handle(&mut self, now: Moment, input: TargetInput) {
+        use TargetInput as In;
+        match (self.step, input) {
+            (Step::Finished, _) => {}
+            (Step::Greeting, In::Heard(ToTarget::Hello { versions, .. })) => self.greet(now, versions),
+            (Step::Waiting, In::Heard(ToTarget::Offer(offer))) => {
+                self.order(now, Step::Preparing, TargetOutput::Prepare(offer));
+            }
+            (Step::Preparing, In::Prepared { image_missing: true }) => {
+                self.say(ToSource::NeedImage);
+                self.order(now, Step::ReceivingImage, TargetOutput::ReceiveImage);
+            }
+            (Step::Preparing, In::Prepared { image_missing: false }) | (Step::ReceivingImage, In::ImageReceived) => {
+                self.say(ToSource::Ready);
+                self.phase = Phase::Copy;
+                self.step = Step::Ready;
+                self.deadline = Some(now.after(SILENCE));
+            }
+            (Step::Ready, In::Heard(ToTarget::Restore)) => {
+                self.phase = Phase::Restore;
+                self.order(now, Step::Restoring, TargetOutput::Restore);
+            }
+            (Step::Restoring, In::Restored) => self.order(now, Step::Promising, TargetOutput::RecordPromise),
+            (Step::Promising, In::PromiseRecorded) => {
+                self.phase = Phase::Commit;
+                self.step = Step::Promised;
+                self.deadline = None;
+                self.say(ToSource::Restored);
+            }
+            (Step::Promised, In::Heard(ToTarget::Commit) | In::Reconnected(Verdict::Commit)) => {
+                self.order(now, Step::Resuming, TargetOutput::Resume);
+                self.deadline = None;
+            }
+            (Step::Resuming, In::Resumed) => {
+                self.phase = Phase::Settle;
+                self.say(ToSource::Resumed);
+                self.order(now, Step::Owning, TargetOutput::RecordOwned);
+                self.deadline = None;
+            }
+            (Step::Resuming, In::StepFailed(why)) => {
+                // It is ours and cannot be given back; the source keeps its frozen copy for the operator.
+                self.say(ToSource::Failed(why));
+                self.step = Step::Promised;
+            }
+            (Step::Owning, In::OwnedRecorded) => {
+                self.say(ToSource::Committed);
+                self.step = Step::Owned;
+                self.deadline = Some(now.after(SETTLING));
+            }
+            (Step::Owning, In::StepFailed(why)) => {
+                // It runs here, but a restart would not know: the source must not destroy its copy yet.
+                self.say(ToSource::Failed(why));
+                self.finish(true);
+            }
+            (Step::Owned, In::Reconnected(Verdict::Commit)) => self.say(ToSource::Committed),
+            (Step::Owned, In::Heard(ToTarget::Settled) | In::LinkLost | In::DeadlinePassed) => self.finish(true),
+            (Step::Promised, In::Heard(ToTarget::Abort { .. }) | In::Reconnected(Verdict::Abort)) => {
+                self.discard(Some(ToSource::Aborted));
+            }
+            // After the promise neither silence nor a broken link changes anything.
+            (Step::Promised | Step::Resuming | Step::Owning | Step::Owned, _) => {}
+            (Step::Discarding, In::Discarded | In::StepFailed(_)) => {
+                if let Some(word) = self.last_word.take() {
+                    self.say(word);
+                }
+                self.finish(false);
+            }
+            (Step::Discarding, In::LinkLost) => self.last_word = None,
+            (Step::Discarding, In::Reconnected(_)) => self.last_word = Some(ToSource::Aborted),
+            (Step::Discarding, _) => {}
+            (_, In::Heard(ToTarget::Abort { .. }) | In::Reconnected(Verdict::Abort)) => {
+                self.discard(Some(ToSource::Aborted));
+            }
+            (Step::Preparing, In::StepFailed(why)) => self.discard(Some(ToSource::Refused(why))),
+            (_, In::StepFailed(why)) => self.discard(Some(ToSource::Failed(why))),
+            (_, In::LinkLost | In::DeadlinePassed) => self.discard(None),
+            (_, In::Progressed) => self.deadline = Some(now.after(SILENCE)),
+            (_, In::Heard(unexpected)) => {
+                let reason = format!("the source sent {} in the phase {}", unexpected.word(), self.phase);
+                self.discard(Some(ToSource::Failed(Explained { reason, hint: None })));
+            }
+            _ => {}
+        }
+    }
+
+    fn greet(&mut self, now: Moment, versions: (u16, u16)) {
+        if let Some(version) = negotiate(versions) {
+            self.say(ToSource::Welcome { version, node: self.node.clone() });
+            self.step = Step::Waiting;
+            self.deadline = Some(now.after(SILENCE));
+        } else {
+            let (oldest, newest) = VERSIONS;
+            let reason = format!(
+                "the source speaks versions {} to {} of the protocol and the target {oldest} to {newest}",
+                versions.0, versions.1
+            );
+            self.say(ToSource::Refused(Explained { reason, hint: Some("update Drover on the older node".into()) }));
+            self.finish(false);
+        }
+    }
+
+    fn discard(&mut self, last_word: Option<ToSource>) {
+        self.last_word = last_word;
+        self.step = Step::Discarding;
+        self.deadline = None;
+        self.outputs.push_back(TargetOutput::Discard);
+    }
+
+    fn order(&mut self, now: Moment, step: Step, output: TargetOutput) {
+        self.step = step;
+        self.deadline = Some(now.after(SILENCE));
+        self.outputs.push_back(output);
+    }
+
+    fn say(&mut self, message: ToSource) {
+        self.outputs.push_back(TargetOutput::Send(message));
+    }
+
+    fn finish(&mut self, runs: bool) {
+        self.step = Step::Finished;
+        self.deadline = None;
+        self.outputs.push_back(TargetOutput::Finish(runs));
+    }
+}
+
+impl ToTarget {
+    fn word(&self) -> &'static str {
+        match self {
+            Self::Hello { .. } => "hello",
+            Self::Resume { .. } => "resume",
+            Self::Offer(_) => "an offer",
+            Self::Restore => "the order to restore",
+            Self::Commit => "commit",
+            Self::Abort { .. } => "abort",
+            Self::Settled => "settled",
+        }
+    }
+}
