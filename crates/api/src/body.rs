@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use drover_model::{Bytes, ContainerName, Digest, Limits, LogStream, Mac, Mode, NodeName, RestartPolicy};
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 /// The body of every answer that reports an error.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -115,8 +115,34 @@ pub struct MigrateRequest {
     pub mode: Mode,
 }
 
+/// The answer of `POST /v1/containers/NAME/wait`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ExitStatus {
+    /// The exit status; 128 + N when signal N ended the program.
+    pub status: i32,
+}
+
+/// The query of `DELETE /v1/containers/NAME`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct RemoveQuery {
+    /// Whether a running program is killed first.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// The query of `GET /v1/migrations/ID`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct MigrationQuery {
+    /// Answer at the next change, but after this many milliseconds at the latest; absent: at once.
+    #[serde(default)]
+    pub wait_ms: Option<u64>,
+}
+
 /// The query of `GET /v1/containers/NAME/logs`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct LogQuery {
     /// Whether to stay and wait for more.
     #[serde(default)]

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use drover_model::NodeName;
 use serde::{Deserialize, Serialize};
 
+use crate::tls::TlsFiles;
+
 /// What the command line knows about a cluster. `drover lab up` writes one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Context {
@@ -74,6 +76,12 @@ impl Context {
             }
         }
         Err(ContextError::Unknown)
+    }
+
+    /// The files that identify the user.
+    #[must_use]
+    pub fn tls_files(&self) -> TlsFiles {
+        TlsFiles { ca: self.ca.clone(), cert: self.cert.clone(), key: self.key.clone() }
     }
 
     /// Reads one file.

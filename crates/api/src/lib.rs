@@ -1,11 +1,21 @@
 //! The HTTP API: versioned JSON bodies, the context file, the framed stream of `attach` and `exec`, the client.
+//!
+//! Every connection is TLS 1.3 with certificates on both sides ([`tls`]). One port serves the API and the migration
+//! link; the ALPN protocol tells them apart.
 
 mod body;
+mod client;
+mod connection;
 mod context;
+pub mod routes;
+pub mod stream;
+pub mod tls;
 
 pub use body::{
-    ApiError, ExecRequest, ImageInfo, KillRequest, LogQuery, MigrateRequest, RunRequest, SessionInput, SessionOutput,
-    StopRequest,
+    ApiError, ExecRequest, ExitStatus, ImageInfo, KillRequest, LogQuery, MigrateRequest, MigrationQuery, RemoveQuery,
+    RunRequest, SessionInput, SessionOutput, StopRequest,
 };
+pub use client::{Client, ImageChunks, LogLines, SessionLink};
+pub use connection::{ClientError, keep_alive};
 pub use context::{Context, ContextError, NodeEndpoint};
 pub use drover_model::{LogRecord, LogStream};

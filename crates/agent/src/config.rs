@@ -1,0 +1,183 @@
+//! The configuration file, TOML.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use drover_api::tls::TlsFiles;
+use drover_engine::{NodeConfig, Peer, Pool};
+use drover_model::NodeName;
+use ipnet::IpNet;
+use serde::Deserialize;
+
+/// What the configuration file says.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AgentConfig {
+    /// The node's name; its certificate carries it as common name and as DNS name.
+    pub name: NodeName,
+    /// Where the agent listens.
+    pub listen: SocketAddr,
+    /// Where containers, images and the journal live.
+    #[serde(default = "default_state")]
+    pub state: PathBuf,
+    /// Sockets and mounts.
+    #[serde(default = "default_run")]
+    pub run: PathBuf,
+    /// The link that containers' interfaces stand on.
+    pub uplink: String,
+    /// The node's certificate.
+    pub tls: TlsFiles,
+    /// Addresses for containers that ask for none.
+    pub pool: Option<PoolConfig>,
+    /// Nodes that containers may move to and come from.
+    #[serde(default)]
+    pub peer: Vec<PeerConfig>,
+}
+
+/// `[pool]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PoolConfig {
+    /// The range that this node gives out; no other node may give out of it.
+    pub range: IpNet,
+    /// The prefix length of the network that the range is a part of.
+    pub prefix: u8,
+    /// The default gateway.
+    pub gateway: Option<IpAddr>,
+}
+
+/// `[[peer]]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PeerConfig {
+    /// Its name.
+    pub name: NodeName,
+    /// Where its agent listens.
+    pub address: SocketAddr,
+}
+
+/// A configuration file that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// It cannot be read.
+    #[error("cannot read configuration file {0}")]
+    Read(PathBuf, #[source] std::io::Error),
+    /// It is no TOML, lacks a key, or has one that does not exist.
+    #[error("cannot parse configuration file {0}")]
+    Parse(PathBuf, #[source] toml::de::Error),
+    /// The pool contradicts itself.
+    #[error("the pool's prefix length {prefix} does not fit its range {range}")]
+    Prefix {
+        /// The range.
+        range: IpNet,
+        /// The prefix length.
+        prefix: u8,
+    },
+    /// The gateway lies elsewhere.
+    #[error("the pool's gateway {gateway} is not in the network of its range {range}")]
+    Gateway {
+        /// The gateway.
+        gateway: IpAddr,
+        /// The range.
+        range: IpNet,
+    },
+    /// Two peers of one name, or the node itself among them.
+    #[error("{0} is the name of more than one node")]
+    Twice(NodeName),
+    /// A directory that depends on where the agent was started.
+    #[error("{0} is not an absolute path")]
+    Relative(PathBuf),
+}
+
+impl AgentConfig {
+    /// Reads the file.
+    ///
+    /// # Errors
+    /// When it cannot be read, has unknown keys or contradicts itself.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|error| ConfigError::Read(path.to_owned(), error))?;
+        let config: Self = toml::from_str(&text).map_err(|error| ConfigError::Parse(path.to_owned(), error))?;
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        if let Some(path) = [&self.state, &self.run].into_iter().find(|path| !path.is_absolute()) {
+            return Err(ConfigError::Relative(path.clone()));
+        }
+        let mut names = vec![&self.name];
+        for PeerConfig { name, .. } in &self.peer {
+            if names.contains(&name) {
+                return Err(ConfigError::Twice(name.clone()));
+            }
+            names.push(name);
+        }
+        let Some(PoolConfig { range, prefix, gateway }) = self.pool else { return Ok(()) };
+        let network = match IpNet::new(range.addr(), prefix) {
+            Ok(network) if prefix <= range.prefix_len() => network,
+            _ => return Err(ConfigError::Prefix { range, prefix }),
+        };
+        match gateway {
+            Some(gateway) if !network.contains(&gateway) => Err(ConfigError::Gateway { gateway, range }),
+            _ => Ok(()),
+        }
+    }
+
+    /// What the engine needs to know; `tls` is for links to peers.
+    #[must_use]
+    pub fn node(self, tls: std::sync::Arc<rustls::ClientConfig>) -> NodeConfig {
+        let pool = self.pool.map(|PoolConfig { range, prefix, gateway }| Pool { range, prefix, gateway });
+        let peers = self.peer.into_iter().map(|PeerConfig { name, address }| Peer { name, address }).collect();
+        NodeConfig { name: self.name, state: self.state, run: self.run, uplink: self.uplink, pool, peers, tls }
+    }
+}
+
+fn default_state() -> PathBuf {
+    "/var/lib/drover".into()
+}
+
+fn default_run() -> PathBuf {
+    "/run/drover".into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EXAMPLE: &str = include_str!("../../../contrib/agent.example.toml");
+
+    fn read(text: &str) -> Result<AgentConfig, ConfigError> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        AgentConfig::read(file.path())
+    }
+
+    #[test]
+    fn the_example_is_valid() {
+        let config = read(EXAMPLE).unwrap();
+        assert_eq!(config.name.as_str(), "n1");
+        assert_eq!(config.peer.len(), 1);
+        assert_eq!(config.pool.unwrap().prefix, 16);
+    }
+
+    #[test]
+    fn unknown_keys_are_named() {
+        let error = read(&format!("uplonk = 3\n{EXAMPLE}")).unwrap_err();
+        let ConfigError::Parse(_, cause) = error else { panic!("{error}") };
+        assert!(cause.to_string().contains("uplonk"), "{cause}");
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        let gateway = EXAMPLE.replace("\"10.77.0.1\"", "\"10.99.0.1\"");
+        assert!(matches!(read(&gateway), Err(ConfigError::Gateway { .. })));
+        for prefix in ["25", "33"] {
+            let text = EXAMPLE.replace("prefix = 16", &format!("prefix = {prefix}"));
+            assert!(matches!(read(&text), Err(ConfigError::Prefix { .. })), "{prefix}");
+        }
+        let own = EXAMPLE.replace("name = \"n2\"", "name = \"n1\"");
+        assert!(matches!(read(&own), Err(ConfigError::Twice(_))));
+        let relative = EXAMPLE.replace("\"/run/drover\"", "\"run\"");
+        assert!(matches!(read(&relative), Err(ConfigError::Relative(_))));
+    }
+}

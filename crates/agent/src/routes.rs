@@ -1,0 +1,114 @@
+//! The routes of the API and their description.
+
+mod body;
+mod container;
+mod image;
+mod migration;
+mod refusal;
+mod session;
+
+use std::sync::Arc;
+
+use axum::extract::{DefaultBodyLimit, State};
+use axum::routing::{delete, get, post};
+use axum::{Json, Router};
+use drover_api::routes;
+use drover_engine::Node;
+use drover_model::NodeInfo;
+use refusal::Refusal;
+use utoipa::OpenApi;
+use utoipa::openapi::OpenApi as Document;
+
+/// The longest JSON body of a request in bytes.
+const LONGEST_BODY: usize = 1 << 20;
+
+/// The router of a node.
+pub fn router(node: Arc<Node>) -> Router {
+    Router::new()
+        .route(routes::NODE, get(node_info))
+        .route(routes::OPENAPI, get(document))
+        .route(routes::CONTAINERS, get(container::list).post(container::run))
+        .route(routes::CONTAINER, get(container::show).delete(container::remove))
+        .route(routes::START, post(container::start))
+        .route(routes::STOP, post(container::stop))
+        .route(routes::KILL, post(container::kill))
+        .route(routes::STATS, get(container::stats))
+        .route(routes::WAIT, post(container::wait))
+        .route(routes::LOGS, get(session::logs))
+        .route(routes::ATTACH, post(session::attach))
+        .route(routes::EXEC, post(session::exec))
+        .route(routes::IMAGES, get(image::list))
+        .route(routes::IMAGE, post(image::import).merge(delete(image::remove)))
+        .route(routes::MIGRATIONS, get(migration::list).post(migration::begin))
+        .route(routes::MIGRATION, get(migration::show).delete(migration::cancel))
+        .fallback(async || Refusal::no_route())
+        .method_not_allowed_fallback(async || Refusal::no_method())
+        .layer(DefaultBodyLimit::max(LONGEST_BODY))
+        .with_state(node)
+}
+
+/// The API as an OpenAPI document, made from the handlers and the types of their bodies.
+#[must_use]
+pub fn openapi() -> Document {
+    Description::openapi()
+}
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Drover node API",
+        description = "One node: its containers, images and migrations. TLS 1.3 with \
+        certificates on both sides; ALPN protocol `drover-api/1`. Every answer outside 2xx is an `ApiError`."
+    ),
+    paths(
+        node_info,
+        document,
+        container::list,
+        container::run,
+        container::show,
+        container::remove,
+        container::start,
+        container::stop,
+        container::kill,
+        container::stats,
+        container::wait,
+        session::logs,
+        session::attach,
+        session::exec,
+        image::list,
+        image::import,
+        image::remove,
+        migration::list,
+        migration::begin,
+        migration::show,
+        migration::cancel,
+    )
+)]
+struct Description;
+
+/// What the node says about itself.
+#[utoipa::path(get, path = "/v1/node", tag = "node", responses((status = 200, body = NodeInfo)))]
+async fn node_info(State(node): State<Arc<Node>>) -> Json<NodeInfo> {
+    Json(node.info())
+}
+
+/// This document.
+#[utoipa::path(get, path = "/v1/openapi.json", tag = "node",
+    responses((status = 200, description = "an OpenAPI document", content_type = "application/json")))]
+async fn document() -> Json<Document> {
+    Json(openapi())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_route_is_described_and_every_description_is_a_route() {
+        let mut described: Vec<String> = openapi().paths.paths.into_keys().collect();
+        let mut routed = routes::ALL.map(str::to_owned).to_vec();
+        described.sort();
+        routed.sort();
+        assert_eq!(described, routed);
+    }
+}

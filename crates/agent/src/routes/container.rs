@@ -1,0 +1,108 @@
+//! Containers: make, look, start, stop, remove.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use drover_api::{ApiError, ExitStatus, KillRequest, RemoveQuery, RunRequest, StopRequest};
+use drover_engine::Node;
+use drover_model::{ContainerRecord, ContainerStats};
+
+use super::body::{JsonBody, Parameters, Segment};
+use super::refusal::Refusal;
+
+/// All containers on this node.
+#[utoipa::path(get, path = "/v1/containers", tag = "containers", responses((status = 200, body = [ContainerRecord])))]
+pub(super) async fn list(State(node): State<Arc<Node>>) -> Json<Vec<ContainerRecord>> {
+    Json(node.containers())
+}
+
+/// Make a container and start it.
+#[utoipa::path(post, path = "/v1/containers", tag = "containers", request_body = RunRequest,
+    responses((status = 201, body = ContainerRecord), (status = "default", body = ApiError)))]
+pub(super) async fn run(
+    State(node): State<Arc<Node>>,
+    JsonBody(request): JsonBody<RunRequest>,
+) -> Result<(StatusCode, Json<ContainerRecord>), Refusal> {
+    Ok((StatusCode::CREATED, Json(node.run(request).await?)))
+}
+
+/// One container, by name, id, or unique beginning of an id.
+#[utoipa::path(get, path = "/v1/containers/{name}", tag = "containers", params(("name" = String, Path)),
+    responses((status = 200, body = ContainerRecord), (status = "default", body = ApiError)))]
+pub(super) async fn show(
+    State(node): State<Arc<Node>>,
+    Segment(name): Segment<String>,
+) -> Result<Json<ContainerRecord>, Refusal> {
+    Ok(Json(node.container(&name)?))
+}
+
+/// Remove a container and its files.
+#[utoipa::path(delete, path = "/v1/containers/{name}", tag = "containers",
+    params(("name" = String, Path), RemoveQuery),
+    responses((status = 204, description = "removed"), (status = "default", body = ApiError)))]
+pub(super) async fn remove(
+    State(node): State<Arc<Node>>,
+    Segment(name): Segment<String>,
+    Parameters(query): Parameters<RemoveQuery>,
+) -> Result<StatusCode, Refusal> {
+    node.remove(&name, query.force).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Start a container's program again.
+#[utoipa::path(post, path = "/v1/containers/{name}/start", tag = "containers", params(("name" = String, Path)),
+    responses((status = 200, body = ContainerRecord), (status = "default", body = ApiError)))]
+pub(super) async fn start(
+    State(node): State<Arc<Node>>,
+    Segment(name): Segment<String>,
+) -> Result<Json<ContainerRecord>, Refusal> {
+    Ok(Json(node.start(&name).await?))
+}
+
+/// End a container's program: SIGTERM, and SIGKILL after the timeout.
+#[utoipa::path(post, path = "/v1/containers/{name}/stop", tag = "containers", params(("name" = String, Path)),
+    request_body = StopRequest,
+    responses((status = 200, body = ContainerRecord), (status = "default", body = ApiError)))]
+pub(super) async fn stop(
+    State(node): State<Arc<Node>>,
+    Segment(name): Segment<String>,
+    JsonBody(request): JsonBody<StopRequest>,
+) -> Result<Json<ContainerRecord>, Refusal> {
+    Ok(Json(node.stop(&name, Duration::from_secs(request.timeout_s)).await?))
+}
+
+/// Send a signal to a container's program.
+#[utoipa::path(post, path = "/v1/containers/{name}/kill", tag = "containers", params(("name" = String, Path)),
+    request_body = KillRequest,
+    responses((status = 204, description = "sent"), (status = "default", body = ApiError)))]
+pub(super) async fn kill(
+    State(node): State<Arc<Node>>,
+    Segment(name): Segment<String>,
+    JsonBody(request): JsonBody<KillRequest>,
+) -> Result<StatusCode, Refusal> {
+    node.kill(&name, request.signal).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// What a container uses now.
+#[utoipa::path(get, path = "/v1/containers/{name}/stats", tag = "containers", params(("name" = String, Path)),
+    responses((status = 200, body = ContainerStats), (status = "default", body = ApiError)))]
+pub(super) async fn stats(
+    State(node): State<Arc<Node>>,
+    Segment(name): Segment<String>,
+) -> Result<Json<ContainerStats>, Refusal> {
+    Ok(Json(node.stats(&name).await?))
+}
+
+/// Answer when a container's program has ended.
+#[utoipa::path(post, path = "/v1/containers/{name}/wait", tag = "containers", params(("name" = String, Path)),
+    responses((status = 200, body = ExitStatus), (status = "default", body = ApiError)))]
+pub(super) async fn wait(
+    State(node): State<Arc<Node>>,
+    Segment(name): Segment<String>,
+) -> Result<Json<ExitStatus>, Refusal> {
+    Ok(Json(ExitStatus { status: node.wait(&name).await? }))
+}

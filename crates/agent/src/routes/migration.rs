@@ -1,0 +1,101 @@
+//! Migrations away from this node: begin, follow, cancel.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use drover_api::{ApiError, MigrateRequest, MigrationQuery};
+use drover_engine::Node;
+use drover_model::{MigrationId, MigrationState};
+use tokio::sync::watch;
+
+use super::body::{JsonBody, Parameters, Segment};
+use super::refusal::Refusal;
+
+/// The longest time that a request may wait for a change.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+/// All migrations that this node is or was the source of.
+#[utoipa::path(get, path = "/v1/migrations", tag = "migrations", responses((status = 200, body = [MigrationState])))]
+pub(super) async fn list(State(node): State<Arc<Node>>) -> Json<Vec<MigrationState>> {
+    Json(node.migrations())
+}
+
+/// Begin a migration; the answer comes when it has begun, not when it is done.
+#[utoipa::path(post, path = "/v1/migrations", tag = "migrations", request_body = MigrateRequest,
+    responses((status = 202, body = MigrationState), (status = "default", body = ApiError)))]
+pub(super) async fn begin(
+    State(node): State<Arc<Node>>,
+    JsonBody(request): JsonBody<MigrateRequest>,
+) -> Result<(StatusCode, Json<MigrationState>), Refusal> {
+    Ok((StatusCode::ACCEPTED, Json(node.migrate(request).await?)))
+}
+
+/// One migration: at once, at its next change, or at once when it is over.
+#[utoipa::path(get, path = "/v1/migrations/{id}", tag = "migrations",
+    params(("id" = String, Path), MigrationQuery),
+    responses((status = 200, body = MigrationState), (status = "default", body = ApiError)))]
+pub(super) async fn show(
+    State(node): State<Arc<Node>>,
+    Segment(id): Segment<MigrationId>,
+    Parameters(query): Parameters<MigrationQuery>,
+) -> Result<Json<MigrationState>, Refusal> {
+    let wait = Duration::from_millis(query.wait_ms.unwrap_or(0)).min(LONGEST_WAIT);
+    Ok(Json(next_state(node.migration(&id)?, wait).await))
+}
+
+/// Cancel a migration; refused once the decision is made.
+#[utoipa::path(delete, path = "/v1/migrations/{id}", tag = "migrations", params(("id" = String, Path)),
+    responses((status = 204, description = "being rolled back"), (status = "default", body = ApiError)))]
+pub(super) async fn cancel(
+    State(node): State<Arc<Node>>,
+    Segment(id): Segment<MigrationId>,
+) -> Result<StatusCode, Refusal> {
+    node.cancel(&id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// The state after its next change, or after `wait`. A migration that is over does not change any more.
+async fn next_state(mut states: watch::Receiver<MigrationState>, wait: Duration) -> MigrationState {
+    let now = states.borrow_and_update().clone();
+    if now.report.is_none() && !wait.is_zero() {
+        // Late, or the sender is gone: either way what is known last is the answer.
+        let _ = tokio::time::timeout(wait, states.changed()).await;
+        return states.borrow().clone();
+    }
+    now
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use drover_model::{Bytes, Phase};
+
+    fn state(phase: Phase) -> MigrationState {
+        MigrationState {
+            id: "00".parse().unwrap(),
+            container: "web".parse().unwrap(),
+            from: "n1".parse().unwrap(),
+            to: "n2".parse().unwrap(),
+            phase,
+            in_doubt: false,
+            bytes_sent: Bytes(0),
+            report: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_poll_answers_at_a_change_at_its_timeout_and_at_the_end() {
+        let (sender, receiver) = watch::channel(state(Phase::Prepare));
+        let wait = Duration::from_secs(5);
+        assert_eq!(next_state(receiver.clone(), Duration::from_millis(20)).await.phase, Phase::Prepare);
+        let polled = tokio::spawn(next_state(receiver.clone(), wait));
+        tokio::task::yield_now().await;
+        sender.send_replace(state(Phase::Copy));
+        assert_eq!(polled.await.unwrap().phase, Phase::Copy);
+        drop(sender);
+        assert_eq!(next_state(receiver, Duration::MAX).await.phase, Phase::Copy);
+    }
+}

@@ -1,0 +1,315 @@
+//! The typed client: one method for each route, one connection for each call.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use drover_model::{ContainerRecord, ContainerStats, Digest, MigrationId, MigrationState, NodeInfo, NodeName};
+use http::header::{CONNECTION, CONTENT_TYPE, HOST, UPGRADE};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Empty, Full, Limited, StreamBody};
+use hyper::body::{Body, Frame, Incoming};
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
+
+use crate::connection::{ClientError, Outgoing, open};
+use crate::routes::{self, fill};
+use crate::{
+    ApiError, ExecRequest, ExitStatus, ImageInfo, KillRequest, LogQuery, LogRecord, MigrateRequest, NodeEndpoint,
+    RunRequest, StopRequest,
+};
+
+/// How long a node may take to answer what it does at once.
+const PROMPT: Duration = Duration::from_secs(30);
+/// How long a node may take for work on a container or an image.
+const WORK: Duration = Duration::from_secs(300);
+/// The longest JSON answer in bytes.
+const LONGEST_ANSWER: usize = 64 << 20;
+/// The longest line of a log in bytes; the node cuts lines far earlier.
+const LONGEST_LINE: usize = 4 << 20;
+
+/// An upgraded connection: a framed stream, see [`crate::stream`].
+pub type SessionLink = TokioIo<Upgraded>;
+
+/// The pieces of an archive on its way to a node; an error breaks the import off.
+pub type ImageChunks = mpsc::Receiver<io::Result<Bytes>>;
+
+/// A client of one node.
+#[derive(Debug, Clone)]
+pub struct Client {
+    endpoint: NodeEndpoint,
+    tls: Arc<ClientConfig>,
+}
+
+impl Client {
+    /// A client; nothing is sent yet. `tls` must speak [`crate::tls::API_PROTOCOL`].
+    #[must_use]
+    pub fn new(endpoint: NodeEndpoint, tls: Arc<ClientConfig>) -> Self {
+        Self { endpoint, tls }
+    }
+
+    /// The node that it talks to.
+    #[must_use]
+    pub fn node_name(&self) -> &NodeName {
+        &self.endpoint.name
+    }
+
+    /// What the node says about itself.
+    pub async fn node(&self) -> Result<NodeInfo, ClientError> {
+        self.ask(Method::GET, routes::NODE.into(), empty(), PROMPT).await
+    }
+
+    /// All containers on the node.
+    pub async fn containers(&self) -> Result<Vec<ContainerRecord>, ClientError> {
+        self.ask(Method::GET, routes::CONTAINERS.into(), empty(), PROMPT).await
+    }
+
+    /// Makes a container and starts it.
+    pub async fn run(&self, request: &RunRequest) -> Result<ContainerRecord, ClientError> {
+        self.ask(Method::POST, routes::CONTAINERS.into(), self.json(request)?, WORK).await
+    }
+
+    /// One container, by name, id, or the beginning of an id.
+    pub async fn container(&self, name: &str) -> Result<ContainerRecord, ClientError> {
+        self.ask(Method::GET, fill(routes::CONTAINER, name), empty(), PROMPT).await
+    }
+
+    /// Removes a container; `force` kills its program first.
+    pub async fn remove(&self, name: &str, force: bool) -> Result<(), ClientError> {
+        let path = format!("{}?force={force}", fill(routes::CONTAINER, name));
+        self.order(Method::DELETE, path, empty(), WORK).await
+    }
+
+    /// Starts a container's program again.
+    pub async fn start(&self, name: &str) -> Result<ContainerRecord, ClientError> {
+        self.ask(Method::POST, fill(routes::START, name), empty(), WORK).await
+    }
+
+    /// Ends a container's program: SIGTERM, and SIGKILL after the request's timeout.
+    pub async fn stop(&self, name: &str, request: &StopRequest) -> Result<ContainerRecord, ClientError> {
+        let limit = WORK.saturating_add(Duration::from_secs(request.timeout_s));
+        self.ask(Method::POST, fill(routes::STOP, name), self.json(request)?, limit).await
+    }
+
+    /// Sends a signal to a container's program.
+    pub async fn kill(&self, name: &str, request: &KillRequest) -> Result<(), ClientError> {
+        self.order(Method::POST, fill(routes::KILL, name), self.json(request)?, PROMPT).await
+    }
+
+    /// What a container uses now.
+    pub async fn stats(&self, name: &str) -> Result<ContainerStats, ClientError> {
+        self.ask(Method::GET, fill(routes::STATS, name), empty(), PROMPT).await
+    }
+
+    /// A container's output.
+    pub async fn logs(&self, name: &str, query: &LogQuery) -> Result<LogLines, ClientError> {
+        let mut path = format!("{}?follow={}", fill(routes::LOGS, name), query.follow);
+        if let Some(tail) = query.tail {
+            path.push_str(&format!("&tail={tail}"));
+        }
+        let answer = self.send(self.request(Method::GET, path, empty()), PROMPT).await?;
+        let node = self.endpoint.name.clone();
+        Ok(LogLines { node, body: answer.into_body(), buffer: BytesMut::new(), searched: 0, ended: false })
+    }
+
+    /// Connects to the input and output of a container's program.
+    pub async fn attach(&self, name: &str) -> Result<SessionLink, ClientError> {
+        self.upgrade(fill(routes::ATTACH, name), empty()).await
+    }
+
+    /// Runs another program inside a container.
+    pub async fn exec(&self, name: &str, request: &ExecRequest) -> Result<SessionLink, ClientError> {
+        self.upgrade(fill(routes::EXEC, name), self.json(request)?).await
+    }
+
+    /// Waits, without limit, until a container's program has ended; its exit status.
+    pub async fn wait(&self, name: &str) -> Result<i32, ClientError> {
+        let status: ExitStatus = self.ask(Method::POST, fill(routes::WAIT, name), empty(), Duration::MAX).await?;
+        Ok(status.status)
+    }
+
+    /// All images on the node.
+    pub async fn images(&self) -> Result<Vec<ImageInfo>, ClientError> {
+        self.ask(Method::GET, routes::IMAGES.into(), empty(), PROMPT).await
+    }
+
+    /// Imports a root file system from an uncompressed tar archive. Takes as long as the archive does.
+    pub async fn import_image(&self, name: &str, chunks: ImageChunks) -> Result<ImageInfo, ClientError> {
+        let frames = futures_util::stream::unfold(chunks, async |mut chunks: ImageChunks| {
+            chunks.recv().await.map(|chunk| (chunk.map(Frame::data), chunks))
+        });
+        let body = (BodyExt::boxed_unsync(StreamBody::new(frames)), routes::TAR);
+        self.ask(Method::POST, fill(routes::IMAGE, name), Some(body), Duration::MAX).await
+    }
+
+    /// Removes an image's name, and the image when no name is left; its digest.
+    pub async fn remove_image(&self, name: &str) -> Result<Digest, ClientError> {
+        self.ask(Method::DELETE, fill(routes::IMAGE, name), empty(), WORK).await
+    }
+
+    /// Begins a migration away from the node.
+    pub async fn migrate(&self, request: &MigrateRequest) -> Result<MigrationState, ClientError> {
+        self.ask(Method::POST, routes::MIGRATIONS.into(), self.json(request)?, WORK).await
+    }
+
+    /// All migrations away from the node.
+    pub async fn migrations(&self) -> Result<Vec<MigrationState>, ClientError> {
+        self.ask(Method::GET, routes::MIGRATIONS.into(), empty(), PROMPT).await
+    }
+
+    /// One migration; with `wait` when it changes next, or when that time is over.
+    pub async fn migration(&self, id: &MigrationId, wait: Option<Duration>) -> Result<MigrationState, ClientError> {
+        let mut path = fill(routes::MIGRATION, id.as_str());
+        if let Some(wait) = wait {
+            path.push_str(&format!("?wait_ms={}", wait.as_millis()));
+        }
+        self.ask(Method::GET, path, empty(), PROMPT.saturating_add(wait.unwrap_or_default())).await
+    }
+
+    /// Cancels a migration that has not been decided yet.
+    pub async fn cancel(&self, id: &MigrationId) -> Result<(), ClientError> {
+        self.order(Method::DELETE, fill(routes::MIGRATION, id.as_str()), empty(), PROMPT).await
+    }
+
+    /// A request with an answer in JSON.
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: String,
+        body: Payload,
+        limit: Duration,
+    ) -> Result<T, ClientError> {
+        let answer = self.send(self.request(method, path, body), limit).await?;
+        let bytes = self.collect(answer.into_body()).await?;
+        serde_json::from_slice(&bytes).map_err(|error| self.answer("it is not what was asked for", Some(error)))
+    }
+
+    /// A request with an empty answer.
+    async fn order(&self, method: Method, path: String, body: Payload, limit: Duration) -> Result<(), ClientError> {
+        self.send(self.request(method, path, body), limit).await.map(drop)
+    }
+
+    /// A request that turns the connection into a framed stream.
+    async fn upgrade(&self, path: String, body: Payload) -> Result<SessionLink, ClientError> {
+        let mut request = self.request(Method::POST, path, body);
+        request.headers_mut().insert(CONNECTION, http::HeaderValue::from_static("upgrade"));
+        request.headers_mut().insert(UPGRADE, http::HeaderValue::from_static(routes::STREAM_PROTOCOL));
+        let answer = self.send(request, PROMPT).await?;
+        if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return Err(self.answer("it does not turn into a stream", None));
+        }
+        let upgraded = hyper::upgrade::on(answer).await;
+        upgraded.map(TokioIo::new).map_err(|source| ClientError::from_hyper(&self.endpoint.name, source))
+    }
+
+    /// Sends a request on a new connection; gives the answer when it reports success.
+    async fn send(&self, request: Request<Outgoing>, limit: Duration) -> Result<Response<Incoming>, ClientError> {
+        let node = &self.endpoint.name;
+        let mut connection = open(&self.endpoint, &self.tls).await?;
+        let answered = tokio::time::timeout(limit, connection.send_request(request)).await;
+        let answered = answered.map_err(|_| ClientError::Late { node: node.clone(), limit })?;
+        let answer = answered.map_err(|source| ClientError::from_hyper(node, source))?;
+        let status = answer.status();
+        if status.is_success() || status == StatusCode::SWITCHING_PROTOCOLS {
+            return Ok(answer);
+        }
+        let bytes = self.collect(answer.into_body()).await?;
+        let error = serde_json::from_slice(&bytes)
+            .unwrap_or_else(|_| ApiError { error: format!("node {node} answered {status}"), hint: None });
+        Err(ClientError::Refused { node: node.clone(), status, error })
+    }
+
+    fn request(&self, method: Method, path: String, body: Payload) -> Request<Outgoing> {
+        let (body, content_type) = match body {
+            Some((body, content_type)) => (body, Some(content_type)),
+            None => (BodyExt::boxed_unsync(Empty::new().map_err(|never| match never {})), None),
+        };
+        let mut request = Request::new(body);
+        *request.method_mut() = method;
+        // Paths are constants, filled in with percent-encoded names and numbers.
+        *request.uri_mut() = path.parse().unwrap_or_default();
+        if let Ok(host) = self.endpoint.name.as_str().parse() {
+            request.headers_mut().insert(HOST, host);
+        }
+        if let Some(content_type) = content_type {
+            request.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static(content_type));
+        }
+        request
+    }
+
+    fn json(&self, body: &impl Serialize) -> Result<Payload, ClientError> {
+        let text = serde_json::to_vec(body).map_err(|error| self.answer("the request is no JSON", Some(error)))?;
+        let body = Full::new(Bytes::from(text)).map_err(|never| match never {});
+        Ok(Some((BodyExt::boxed_unsync(body), "application/json")))
+    }
+
+    async fn collect(&self, body: impl Body<Data = Bytes, Error = hyper::Error>) -> Result<Bytes, ClientError> {
+        match Limited::new(body, LONGEST_ANSWER).collect().await {
+            Ok(body) => Ok(body.to_bytes()),
+            Err(error) => Err(match error.downcast::<hyper::Error>() {
+                Ok(source) => ClientError::from_hyper(&self.endpoint.name, *source),
+                Err(_) => self.answer("it is too long", None),
+            }),
+        }
+    }
+
+    fn answer(&self, what: &'static str, source: Option<serde_json::Error>) -> ClientError {
+        ClientError::Answer { node: self.endpoint.name.clone(), what, source }
+    }
+}
+
+/// A body and its content type.
+type Payload = Option<(Outgoing, &'static str)>;
+
+fn empty() -> Payload {
+    None
+}
+
+/// The log records of an answer, as they come.
+#[derive(Debug)]
+pub struct LogLines {
+    node: NodeName,
+    body: Incoming,
+    buffer: BytesMut,
+    /// This much of the buffer holds no newline.
+    searched: usize,
+    ended: bool,
+}
+
+impl LogLines {
+    /// The next record; none at the end. May be dropped half-way: nothing is lost.
+    ///
+    /// # Errors
+    /// When the connection broke or the node sent something else.
+    pub async fn next(&mut self) -> Result<Option<LogRecord>, ClientError> {
+        loop {
+            if let Some(at) = self.buffer[self.searched..].iter().position(|&byte| byte == b'\n') {
+                let line = self.buffer.split_to(self.searched + at);
+                self.buffer.advance(1);
+                self.searched = 0;
+                return serde_json::from_slice(&line).map(Some).map_err(|error| self.answer(Some(error)));
+            }
+            self.searched = self.buffer.len();
+            if self.searched > LONGEST_LINE {
+                return Err(self.answer(None));
+            }
+            if self.ended {
+                return if self.buffer.is_empty() { Ok(None) } else { Err(self.answer(None)) };
+            }
+            match self.body.frame().await {
+                None => self.ended = true,
+                Some(Err(source)) => return Err(ClientError::from_hyper(&self.node, source)),
+                Some(Ok(frame)) => self.buffer.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data)),
+            }
+        }
+    }
+
+    fn answer(&self, source: Option<serde_json::Error>) -> ClientError {
+        ClientError::Answer { node: self.node.clone(), what: "it is no log", source }
+    }
+}

@@ -1,0 +1,73 @@
+//! The routes of version 1. A constant is a pattern as axum and OpenAPI write it; a function fills it in.
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+/// `GET`: what the node says about itself.
+pub const NODE: &str = "/v1/node";
+/// `GET`: this API as an OpenAPI document.
+pub const OPENAPI: &str = "/v1/openapi.json";
+/// `GET`: all containers; `POST`: make one and start it.
+pub const CONTAINERS: &str = "/v1/containers";
+/// `GET`: one container; `DELETE`: remove it.
+pub const CONTAINER: &str = "/v1/containers/{name}";
+/// `POST`: start its program again.
+pub const START: &str = "/v1/containers/{name}/start";
+/// `POST`: end its program, softly first.
+pub const STOP: &str = "/v1/containers/{name}/stop";
+/// `POST`: send a signal.
+pub const KILL: &str = "/v1/containers/{name}/kill";
+/// `GET`: what it uses.
+pub const STATS: &str = "/v1/containers/{name}/stats";
+/// `GET`: its output, one JSON record a line.
+pub const LOGS: &str = "/v1/containers/{name}/logs";
+/// `POST`, upgraded to a framed stream: its standard input and output.
+pub const ATTACH: &str = "/v1/containers/{name}/attach";
+/// `POST`, upgraded to a framed stream: another program inside it.
+pub const EXEC: &str = "/v1/containers/{name}/exec";
+/// `POST`: answers when its program has ended.
+pub const WAIT: &str = "/v1/containers/{name}/wait";
+/// `GET`: all images.
+pub const IMAGES: &str = "/v1/images";
+/// `POST`: import a tar archive under this name; `DELETE`: remove the name.
+pub const IMAGE: &str = "/v1/images/{name}";
+/// `GET`: all migrations away from this node; `POST`: begin one.
+pub const MIGRATIONS: &str = "/v1/migrations";
+/// `GET`: one migration, when it changes; `DELETE`: cancel it.
+pub const MIGRATION: &str = "/v1/migrations/{id}";
+
+/// Every pattern.
+pub const ALL: [&str; 16] = [
+    NODE, OPENAPI, CONTAINERS, CONTAINER, START, STOP, KILL, STATS, LOGS, ATTACH, EXEC, WAIT, IMAGES, IMAGE,
+    MIGRATIONS, MIGRATION,
+];
+
+/// The value of the `Upgrade` header for `attach` and `exec`.
+pub const STREAM_PROTOCOL: &str = "drover-stream";
+/// The content type of a stream of JSON records, one a line.
+pub const NDJSON: &str = "application/x-ndjson";
+/// The content type of an archive.
+pub const TAR: &str = "application/x-tar";
+
+/// What stays as it is in one segment of a path: the unreserved characters of RFC 3986, 2.3.
+const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// The path of `pattern` with its one placeholder replaced by `value`, percent-encoded.
+#[must_use]
+pub fn fill(pattern: &str, value: &str) -> String {
+    let Some((before, rest)) = pattern.split_once('{') else { return pattern.to_owned() };
+    let after = rest.split_once('}').map_or("", |(_, after)| after);
+    format!("{before}{}{after}", utf8_percent_encode(value, SEGMENT))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_cannot_leave_its_segment() {
+        assert_eq!(fill(CONTAINER, "web"), "/v1/containers/web");
+        assert_eq!(fill(LOGS, "a/../b?x#y"), "/v1/containers/a%2F..%2Fb%3Fx%23y/logs");
+        assert_eq!(fill(IMAGE, "registry:5000/a/b:1"), "/v1/images/registry%3A5000%2Fa%2Fb%3A1");
+        assert_eq!(fill(NODE, "x"), NODE);
+    }
+}

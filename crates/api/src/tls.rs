@@ -1,0 +1,160 @@
+//! TLS as Drover uses it: version 1.3, both sides show a certificate, one authority signs all of them.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::server::WebPkiClientVerifier;
+use rustls::version::TLS13;
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem};
+
+/// The ALPN protocol of the HTTP API (HTTP/1.1 inside).
+pub const API_PROTOCOL: &[u8] = b"drover-api/1";
+/// The ALPN protocol of a migration link between two nodes.
+pub const LINK_PROTOCOL: &[u8] = b"drover-link/1";
+
+/// The PEM files of one side.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TlsFiles {
+    /// The cluster's certificate authority.
+    pub ca: PathBuf,
+    /// This side's certificate, followed by intermediate ones if there are any.
+    pub cert: PathBuf,
+    /// This side's key.
+    pub key: PathBuf,
+}
+
+/// Files of which no TLS configuration can be made.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file cannot be read, or is no PEM.
+    #[error("cannot read {what} from {path}")]
+    Read {
+        /// What it should hold.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: pem::Error,
+    },
+    /// A file holds no certificate.
+    #[error("{0} holds no certificate")]
+    Empty(PathBuf),
+    /// The authority's certificate cannot be trusted.
+    #[error("cannot use the certificate authority in {path}")]
+    Authority {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: rustls::Error,
+    },
+    /// No client can be checked against the authority.
+    #[error("cannot check clients against the authority in {path}")]
+    Verifier {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: rustls::server::VerifierBuilderError,
+    },
+    /// Certificate and key cannot be used together.
+    #[error("cannot use certificate {cert} with key {key}")]
+    Identity {
+        /// The certificate's file.
+        cert: PathBuf,
+        /// The key's file.
+        key: PathBuf,
+        /// Why.
+        #[source]
+        source: rustls::Error,
+    },
+}
+
+impl TlsFiles {
+    /// The configuration of a side that opens connections and speaks `protocol` over them.
+    ///
+    /// # Errors
+    /// When the files cannot be read or do not fit each other.
+    pub fn client(&self, protocol: &[u8]) -> Result<Arc<ClientConfig>, TlsError> {
+        let builder = ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&TLS13])
+            .map_err(|source| self.identity(source))?;
+        let mut config = builder
+            .with_root_certificates(self.roots()?)
+            .with_client_auth_cert(certificates(&self.cert)?, key(&self.key)?)
+            .map_err(|source| self.identity(source))?;
+        config.alpn_protocols = vec![protocol.to_vec()];
+        Ok(Arc::new(config))
+    }
+
+    /// The configuration of a side that accepts connections for both protocols, from holders of a certificate only.
+    ///
+    /// # Errors
+    /// When the files cannot be read or do not fit each other.
+    pub fn server(&self) -> Result<Arc<ServerConfig>, TlsError> {
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(self.roots()?), provider())
+            .build()
+            .map_err(|source| TlsError::Verifier { path: self.ca.clone(), source })?;
+        let builder = ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&TLS13])
+            .map_err(|source| self.identity(source))?;
+        let mut config = builder
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(certificates(&self.cert)?, key(&self.key)?)
+            .map_err(|source| self.identity(source))?;
+        config.alpn_protocols = vec![API_PROTOCOL.to_vec(), LINK_PROTOCOL.to_vec()];
+        Ok(Arc::new(config))
+    }
+
+    fn roots(&self) -> Result<RootCertStore, TlsError> {
+        let mut roots = RootCertStore::empty();
+        for certificate in certificates(&self.ca)? {
+            roots.add(certificate).map_err(|source| TlsError::Authority { path: self.ca.clone(), source })?;
+        }
+        Ok(roots)
+    }
+
+    fn identity(&self, source: rustls::Error) -> TlsError {
+        TlsError::Identity { cert: self.cert.clone(), key: self.key.clone(), source }
+    }
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(ring::default_provider())
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let failed = |source| TlsError::Read { what: "a certificate", path: path.to_owned(), source };
+    let certificates: Vec<_> =
+        CertificateDer::pem_file_iter(path).map_err(failed)?.collect::<Result<_, _>>().map_err(failed)?;
+    if certificates.is_empty() { Err(TlsError::Empty(path.to_owned())) } else { Ok(certificates) }
+}
+
+fn key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    PrivateKeyDer::from_pem_file(path).map_err(|source| TlsError::Read {
+        what: "a private key",
+        path: path.to_owned(),
+        source,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn missing_and_empty_files_are_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("ca.pem");
+        let files = TlsFiles { ca: path.clone(), cert: path.clone(), key: path.clone() };
+        let missing = files.server().unwrap_err();
+        assert_eq!(missing.to_string(), format!("cannot read a certificate from {}", path.display()));
+        std::fs::write(&path, "no PEM at all\n").unwrap();
+        assert!(matches!(files.client(API_PROTOCOL), Err(TlsError::Empty(empty)) if empty == path));
+    }
+}

@@ -1,0 +1,48 @@
+//! What a program said before we were attached to it. The log has all of it, and perhaps some of what the stream
+//! brings as well.
+
+use drover_api::{LogRecord, LogStream};
+
+/// Output, in order.
+pub type Output = Vec<(LogStream, Vec<u8>)>;
+
+/// The log, and after it what of `streamed` is not its end already.
+pub fn join(log: Vec<LogRecord>, streamed: Output) -> Output {
+    let mut output: Output = log.into_iter().map(|record| (record.stream, record.text.into_bytes())).collect();
+    let logged: Vec<u8> = output.iter().flat_map(|(_, bytes)| bytes).copied().collect();
+    let came: Vec<u8> = streamed.iter().flat_map(|(_, bytes)| bytes).copied().collect();
+    let longest = logged.len().min(came.len());
+    let mut twice = (0..=longest).rev().find(|&length| logged.ends_with(&came[..length])).unwrap_or(0);
+    for (stream, mut bytes) in streamed {
+        let cut = twice.min(bytes.len());
+        twice -= cut;
+        bytes.drain(..cut);
+        if !bytes.is_empty() {
+            output.push((stream, bytes));
+        }
+    }
+    output
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use LogStream::{Stderr, Stdout};
+
+    fn joined(log: &[&str], streamed: &[(LogStream, &str)]) -> String {
+        let record = |&text: &&str| LogRecord { time_ns: 0, stream: Stdout, text: text.into() };
+        let log = log.iter().map(record).collect();
+        let streamed = streamed.iter().map(|&(stream, text)| (stream, text.as_bytes().to_vec())).collect();
+        let bytes = join(log, streamed).into_iter().flat_map(|(_, bytes)| bytes).collect();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn nothing_is_lost_and_nothing_said_twice() {
+        assert_eq!(joined(&["a\n", "b\n"], &[(Stdout, "b\n"), (Stderr, "c\n")]), "a\nb\nc\n");
+        assert_eq!(joined(&["a\n"], &[(Stdout, "b\n")]), "a\nb\n");
+        assert_eq!(joined(&[], &[(Stdout, "b\n")]), "b\n");
+        assert_eq!(joined(&["a\nb"], &[(Stdout, "a\n"), (Stdout, "bc")]), "a\nbc");
+        assert_eq!(joined(&["a\n"], &[]), "a\n");
+    }
+}

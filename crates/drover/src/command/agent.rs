@@ -1,0 +1,26 @@
+//! `drover agent`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use tracing_subscriber::EnvFilter;
+
+use crate::failure::{Doing, Failure};
+
+#[derive(Debug, Args)]
+pub struct AgentArgs {
+    /// The configuration file
+    #[arg(long, default_value = "/etc/drover/agent.toml")]
+    config: PathBuf,
+}
+
+/// Serves until a signal ends it.
+pub fn execute(args: &AgentArgs) -> Result<(), Failure> {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let action = || "serve the node".to_owned();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().doing(action)?;
+    let served = runtime.block_on(drover_agent::serve(&args.config));
+    runtime.shutdown_background();
+    served.doing(action)
+}

@@ -1,0 +1,89 @@
+//! `drover start`, `stop`, `kill` and `rm`.
+
+use clap::Args;
+use drover_api::{KillRequest, StopRequest};
+use drover_model::NodeName;
+use serde_json::json;
+
+use super::{Chosen, open};
+use crate::cluster::Located;
+use crate::failure::{Doing, Failure};
+use crate::print::Printer;
+use crate::unit;
+
+#[derive(Debug, Args)]
+pub struct StopArgs {
+    #[command(flatten)]
+    chosen: Chosen,
+    /// Seconds between SIGTERM and SIGKILL
+    #[arg(short, long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(..=86_400))]
+    timeout: u64,
+}
+
+#[derive(Debug, Args)]
+pub struct KillArgs {
+    #[command(flatten)]
+    chosen: Chosen,
+    /// The signal, by name or number
+    #[arg(short, long, default_value = "KILL", value_parser = unit::signal)]
+    signal: i32,
+}
+
+#[derive(Debug, Args)]
+pub struct RmArgs {
+    /// Names, ids, or beginnings of ids
+    #[arg(required = true)]
+    containers: Vec<String>,
+    /// The node that has them, when several have one of this name
+    #[arg(long)]
+    node: Option<NodeName>,
+    /// Also while it runs: its program is killed
+    #[arg(short, long)]
+    force: bool,
+}
+
+/// Starts a program again.
+pub async fn start(chosen: Chosen, printer: Printer) -> Result<(), Failure> {
+    let Located { client, record } = find(&chosen, printer, "start").await?;
+    let record = client.start(record.spec.id.as_str()).await.doing(|| format!("start {}", chosen.container))?;
+    printer.either(&record, || record.spec.name.to_string())
+}
+
+/// Ends a program.
+pub async fn stop(args: StopArgs, printer: Printer) -> Result<(), Failure> {
+    let Located { client, record } = find(&args.chosen, printer, "stop").await?;
+    let stopped = client.stop(record.spec.id.as_str(), &StopRequest { timeout_s: args.timeout }).await;
+    let record = stopped.doing(|| format!("stop {}", args.chosen.container))?;
+    printer.either(&record, || record.spec.name.to_string())
+}
+
+/// Sends a signal.
+pub async fn kill(args: KillArgs, printer: Printer) -> Result<(), Failure> {
+    let Located { client, record } = find(&args.chosen, printer, "kill").await?;
+    let killed = client.kill(record.spec.id.as_str(), &KillRequest { signal: args.signal }).await;
+    killed.doing(|| format!("kill {}", args.chosen.container))?;
+    let value = json!({ "container": record.spec.name, "node": record.node, "signal": args.signal });
+    printer.either(&value, || record.spec.name.to_string())
+}
+
+/// Removes containers, one after the other, up to the first that cannot be removed.
+pub async fn rm(args: RmArgs, printer: Printer) -> Result<(), Failure> {
+    let cluster = open(printer, || "remove containers".into())?;
+    let mut removed = Vec::new();
+    for container in args.containers {
+        let chosen = Chosen { container, node: args.node.clone() };
+        let Located { client, record } = chosen.locate(&cluster, "remove").await?;
+        let done = client.remove(record.spec.id.as_str(), args.force).await;
+        done.doing(|| format!("remove {}", chosen.container))?;
+        if !printer.json {
+            crate::print::line(record.spec.name.as_str())?;
+        }
+        removed.push(json!({ "container": record.spec.name, "node": record.node }));
+    }
+    if printer.json { printer.value(&removed) } else { Ok(()) }
+}
+
+async fn find(chosen: &Chosen, printer: Printer, action: &str) -> Result<Located, Failure> {
+    let cluster = open(printer, || format!("{action} {}", chosen.container))?;
+    chosen.locate(&cluster, action).await
+}

@@ -1,0 +1,69 @@
+//! `drover ps`.
+
+use clap::Args;
+use drover_api::Client;
+use drover_model::{ContainerRecord, ContainerState, NodeName};
+
+use super::open;
+use crate::choice::settle;
+use crate::failure::{Doing, Failure};
+use crate::print::{self, Printer};
+use crate::table::Table;
+
+#[derive(Debug, Args)]
+pub struct PsArgs {
+    /// Also those that do not run
+    #[arg(short, long)]
+    all: bool,
+    /// Only those on this node
+    #[arg(long)]
+    node: Option<NodeName>,
+}
+
+/// Lists the containers of all nodes.
+pub async fn execute(args: PsArgs, printer: Printer) -> Result<(), Failure> {
+    let action = || "list containers".to_owned();
+    let cluster = open(printer, action)?;
+    let answers = cluster.ask(args.node.as_ref(), async |client: Client| client.containers().await);
+    let answers = answers.await.doing(action)?;
+    let mut records = settle(answers.into_iter().flat_map(|(_, records)| records).collect());
+    records.retain(|record| args.all || matches!(record.state, ContainerState::Running | ContainerState::Frozen));
+    printer.either(&records, || table(&records))
+}
+
+fn table(records: &[ContainerRecord]) -> String {
+    let mut table = Table::new(&["NAME", "NODE", "STATE", "IMAGE", "ADDRESS", "MOVES", "UP"]);
+    for record in records {
+        let running = matches!(record.state, ContainerState::Running | ContainerState::Frozen);
+        let started = record.started_at.as_deref().filter(|_| running);
+        let addresses = record.spec.interface.iter().flat_map(|interface| &interface.addresses);
+        let addresses: Vec<String> = addresses.map(|address| address.addr().to_string()).collect();
+        table.row([
+            record.spec.name.to_string(),
+            record.node.to_string(),
+            record.state.to_string(),
+            record.spec.image.clone(),
+            addresses.join(","),
+            record.generation.to_string(),
+            started.and_then(print::since).unwrap_or_default(),
+        ]);
+    }
+    table.render()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::choice::tests::record;
+
+    #[test]
+    fn containers_are_listed_in_columns() {
+        let mut other = record("bb", "worker", "n2", ContainerState::Exited { status: 137 }, 12);
+        other.spec.interface = None;
+        let records = [record("aa", "web", "n1", ContainerState::Running, 0), other];
+        let expected = "NAME     NODE   STATE          IMAGE     ADDRESS     MOVES   UP\n\
+                        web      n1     running        busybox   10.77.1.5   0       -\n\
+                        worker   n2     exited (137)   busybox   -           12      -\n";
+        assert_eq!(table(&records), expected);
+    }
+}

@@ -1,0 +1,230 @@
+//! `drover migrate`.
+
+use std::io::{IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use clap::builder::PossibleValue;
+use drover_api::{Client, ClientError, MigrateRequest};
+use drover_model::{MigrationId, MigrationState, Mode, NodeName, Outcome, Report};
+use serde_json::json;
+
+use super::{Chosen, migrations, open};
+use crate::cluster::Located;
+use crate::failure::{Cause, Doing, Failure};
+use crate::print::{self, Printer};
+
+#[derive(Debug, Args)]
+pub struct MigrateArgs {
+    /// Name, id, or beginning of an id
+    #[arg(required_unless_present = "cancel")]
+    container: Option<String>,
+    /// The node to move to
+    #[arg(long, required_unless_present = "cancel")]
+    to: Option<NodeName>,
+    /// The node that has the container, when several have one of this name
+    #[arg(long)]
+    node: Option<NodeName>,
+    /// How memory crosses
+    #[arg(long, default_value = "auto")]
+    mode: ModeArg,
+    /// Do not wait for the end
+    #[arg(long)]
+    detach: bool,
+    /// Cancel this migration
+    #[arg(long, value_name = "ID", conflicts_with_all = ["container", "to", "mode", "detach"])]
+    cancel: Option<MigrationId>,
+}
+
+/// A mode on the command line.
+#[derive(Debug, Clone, Copy)]
+struct ModeArg(Mode);
+
+impl clap::ValueEnum for ModeArg {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[Self(Mode::Auto), Self(Mode::StopAndCopy)]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(self.0.as_str()))
+    }
+}
+
+/// The time after which a poll answers without a change: short on a terminal, which shows the time that passes.
+const POLL_SHOWN: Duration = Duration::from_millis(500);
+const POLL: Duration = Duration::from_secs(20);
+/// How often in a row the source may not answer, and the pause after it: a restart of its agent takes seconds.
+const LOST_LIMIT: u32 = 60;
+const LOST_PAUSE: Duration = Duration::from_secs(1);
+
+/// Moves a container, or cancels a migration.
+pub async fn execute(args: MigrateArgs, printer: Printer) -> Result<(), Failure> {
+    if let Some(id) = args.cancel {
+        return cancel(&id, printer).await;
+    }
+    let (Some(container), Some(to)) = (args.container, args.to) else { return Ok(()) };
+    let action = || format!("move {container} to {to}");
+    let cluster = open(printer, action)?;
+    let chosen = Chosen { container: container.clone(), node: args.node };
+    let located = chosen.locate(&cluster, "move").await?;
+    let begun = begin(&located, &to, args.mode.0).await.doing(action)?;
+    if args.detach {
+        return printer.either(&begun, || begun.id.to_string());
+    }
+    let report = follow(&located.client, begun, Progress::new(printer)).await.doing(action)?;
+    if printer.json {
+        printer.value(&report)?;
+    }
+    let report = moved(report).doing(action)?;
+    if printer.json { Ok(()) } else { print::line(&summary(&report)) }
+}
+
+/// Begins a migration.
+pub(super) async fn begin(located: &Located, to: &NodeName, mode: Mode) -> Result<MigrationState, ClientError> {
+    let container = located.record.spec.id.to_string();
+    located.client.migrate(&MigrateRequest { container, to: to.clone(), mode }).await
+}
+
+/// Follows a migration to its end.
+pub(super) async fn follow(
+    source: &Client,
+    mut state: MigrationState,
+    mut progress: Progress,
+) -> Result<Report, ClientError> {
+    let mut lost = 0;
+    loop {
+        if let Some(report) = state.report {
+            return Ok(report);
+        }
+        progress.show(&state);
+        let wait = if progress.shown { POLL_SHOWN } else { POLL };
+        match source.migration(&state.id, Some(wait)).await {
+            Ok(next) => {
+                lost = 0;
+                state = next;
+            }
+            Err(error) if error.is_lost() && lost < LOST_LIMIT => {
+                lost += 1;
+                tokio::time::sleep(LOST_PAUSE).await;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// The report of a migration that moved the container; otherwise why it did not.
+pub(super) fn moved(report: Report) -> Result<Report, Cause> {
+    match report.outcome {
+        Outcome::Moved => Ok(report),
+        outcome => Err(Cause::Unmoved { outcome, reason: report.reason, hint: report.hint }),
+    }
+}
+
+async fn cancel(id: &MigrationId, printer: Printer) -> Result<(), Failure> {
+    let action = || format!("cancel migration {id}");
+    let cluster = open(printer, action)?;
+    let (client, _) = migrations::find(&cluster, id).await.doing(action)?;
+    client.cancel(id).await.doing(action)?;
+    printer.either(&json!({ "id": id, "source": client.node_name() }), || id.to_string())
+}
+
+/// One sentence for people.
+fn summary(report: &Report) -> String {
+    format!(
+        "{} moved from {} to {}: downtime {}, total {}, {} sent ({} memory, {} files)",
+        report.container,
+        report.from,
+        report.to,
+        print::millis(report.downtime_ms),
+        print::millis(report.total_ms),
+        report.bytes_sent,
+        report.bytes_memory,
+        report.bytes_disk,
+    )
+}
+
+/// A line on the terminal that is written over as a migration goes on.
+#[derive(Debug)]
+pub(super) struct Progress {
+    shown: bool,
+    begun: Instant,
+}
+
+impl Progress {
+    /// Shown when standard error is a terminal and people read it.
+    pub(super) fn new(printer: Printer) -> Self {
+        Self { shown: !printer.json && std::io::stderr().is_terminal(), begun: Instant::now() }
+    }
+
+    fn show(&mut self, state: &MigrationState) {
+        if self.shown {
+            self.write(&progress(state, self.begun.elapsed()));
+        }
+    }
+
+    fn write(&self, text: &str) {
+        // A terminal that is gone shows no progress.
+        let _ = write!(std::io::stderr(), "\r\x1b[K{text}");
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if self.shown {
+            self.write("");
+        }
+    }
+}
+
+fn progress(state: &MigrationState, elapsed: Duration) -> String {
+    let MigrationState { container, from, to, phase, bytes_sent, .. } = state;
+    let doubt = if state.in_doubt { format!(", {to} has not confirmed yet") } else { String::new() };
+    format!("{container}: {from} → {to}   {phase}{doubt}   {bytes_sent}   {:.1} s", elapsed.as_secs_f64())
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+    use drover_model::{Bytes, Phase};
+
+    /// A report as a source would make it.
+    pub fn report(outcome: Outcome, downtime_ms: f64) -> Report {
+        serde_json::from_value(json!({
+            "id": "0a", "container": "web", "from": "n1", "to": "n2", "outcome": outcome, "downtime_ms": downtime_ms,
+            "total_ms": 1400.0, "phases": {}, "rounds": [], "bytes_sent": 34 << 20, "bytes_memory": 31 << 20,
+            "bytes_disk": 2 << 20, "mode": "stop-and-copy", "reason": "n2 refused: no room", "hint": "make room",
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_move_is_summed_up_in_one_sentence() {
+        let expected = "web moved from n1 to n2: downtime 212 ms, total 1.40 s, 34.0 MiB sent (31.0 MiB memory, \
+                        2.0 MiB files)";
+        assert_eq!(summary(&report(Outcome::Moved, 212.3)), expected);
+    }
+
+    #[test]
+    fn what_did_not_move_is_a_failure_with_reason_and_hint() {
+        let failure = moved(report(Outcome::RolledBack, 0.0)).doing(|| "move web to n2".into()).unwrap_err();
+        let explained = failure.explain();
+        assert_eq!(explained.error, "cannot move web to n2: n2 refused: no room");
+        assert_eq!(explained.hint.as_deref(), Some("make room"));
+    }
+
+    #[test]
+    fn progress_names_the_phase_and_the_doubt() {
+        let state = MigrationState {
+            id: "0a".parse().unwrap(),
+            container: "web".parse().unwrap(),
+            from: "n1".parse().unwrap(),
+            to: "n2".parse().unwrap(),
+            phase: Phase::Commit,
+            in_doubt: true,
+            bytes_sent: Bytes(1 << 20),
+            report: None,
+        };
+        let expected = "web: n1 → n2   commit, n2 has not confirmed yet   1.0 MiB   1.5 s";
+        assert_eq!(progress(&state, Duration::from_millis(1500)), expected);
+    }
+}

@@ -1,0 +1,146 @@
+//! `drover stats`.
+
+use std::collections::BTreeMap;
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use drover_api::Client;
+use drover_model::{Bytes, ContainerId, ContainerName, ContainerRecord, ContainerState, ContainerStats, NodeName};
+use serde::Serialize;
+
+use super::open;
+use crate::choice::settle;
+use crate::cluster::Cluster;
+use crate::failure::{Cause, Doing, Failure};
+use crate::print::Printer;
+use crate::table::Table;
+
+#[derive(Debug, Args)]
+pub struct StatsArgs {
+    /// Only these containers
+    containers: Vec<String>,
+    /// Only those on this node
+    #[arg(long)]
+    node: Option<NodeName>,
+    /// One sample instead of one every second
+    #[arg(long)]
+    no_stream: bool,
+}
+
+/// The time between two samples.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// What a container used, seen from the command line.
+#[derive(Debug, Serialize)]
+struct Usage {
+    id: ContainerId,
+    name: ContainerName,
+    node: NodeName,
+    /// Of one processor; absent at the first sample on a node.
+    cpu_percent: Option<f64>,
+    #[serde(flatten)]
+    stats: ContainerStats,
+}
+
+/// The processor time that each container had used on its node, and when.
+type Before = BTreeMap<(ContainerId, NodeName), (Instant, u64)>;
+
+/// Prints what containers use. With `--json` one array for each sample.
+pub async fn execute(args: StatsArgs, printer: Printer) -> Result<(), Failure> {
+    let action = || "show what containers use".to_owned();
+    let cluster = open(printer, action)?;
+    let mut before = Before::new();
+    sample(&cluster, &args, &mut before).await.doing(action)?;
+    loop {
+        tokio::time::sleep(INTERVAL).await;
+        let usages = sample(&cluster, &args, &mut before).await.doing(action)?;
+        let clear = !printer.json && !args.no_stream && std::io::stdout().is_terminal();
+        let prefix = if clear { "\x1b[H\x1b[J" } else { "" };
+        if printer.json && !args.no_stream {
+            printer.record(&usages)?;
+        } else {
+            printer.either(&usages, || format!("{prefix}{}", table(&usages)))?;
+        }
+        if args.no_stream {
+            return Ok(());
+        }
+    }
+}
+
+async fn sample(cluster: &Cluster, args: &StatsArgs, before: &mut Before) -> Result<Vec<Usage>, Cause> {
+    let wanted = args.containers.clone();
+    let answers = cluster.ask(args.node.as_ref(), move |client: Client| {
+        let wanted = wanted.clone();
+        async move {
+            let mut sampled = Vec::new();
+            for record in client.containers().await? {
+                let asked = wanted.is_empty()
+                    || wanted.iter().any(|name| *name == record.spec.name.as_str() || *name == record.spec.id.as_str());
+                if !asked || !matches!(record.state, ContainerState::Running | ContainerState::Frozen) {
+                    continue;
+                }
+                // It may have gone since.
+                if let Ok(stats) = client.stats(record.spec.id.as_str()).await {
+                    sampled.push((record, stats, Instant::now()));
+                }
+            }
+            Ok(sampled)
+        }
+    });
+    let sampled: Vec<_> = answers.await?.into_iter().flat_map(|(_, sampled)| sampled).collect();
+    let settled = settle(sampled.iter().map(|(record, ..)| record.clone()).collect());
+    let mut now = Before::new();
+    let usages = settled.into_iter().filter_map(|record| {
+        let (_, stats, at) = sampled.iter().find(|(other, ..)| *other == record)?;
+        Some(usage(record, *stats, *at, before, &mut now))
+    });
+    let usages = usages.collect();
+    *before = now;
+    Ok(usages)
+}
+
+fn usage(record: ContainerRecord, stats: ContainerStats, at: Instant, before: &Before, now: &mut Before) -> Usage {
+    let key = (record.spec.id.clone(), record.node.clone());
+    let cpu_percent = before.get(&key).map(|&(then, cpu_ns)| {
+        let elapsed = at.saturating_duration_since(then).as_nanos().max(1) as f64;
+        stats.cpu_ns.saturating_sub(cpu_ns) as f64 / elapsed * 100.0
+    });
+    now.insert(key, (at, stats.cpu_ns));
+    Usage { id: record.spec.id, name: record.spec.name, node: record.node, cpu_percent, stats }
+}
+
+fn table(usages: &[Usage]) -> String {
+    let mut table = Table::new(&["NAME", "NODE", "CPU", "MEMORY", "LIMIT", "TASKS"]);
+    for Usage { name, node, cpu_percent, stats, .. } in usages {
+        table.row([
+            name.to_string(),
+            node.to_string(),
+            cpu_percent.map(|percent| format!("{percent:.1} %")).unwrap_or_default(),
+            stats.memory.to_string(),
+            stats.memory_limit.map(|limit: Bytes| limit.to_string()).unwrap_or_default(),
+            stats.pids.to_string(),
+        ]);
+    }
+    table.render()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::choice::tests::record;
+
+    #[test]
+    fn processor_time_becomes_a_share() {
+        let stats = |cpu_ns| ContainerStats { cpu_ns, memory: Bytes(3 << 20), memory_limit: None, pids: 2 };
+        let container = record("aa", "web", "n1", ContainerState::Running, 0);
+        let (start, mut now) = (Instant::now(), Before::new());
+        let first = usage(container.clone(), stats(0), start, &Before::new(), &mut now);
+        assert_eq!(first.cpu_percent, None);
+        let later = start + Duration::from_secs(2);
+        let second = usage(container, stats(500_000_000), later, &now.clone(), &mut now);
+        let expected = "NAME   NODE   CPU      MEMORY    LIMIT   TASKS\n\
+                        web    n1     25.0 %   3.0 MiB   -       2\n";
+        assert_eq!(table(&[second]), expected);
+    }
+}

@@ -1,0 +1,146 @@
+//! The one error of a command: what it could not do, because of what. Printed once, by `main`.
+
+use std::error::Error;
+use std::io;
+use std::path::PathBuf;
+
+use drover_agent::AgentError;
+use drover_api::tls::TlsError;
+use drover_api::{ApiError, ClientError, ContextError};
+use drover_model::Outcome;
+
+use crate::choice::ChoiceError;
+
+/// A command that did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {action}")]
+pub struct Failure {
+    action: String,
+    #[source]
+    cause: Cause,
+}
+
+/// Why.
+#[derive(Debug, thiserror::Error)]
+pub enum Cause {
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error(transparent)]
+    Context(#[from] ContextError),
+    #[error(transparent)]
+    Choice(#[from] ChoiceError),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error(transparent)]
+    Agent(#[from] AgentError),
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error("cannot read {0}")]
+    Read(PathBuf, #[source] io::Error),
+    /// A migration ended, but not on the target.
+    #[error("{reason}")]
+    Unmoved { outcome: Outcome, reason: String, hint: Option<String> },
+    /// An attached program's stream ended without its exit status.
+    #[error("the session broke: {0}")]
+    Session(String),
+    /// A name that images or archives cannot have.
+    #[error("{0}")]
+    Invalid(&'static str),
+}
+
+/// Says what was being done when a cause came up.
+pub trait Doing<T> {
+    /// The failure to `action`, as in `cannot {action}`.
+    fn doing(self, action: impl FnOnce() -> String) -> Result<T, Failure>;
+}
+
+impl<T, E: Into<Cause>> Doing<T> for Result<T, E> {
+    fn doing(self, action: impl FnOnce() -> String) -> Result<T, Failure> {
+        self.map_err(|error| Failure::new(action(), error))
+    }
+}
+
+impl Failure {
+    /// The failure to `action`, as in `cannot {action}`.
+    pub fn new(action: String, cause: impl Into<Cause>) -> Self {
+        Self { action, cause: cause.into() }
+    }
+
+    /// The chain and the hint, fit to print.
+    #[must_use]
+    pub fn explain(&self) -> ApiError {
+        // A node's refusal already says what could not be done, and where more precisely than we know.
+        let complete = matches!(&self.cause, Cause::Client(ClientError::Refused { error, .. })
+            if error.error.starts_with("cannot "));
+        let first: &dyn Error = if complete { &self.cause } else { self };
+        let mut error = first.to_string();
+        let mut next = first.source();
+        while let Some(cause) = next {
+            error.push_str(": ");
+            error.push_str(cause.to_string().trim_end());
+            next = cause.source();
+        }
+        ApiError { error, hint: self.cause.hint() }
+    }
+
+    /// Whether a node answered that it does not do it.
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
+        matches!(&self.cause, Cause::Client(ClientError::Refused { .. }))
+    }
+
+    /// Whether the reader of our output went away: nobody is left to tell.
+    #[must_use]
+    pub fn is_unheard(&self) -> bool {
+        matches!(&self.cause, Cause::Io(error) if error.kind() == io::ErrorKind::BrokenPipe)
+    }
+}
+
+impl Cause {
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Client(error) => error.hint(),
+            Self::Choice(error) => error.hint(),
+            Self::Unmoved { hint, .. } => hint.clone(),
+            Self::Context(ContextError::Unknown) => {
+                Some("start a lab with `drover lab up`, or name a cluster's context file in DROVER_CONTEXT".into())
+            }
+            Self::Agent(error) => error.hint(),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(text: &str) -> Result<(), ClientError> {
+        let error = ApiError { error: text.into(), hint: Some("start it".into()) };
+        Err(ClientError::Refused { node: "n1".parse().unwrap(), status: 409u16.try_into().unwrap(), error })
+    }
+
+    #[test]
+    fn a_chain_is_joined_and_keeps_the_hint() {
+        let failure = refused("it does not run").doing(|| "stop web".into()).unwrap_err();
+        let expected = ApiError { error: "cannot stop web: it does not run".into(), hint: Some("start it".into()) };
+        assert_eq!(failure.explain(), expected);
+    }
+
+    #[test]
+    fn a_node_that_says_what_it_cannot_do_is_not_repeated() {
+        let failure = refused("cannot stop web: it does not run").doing(|| "stop web".into()).unwrap_err();
+        assert_eq!(failure.explain().error, "cannot stop web: it does not run");
+    }
+
+    #[test]
+    fn causes_of_causes_are_told() {
+        let source = io::Error::from(io::ErrorKind::ConnectionRefused);
+        let address = "10.0.0.1:7780".parse().unwrap();
+        let error = ClientError::Unreachable { node: "n1".parse().unwrap(), address, source };
+        let explained = Err::<(), _>(error).doing(|| "list images".into()).unwrap_err().explain();
+        let expected = "cannot list images: cannot reach node n1 at 10.0.0.1:7780: connection refused";
+        assert_eq!(explained.error, expected);
+        assert_eq!(explained.hint.unwrap(), "check that the agent runs on n1 and listens on 10.0.0.1:7780");
+    }
+}
