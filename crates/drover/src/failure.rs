@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use drover_agent::AgentError;
 use drover_api::tls::TlsError;
 use drover_api::{ApiError, ClientError, ContextError};
-use drover_model::Outcome;
+use drover_model::{Explained, Outcome};
 
 use crate::choice::ChoiceError;
 
@@ -33,6 +33,12 @@ pub enum Cause {
     Tls(#[from] TlsError),
     #[error(transparent)]
     Agent(#[from] AgentError),
+    /// Something of the lab.
+    #[error("{0}")]
+    Lab(#[from] Hinted),
+    /// The shim.
+    #[error("{0}")]
+    Shim(Box<dyn Error + Send + Sync>),
     #[error(transparent)]
     Io(#[from] io::Error),
     #[error("cannot read {0}")]
@@ -46,6 +52,17 @@ pub enum Cause {
     /// A name that images or archives cannot have.
     #[error("{0}")]
     Invalid(&'static str),
+}
+
+/// An error's whole chain with its hint.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Hinted(Explained);
+
+impl Hinted {
+    pub fn new(error: &dyn Error, hint: Option<String>) -> Self {
+        Self(Explained { hint, ..Explained::from_chain(error) })
+    }
 }
 
 /// Says what was being done when a cause came up.
@@ -106,6 +123,7 @@ impl Cause {
                 Some("start a lab with `drover lab up`, or name a cluster's context file in DROVER_CONTEXT".into())
             }
             Self::Agent(error) => error.hint(),
+            Self::Lab(hinted) => hinted.0.hint.clone(),
             _ => None,
         }
     }

@@ -4,10 +4,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
+use drover_lab::AgentState;
 use drover_model::Bandwidth;
 
-use crate::failure::{Doing, Failure};
+use crate::failure::{Doing, Failure, Hinted};
 use crate::print::Printer;
+use crate::table::Table;
 
 #[derive(Debug, Subcommand)]
 pub enum LabCommand {
@@ -19,6 +21,10 @@ pub enum LabCommand {
     Status,
     /// Run a program on a host of the lab
     Exec(LabExecArgs),
+    /// Kill a node's agent and keep it down, or let it start again
+    Agent(LabAgentArgs),
+    /// Change the rate of all links
+    Link(LabLinkArgs),
 }
 
 #[derive(Debug, Args)]
@@ -27,7 +33,7 @@ pub struct UpArgs {
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=64))]
     pub nodes: u8,
     /// The rate of each host's link: 1gbit, 100mbit, … or none for as fast as it goes
-    #[arg(long, default_value = "1gbit", value_parser = link)]
+    #[arg(long, default_value = "none", value_parser = link)]
     pub link: Link,
 }
 
@@ -36,6 +42,15 @@ pub struct UpArgs {
 pub enum Link {
     Unlimited,
     Limited(Bandwidth),
+}
+
+impl Link {
+    fn rate(self) -> Option<Bandwidth> {
+        match self {
+            Self::Unlimited => None,
+            Self::Limited(rate) => Some(rate),
+        }
+    }
 }
 
 fn link(text: &str) -> Result<Link, String> {
@@ -55,36 +70,107 @@ pub struct LabExecArgs {
 }
 
 #[derive(Debug, Args)]
+pub struct LabAgentArgs {
+    /// The node
+    pub host: String,
+    /// What becomes of its agent
+    #[arg(value_enum)]
+    pub change: Change,
+}
+
+/// What becomes of an agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Change {
+    Start,
+    Stop,
+}
+
+#[derive(Debug, Args)]
+pub struct LabLinkArgs {
+    /// 1gbit, 100mbit, … or none for as fast as it goes
+    #[arg(value_parser = link)]
+    pub rate: Link,
+}
+
+#[derive(Debug, Args)]
 pub struct LabHostArgs {
     /// What the host is to be
+    #[arg(long)]
     pub spec: PathBuf,
 }
 
 /// Does what was asked of the lab. Called before any thread is started.
-pub fn execute(command: LabCommand, _printer: Printer) -> Result<ExitCode, Failure> {
-    // INTEGRATOR: call drover_lab::{up, down, status, exec} here. Their errors become variants of failure::Cause
-    // with their hints; `exec` passes the program's status on with super::exit_code.
+pub fn execute(command: LabCommand, printer: Printer) -> Result<ExitCode, Failure> {
     match command {
-        LabCommand::Up(args) => {
-            let _ = (args.nodes, args.link);
-            unwired("start a lab")
+        LabCommand::Up(args) => up(&args, printer)?,
+        LabCommand::Down => {
+            let removed = drover_lab::down().map_err(|error| Hinted::new(&error, error.hint())).doing(|| "stop the lab".into())?;
+            let text = if removed.existed { "the lab is gone" } else { "there was no lab" };
+            printer.either(&serde_json::json!({ "existed": removed.existed }), || text.to_owned())?;
         }
-        LabCommand::Down => unwired("stop the lab"),
-        LabCommand::Status => unwired("show the lab"),
+        LabCommand::Status => status(printer)?,
         LabCommand::Exec(args) => {
-            let _ = (args.host, args.command);
-            unwired("run a program in the lab")
+            let action = || format!("run a program on {}", args.host);
+            let status = drover_lab::exec(&args.host, &args.command).map_err(|error| Hinted::new(&error, error.hint()));
+            let status = status.doing(action)?;
+            let signal = std::os::unix::process::ExitStatusExt::signal(&status).map(|signal| 128 + signal);
+            return Ok(super::exit_code(status.code().or(signal).unwrap_or(1)));
+        }
+        LabCommand::Agent(args) => {
+            let running = matches!(args.change, Change::Start);
+            let set = drover_lab::set_agent(&args.host, running).map_err(|error| Hinted::new(&error, error.hint()));
+            set.doing(|| format!("change the agent of {}", args.host))?;
+        }
+        LabCommand::Link(args) => {
+            let set = drover_lab::set_link(args.rate.rate()).map_err(|error| Hinted::new(&error, error.hint()));
+            set.doing(|| "change the links of the lab".into())?;
         }
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn up(args: &UpArgs, printer: Printer) -> Result<(), Failure> {
+    let action = || "start a lab".to_owned();
+    let program = std::env::current_exe().doing(action)?;
+    let request = drover_lab::UpRequest::of(&program, args.nodes, args.link.rate());
+    let lab = drover_lab::up(&request).map_err(|error| Hinted::new(&error, error.hint())).doing(action)?;
+    for warning in &lab.warnings {
+        printer.warning(warning);
+    }
+    let hosts: Vec<_> = lab.plan.nodes().map(|host| host.name.to_string()).collect();
+    let text = || {
+        let state = if lab.already { "was up already" } else { "is up" };
+        format!("the lab {state}: {} and client", hosts.join(", "))
+    };
+    printer.either(&serde_json::json!({ "nodes": hosts, "already": lab.already }), text)
+}
+
+fn status(printer: Printer) -> Result<(), Failure> {
+    let status = drover_lab::status().map_err(|error| Hinted::new(&error, error.hint()));
+    let status = status.doing(|| "look at the lab".into())?;
+    printer.either(&status, || {
+        let Some(status) = &status else { return "there is no lab; `drover lab up` starts one".to_owned() };
+        let mut table = Table::new(&["HOST", "ADDRESS", "PID", "AGENT"]);
+        for host in &status.hosts {
+            let pid = host.pid.map_or("dead".to_owned(), |pid| pid.to_string());
+            table.row([host.name.to_string(), host.v4.to_string(), pid, word(host.agent).to_owned()]);
+        }
+        let rate = status.link.map_or("as fast as it goes".to_owned(), |rate| rate.to_string());
+        format!("{}links: {rate}\n", table.render())
+    })
 }
 
 /// The first process of a lab's host. Called before any thread is started.
 pub fn host(args: &LabHostArgs) -> Result<ExitCode, Failure> {
-    // INTEGRATOR: call drover_lab::host_main here.
-    let _ = &args.spec;
-    unwired("be a host of a lab")
+    let lived = drover_lab::host_main(&args.spec).map_err(|error| Hinted::new(&error, error.hint()));
+    lived.doing(|| "be a host of a lab".into()).map(|()| ExitCode::SUCCESS)
 }
 
-fn unwired(action: &str) -> Result<ExitCode, Failure> {
-    Err(std::io::Error::from(std::io::ErrorKind::Unsupported)).doing(|| action.into())
+fn word(agent: AgentState) -> &'static str {
+    match agent {
+        AgentState::None => "-",
+        AgentState::Running => "running",
+        AgentState::Stopped => "stopped",
+        AgentState::Dead => "dead",
+    }
 }

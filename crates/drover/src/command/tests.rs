@@ -23,7 +23,7 @@ fn every_line_of_the_contract_parses() {
         "drover lab exec n1 -- ip addr show",
         "drover lab down",
         "drover lab status --json",
-        "drover lab-host /tmp/spec",
+        "drover lab-host --spec /tmp/spec",
         "drover shim --anything -x goes",
         "drover agent --config f.toml",
         "drover image import web ./root",
