@@ -109,8 +109,13 @@ impl Runc {
     pub fn create_template(&self, spec: &ContainerSpec, layout: &Layout, cgroup: &str) -> Result<(), RuncError> {
         write_config(layout, &oci_spec(spec, layout, &layout.template(), cgroup, process(&nothing())))?;
         let pid_file = layout.run.join("template.pid");
+        // Its streams stay open in the process that waits, so nobody may wait for their end; the log has the reason.
         let mut create = self.create(&spec.id, layout, None, &pid_file);
-        run(create.stdout(Stdio::null()).stderr(Stdio::piped()))?;
+        let status = create.stdout(Stdio::null()).stderr(Stdio::null()).status().map_err(RuncError::Start)?;
+        if !status.success() {
+            let text = fs::read_to_string(layout.run.join("runc.log")).unwrap_or_default();
+            return Err(RuncError::Refused(last_reason(&text)));
+        }
         let pid = fs::read_to_string(&pid_file).ok().and_then(|text| text.trim().parse().ok());
         let pid = pid.and_then(rustix::process::Pid::from_raw).ok_or(RuncError::State("process id"))?;
         // It waits to execute the program that does nothing. Its parent has gone; the system's first process, or the

@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 use std::time::SystemTime;
 
 use drover_container::shim::{Request, Shim};
-use drover_container::{criu, prepare_template};
+use drover_container::{criu, prepare_dev, prepare_template};
 use drover_disk::layer;
 use drover_model::{Bytes, ContainerState, Explained};
 use drover_network::Gate;
@@ -85,11 +85,15 @@ impl Arrival {
         place::make(container, &self.inner.config.uplink, Gate::Closed)?;
         place::make_checkpoint(layout)?;
         let attempt = "cannot set up the container's sandbox";
-        prepare_template(layout).map_err(|error| failure(attempt, &error))?;
+        prepare_template(layout)
+            .and_then(|()| prepare_dev(layout))
+            .map_err(|error| failure(attempt, &error))?;
         self.inner
             .runc
             .create_template(&container.spec(), layout, &cgroup_path(&container.id))
             .map_err(|error| failure(attempt, &error))?;
+        // The container brings its own.
+        place::renew_dev(layout)?;
         Shim::start(&self.inner.config.program, &self.inner.shim_spec(container))
             .map_err(|error| failure(attempt, &error))?;
         Ok(())

@@ -57,6 +57,13 @@ pub(crate) fn make(container: &Container, uplink: &str, gate: Gate) -> Result<()
     Ok(())
 }
 
+/// Puts an empty file system in the place of `/dev`.
+pub(crate) fn renew_dev(layout: &Layout) -> Result<(), Explained> {
+    let failed = step("cannot empty /dev");
+    unmount(&layout.dev(), true).map_err(&failed)?;
+    mount_tmpfs(&layout.dev(), DEV, 0o755).map_err(&failed)
+}
+
 fn make_group(group: &Cgroup, spec: &ContainerSpec) -> Result<(), Explained> {
     let failed = step("cannot make the container's control group");
     group.create().map_err(&failed)?;

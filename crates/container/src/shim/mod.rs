@@ -29,7 +29,7 @@ pub struct ShimSpec {
     pub run: PathBuf,
     /// Whether the standard streams are a terminal.
     pub terminal: bool,
-    /// Whether standard input is a pipe that stays open; otherwise it is `/dev/null`.
+    /// Whether standard input stays open; otherwise the program reads its end at once.
     pub stdin_open: bool,
     /// The directory beneath which the node's control groups lie, in every hierarchy.
     pub cgroup_base: String,

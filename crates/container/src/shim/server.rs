@@ -115,13 +115,12 @@ impl Server {
 
     /// Makes the standard streams: the container's ends, and reading from ours.
     fn streams(&self) -> Result<[OwnedFd; 3], Failure> {
-        let stdin = if self.spec.stdin_open {
-            let (theirs, ours) = pipe_with(PipeFlags::CLOEXEC)?;
+        let (stdin, ours) = pipe_with(PipeFlags::CLOEXEC)?;
+        // Without a writer its end is read at once. The node's `/dev/null` would be a file outside of the container,
+        // which CRIU does not dump.
+        if self.spec.stdin_open {
             *lock(&self.input) = Some(ours);
-            theirs
-        } else {
-            OwnedFd::from(File::open("/dev/null")?)
-        };
+        }
         let (stdout, stdout_theirs) = pipe_with(PipeFlags::CLOEXEC)?;
         let (stderr, stderr_theirs) = pipe_with(PipeFlags::CLOEXEC)?;
         self.output.pump(vec![(LogStream::Stdout, stdout), (LogStream::Stderr, stderr)])?;

@@ -1,5 +1,6 @@
 //! `drover agent`.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -17,7 +18,9 @@ pub struct AgentArgs {
 /// Serves until a signal ends it.
 pub fn execute(args: &AgentArgs) -> Result<(), Failure> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    // Colours are for people: a log file gets none.
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
     let action = || "serve the node".to_owned();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().doing(action)?;
     let served = runtime.block_on(drover_agent::serve(&args.config));
