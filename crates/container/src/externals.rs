@@ -63,10 +63,10 @@ impl External {
             Ok(metadata) => Ok(metadata.dev()),
             Err(error) => Err(UnknownMount::Read(path, error)),
         };
-        let (dev, shm) = (device(layout.dev())?, device(layout.shm())?);
+        let own = Own { dev: device(layout.dev())?, shm: device(layout.shm())?, empty: device(layout.empty())? };
         let path = PathBuf::from(format!("/proc/{pid}/mountinfo"));
         let text = fs::read_to_string(&path).map_err(|error| UnknownMount::Read(path, error))?;
-        classify(&text, dev, shm)
+        classify(&text, own)
     }
 
     /// Where the target finds it.
@@ -80,18 +80,27 @@ impl External {
     }
 }
 
-fn classify(mountinfo: &str, dev: u64, shm: u64) -> Result<Vec<External>, UnknownMount> {
+/// The devices of the node's file systems that a container sees.
+#[derive(Debug, Clone, Copy)]
+struct Own {
+    dev: u64,
+    shm: u64,
+    empty: u64,
+}
+
+fn classify(mountinfo: &str, own: Own) -> Result<Vec<External>, UnknownMount> {
     let mut externals = Vec::new();
     for line in mountinfo.lines() {
         let mount = Mount::parse(line).ok_or_else(|| UnknownMount::Parse(line.to_owned()))?;
         if mount.mountpoint == "/" || NATIVE.contains(&mount.kind) {
             continue;
         }
-        let source = if mount.device == dev {
+        let source = if mount.device == own.dev {
             ExternalSource::Dev(mount.root.trim_start_matches('/').to_owned())
-        } else if mount.device == shm {
+        } else if mount.device == own.shm {
             ExternalSource::Shm
-        } else if mount.kind == "tmpfs" && mount.read_only {
+        } else if mount.device == own.empty || mount.kind == "tmpfs" && mount.read_only {
+            // runc masks with a read-only tmpfs; after a restore the same is done by our empty one.
             ExternalSource::Empty
         } else {
             return Err(UnknownMount::Kind { mountpoint: mount.mountpoint.to_owned(), kind: mount.kind.to_owned() });
@@ -117,8 +126,11 @@ impl<'a> Mount<'a> {
         let (major, minor) = fields.next()?.split_once(':')?;
         let device = rustix::fs::makedev(major.parse().ok()?, minor.parse().ok()?);
         let (root, mountpoint, options) = (fields.next()?, fields.next()?, fields.next()?);
-        let read_only = options.split(',').any(|option| option == "ro");
-        Some(Self { device, root, mountpoint, read_only, kind: after.split(' ').next()? })
+        let mut after = after.split(' ');
+        let (kind, own_options) = (after.next()?, after.nth(1)?);
+        // Of this mount, or of the whole file system.
+        let read_only = [options, own_options].iter().any(|options| options.split(',').any(|option| option == "ro"));
+        Some(Self { device, root, mountpoint, read_only, kind })
     }
 }
 
@@ -137,13 +149,16 @@ mod tests {
 107 101 0:31 /sys /proc/sys ro,nosuid - proc proc rw
 ";
 
-    fn device(minor: u32) -> u64 {
-        rustix::fs::makedev(0, minor)
+    const OWN: Own = Own { dev: device(40), shm: device(41), empty: device(42) };
+
+    /// The number of device 0:minor.
+    const fn device(minor: u64) -> u64 {
+        minor
     }
 
     #[test]
     fn our_mounts_are_external_and_the_kernels_own_are_not() {
-        let found = classify(MOUNTINFO, device(40), device(41)).unwrap();
+        let found = classify(MOUNTINFO, OWN).unwrap();
         let found: Vec<_> = found.into_iter().map(|external| (external.mountpoint, external.source)).collect();
         assert_eq!(
             found,
@@ -157,14 +172,21 @@ mod tests {
     }
 
     #[test]
+    fn masks_made_by_a_restore_travel_again() {
+        let text = "106 101 0:42 / /sys/firmware rw,nosuid - tmpfs tmpfs rw,size=4k\n";
+        let found = classify(text, OWN).unwrap();
+        assert_eq!(found[0].source, ExternalSource::Empty);
+    }
+
+    #[test]
     fn a_foreign_mount_is_named_in_the_error() {
         let text = "108 100 8:1 / /data rw - ext4 /dev/sda1 rw\n";
-        let error = classify(text, device(40), device(41)).unwrap_err();
+        let error = classify(text, OWN).unwrap_err();
         assert_eq!(error.to_string(), "mount /data of type ext4 cannot travel");
     }
 
     #[test]
     fn a_line_that_makes_no_sense_is_refused() {
-        assert!(matches!(classify("nonsense\n", 0, 0), Err(UnknownMount::Parse(_))));
+        assert!(matches!(classify("nonsense\n", OWN), Err(UnknownMount::Parse(_))));
     }
 }

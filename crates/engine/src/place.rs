@@ -15,6 +15,7 @@ use drover_model::{Bytes, ContainerSpec, Explained};
 use drover_network::{Gate, Wire};
 use drover_sys::cgroup::{self, Cgroup};
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+use rustix::mount::MountFlags;
 
 use crate::container::Container;
 use crate::error::failure;
@@ -49,6 +50,9 @@ pub(crate) fn make(container: &Container, uplink: &str, gate: Gate) -> Result<()
             mount_tmpfs(&place, size, mode).map_err(&mounts)?;
         }
     }
+    // What masks other directories must not become a place to leave files in.
+    rustix::mount::mount_remount(layout.empty(), MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV, c"")
+        .map_err(step("cannot make a mask read-only"))?;
     make_group(&container.cgroup, &spec)?;
     if !layout.netns().exists() {
         let wire = Wire::create(&layout.netns(), uplink, spec.interface.as_ref(), gate);
