@@ -7,6 +7,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use drover_model::Neighbour;
+
 use crate::criu::{CriuError, Options, PageServer, RequestKind, Worker};
 use crate::{External, Layout, Notes, UnknownMount};
 
@@ -23,6 +25,8 @@ pub struct DumpRequest {
     pub terminal: bool,
     /// Standard input that the program has not read yet.
     pub unread_stdin: Vec<u8>,
+    /// Whom the container knows on its link.
+    pub neighbours: Vec<Neighbour>,
     /// A CRIU process that was started before the container was frozen, and that found the page server's socket at
     /// `PAGE_SERVER`.
     pub worker: Worker,
@@ -40,6 +44,9 @@ pub enum DumpError {
     /// Our notes.
     #[error("cannot write the notes of the checkpoint")]
     Notes(#[source] io::Error),
+    /// CRIU never asked to cut the network: what it dumped of the sockets may be out of date.
+    #[error("cannot dump the connections: criu did not ask to cut the network first")]
+    Uncut,
     /// CRIU.
     #[error("cannot dump the processes")]
     Criu(#[from] CriuError),
@@ -58,10 +65,13 @@ pub const LOG_LEVEL: i32 = 1;
 
 /// Dumps everything but memory into the layout's images, with our notes; memory goes to the page server.
 ///
+/// `cut_network` is called once every process stands still for CRIU and before the first socket is looked at: what came
+/// until then waits in its socket and is dumped with it, what comes later must find nobody.
+///
 /// # Errors
 /// For whatever cannot travel, and when CRIU fails. The processes are frozen in any case.
-pub fn dump(request: DumpRequest) -> Result<(), DumpError> {
-    let DumpRequest { layout, pid, freezer, terminal, unread_stdin, worker } = request;
+pub fn dump(request: DumpRequest, mut cut_network: impl FnMut() -> bool) -> Result<(), DumpError> {
+    let DumpRequest { layout, pid, freezer, terminal, unread_stdin, neighbours, worker } = request;
     let open = |path: PathBuf| File::open(&path).map_err(|error| DumpError::Open(path, error));
     let images = open(layout.images())?;
     let work = open(layout.criu_work())?;
@@ -75,7 +85,7 @@ pub fn dump(request: DumpRequest) -> Result<(), DumpError> {
     let pipe = |path: &Option<PathBuf>| {
         path.as_ref().and_then(|path| path.to_str()).filter(|name| name.starts_with("pipe:[")).map(str::to_owned)
     };
-    let notes = Notes { externals, stdio: [0, 1, 2].map(|i| pipe(&streams[i])), unread_stdin };
+    let notes = Notes { externals, stdio: [0, 1, 2].map(|i| pipe(&streams[i])), neighbours, unread_stdin };
     notes.write(&layout.images()).map_err(DumpError::Notes)?;
 
     let options = Options {
@@ -95,11 +105,19 @@ pub fn dump(request: DumpRequest) -> Result<(), DumpError> {
         freeze_cgroup: freezer.to_str().map(str::to_owned),
         timeout: Some(30),
         orphan_pts_master: terminal.then_some(true),
+        notify_scripts: Some(true),
         network_lock: Some(3),
         skip_file_rwx_check: Some(true),
         root: layout.rootfs().to_str().map(str::to_owned),
         ..Options::default()
     };
-    worker.request(RequestKind::Dump, options, &layout.criu_work(), PATIENCE, |_| true)?;
-    Ok(())
+    let mut cut = false;
+    worker.request(RequestKind::Dump, options, &layout.criu_work(), PATIENCE, |notification| {
+        if notification.step != "network-lock" {
+            return true;
+        }
+        cut = cut_network();
+        cut
+    })?;
+    if cut { Ok(()) } else { Err(DumpError::Uncut) }
 }

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::{fs, io};
 
+use drover_model::Neighbour;
 use serde::{Deserialize, Serialize};
 
 use crate::External;
@@ -15,6 +16,8 @@ pub struct Notes {
     /// The names of the pipes that were standard input, output and error, as CRIU knows them; absent where the
     /// stream was no pipe.
     pub stdio: [Option<String>; 3],
+    /// Whom the container knows on its link.
+    pub neighbours: Vec<Neighbour>,
     /// Standard input that the program had not read yet.
     pub unread_stdin: Vec<u8>,
 }

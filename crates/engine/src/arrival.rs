@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 use std::time::SystemTime;
 
 use drover_container::shim::{Request, Shim};
-use drover_container::{criu, prepare_dev, prepare_template};
+use drover_container::{Notes, criu, prepare_dev, prepare_template};
 use drover_disk::layer;
 use drover_model::{Bytes, ContainerState, Explained};
 use drover_network::Gate;
@@ -85,9 +85,7 @@ impl Arrival {
         place::make(container, &self.inner.config.uplink, Gate::Closed)?;
         place::make_checkpoint(layout)?;
         let attempt = "cannot set up the container's sandbox";
-        prepare_template(layout)
-            .and_then(|()| prepare_dev(layout))
-            .map_err(|error| failure(attempt, &error))?;
+        prepare_template(layout).and_then(|()| prepare_dev(layout)).map_err(|error| failure(attempt, &error))?;
         self.inner
             .runc
             .create_template(&container.spec(), layout, &cgroup_path(&container.id))
@@ -151,6 +149,9 @@ impl Arrival {
         let image = self.inner.images.find(digest.as_str());
         let image = image.map_err(|error| failure("cannot find the container's image", &error))?;
         place::mount_root(layout, &image.rootfs)?;
+        let notes = Notes::read(&layout.images()).map_err(|error| failure("cannot read the checkpoint", &error))?;
+        let wire = self.container.wire().map_err(|error| error.explained().clone())?;
+        wire.add_neighbours(&notes.neighbours).map_err(|error| failure("cannot restore the network", &error))?;
         let pid = self.container.shim().restore();
         let pid = pid.map_err(|error| failure("cannot restore the container", &error))?;
         self.container.set_pid(Some(pid));

@@ -9,7 +9,7 @@ use std::time::Duration;
 use drover_container::criu::Worker;
 use drover_container::{DumpRequest, PAGE_SERVER, dump};
 use drover_disk::layer;
-use drover_model::{ContainerState, Explained, PageCount};
+use drover_model::{ContainerState, Explained, Neighbour, PageCount};
 use drover_network::Gate;
 use drover_protocol::Stream;
 
@@ -27,6 +27,7 @@ const FREEZE: Duration = Duration::from_secs(5);
 struct Ready {
     worker: Worker,
     pages: OwnedFd,
+    neighbours: Vec<Neighbour>,
     unread_stdin: Vec<u8>,
 }
 
@@ -50,20 +51,31 @@ impl Departure {
         out.finish().map_err(|error| failure("cannot send the image", &error))
     }
 
-    /// Freezes first and closes the gate second: a request that came before waits in its socket and is dumped with it;
-    /// one that comes later finds nobody and is sent again.
-    pub fn freeze(&mut self) -> Result<(), Explained> {
-        let attempt = "cannot freeze the container";
+    /// Makes ready what the dump needs while the container still runs: CRIU starts, and waits.
+    pub fn prepare(&mut self) -> Result<(), Explained> {
+        let attempt = "cannot prepare the checkpoint";
         place::make_checkpoint(&self.container.layout)?;
         let (ours, theirs) = UnixStream::pair().map_err(|error| failure(attempt, &error))?;
-        // CRIU starts while the container still runs, and waits.
         let worker = Worker::start(vec![(theirs.into(), PAGE_SERVER)]).map_err(|error| failure(attempt, &error))?;
+        // Opened now, for that takes longer than to use it.
+        self.container.wire().map_err(|error| error.explained().clone())?;
+        self.ready = Some(Ready { worker, pages: ours.into(), neighbours: Vec::new(), unread_stdin: Vec::new() });
+        Ok(())
+    }
+
+    /// Freezes the container. Its gate is closed later, when CRIU is about to look at the sockets: a request that comes
+    /// until then waits in its socket and is dumped with it; one that comes later finds nobody and is sent again.
+    pub fn freeze(&mut self) -> Result<(), Explained> {
+        let attempt = "cannot freeze the container";
+        let ready = self
+            .ready
+            .as_mut()
+            .ok_or_else(|| Explained { reason: format!("{attempt}: it is not prepared"), hint: None })?;
         let wire = self.container.wire().map_err(|error| error.explained().clone())?;
+        ready.neighbours = wire.neighbours().map_err(|error| failure(attempt, &error))?;
         self.container.show(ContainerState::Frozen);
         self.container.cgroup.freeze(FREEZE).map_err(|error| failure(attempt, &error))?;
-        wire.set_gate(Gate::Closed).map_err(|error| failure("cannot close the container's gate", &error))?;
-        let unread_stdin = self.container.shim().drain().map_err(|error| failure(attempt, &error))?;
-        self.ready = Some(Ready { worker, pages: ours.into(), unread_stdin });
+        ready.unread_stdin = self.container.shim().drain().map_err(|error| failure(attempt, &error))?;
         Ok(())
     }
 
@@ -71,9 +83,10 @@ impl Departure {
     pub fn checkpoint(&mut self, out: StreamSender) -> Result<PageCount, Explained> {
         let attempt = "cannot checkpoint the container";
         let missing = || Explained { reason: format!("{attempt}: it is not frozen"), hint: None };
-        let Ready { worker, pages, unread_stdin } = self.ready.take().ok_or_else(missing)?;
+        let Ready { worker, pages, neighbours, unread_stdin } = self.ready.take().ok_or_else(missing)?;
         let layout = self.container.layout.clone();
         let pid = self.container.pid().ok_or_else(missing)?;
+        let wire = self.container.wire().map_err(|error| error.explained().clone())?;
         let freezer = self.container.cgroup.freezer_path().ok_or_else(missing)?;
         std::thread::scope(|scope| {
             let serving = scope.spawn(move || {
@@ -84,10 +97,21 @@ impl Departure {
                 Ok::<_, Explained>(served.pages)
             });
             let terminal = self.container.spec().process.terminal;
-            let dumped = dump(DumpRequest { layout, pid, freezer, terminal, unread_stdin, worker });
+            let request = DumpRequest { layout, pid, freezer, terminal, unread_stdin, neighbours, worker };
+            let mut uncut = None;
+            let dumped = dump(request, || match wire.set_gate(Gate::Closed) {
+                Ok(()) => true,
+                Err(error) => {
+                    uncut = Some(failure("cannot close the container's gate", &error));
+                    false
+                }
+            });
             // When the dump fails its socket closes, and serving ends; when serving fails the dump does. The cause is
             // whichever came first, which is the link's if it broke.
             let served = serving.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            if let Some(why) = uncut {
+                return Err(why);
+            }
             dumped.map_err(|error| failure(attempt, &error))?;
             served
         })
@@ -119,8 +143,15 @@ impl Departure {
         wire.set_gate(Gate::Open).map_err(|error| failure("cannot open the container's gate", &error))?;
         self.container.cgroup.thaw().map_err(|error| failure("cannot thaw the container", &error))?;
         self.container.show(ContainerState::Running);
-        place::remove_checkpoint(&self.container.layout);
         Ok(())
+    }
+
+    /// Removes what was prepared, when the container stays.
+    pub fn clean_up(&mut self) {
+        self.ready = None;
+        if self.inner.registry.find(self.container.id.as_str()).is_ok() {
+            place::remove_checkpoint(&self.container.layout);
+        }
     }
 
     /// Destroys what is left here. The gate is closed: no connection is told of the end.

@@ -1,7 +1,7 @@
 //! Leading a migration: the loop that does what the source's machine orders and tells it what happened.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use drover_model::{Bytes, ContainerState, Explained, MigrationId, MigrationState, Mode, PageCount, Report, Round};
@@ -14,7 +14,7 @@ use crate::departure::Departure;
 use crate::error::failure;
 use crate::journal::{Entry, Mark};
 use crate::link::{Link, Traffic};
-use crate::node::{Inner, Peer};
+use crate::node::{Inner, Peer, blocking};
 
 /// How often the machine hears of progress and watchers of bytes.
 const TICK: Duration = Duration::from_millis(200);
@@ -58,14 +58,15 @@ impl Lead {
                         }
                     }
                     SourceOutput::Conclude(result) => {
-                        let pages = *pages.lock().unwrap_or_else(PoisonError::into_inner);
+                        let pages = *lock(&pages);
                         self.conclude(result, &traffic, pages);
                     }
                     SourceOutput::Finish => {
                         if let Some(link) = link.take() {
                             link.close().await;
                         }
-                        return;
+                        let clean_up = move || lock(&departure).clean_up();
+                        return blocking(clean_up).await;
                     }
                     step => waiting.push_back(step),
                 }
@@ -136,7 +137,15 @@ impl Lead {
         };
         let departure = Arc::clone(departure);
         let work: Box<dyn FnOnce(&mut Departure) -> StepResult + Send> = match (step, link) {
-            (SourceOutput::Connect, _) => return connect(Duration::ZERO),
+            (SourceOutput::Connect, _) => {
+                // Both at once: the container runs, but its users wait for the move.
+                tokio::task::spawn_blocking(move || {
+                    if let Err(why) = lock(&departure).prepare() {
+                        tracing::warn!(%why, "cannot prepare a checkpoint");
+                    }
+                });
+                return connect(Duration::ZERO);
+            }
             (SourceOutput::Reconnect(pause), _) => return connect(pause),
             (SourceOutput::SendImage, Some(link)) => {
                 let out = link.sender(Stream::Image);
@@ -147,7 +156,7 @@ impl Lead {
                 let (out, pages) = (link.sender(Stream::Memory), Arc::clone(pages));
                 Box::new(move |departure| match departure.checkpoint(out) {
                     Ok(count) => {
-                        *pages.lock().unwrap_or_else(PoisonError::into_inner) = count;
+                        *lock(&pages) = count;
                         SourceInput::Checkpointed
                     }
                     Err(why) => SourceInput::StepFailed(why),
@@ -183,7 +192,7 @@ impl Lead {
             }
         };
         tokio::task::spawn_blocking(move || {
-            let result = work(&mut departure.lock().unwrap_or_else(PoisonError::into_inner));
+            let result = work(&mut lock(&departure));
             let _ = done.blocking_send(result);
         });
     }
@@ -245,6 +254,10 @@ impl Lead {
         }
         self.state.send_modify(|state| state.report = Some(report));
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn result(result: Result<(), Explained>, well: StepResult) -> StepResult {

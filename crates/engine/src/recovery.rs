@@ -67,7 +67,13 @@ impl Inner {
                 let own = Arc::clone(container);
                 let inner = Arc::clone(self);
                 // Whoever froze it is gone without a decision.
-                let thawed = blocking(move || Departure::new(inner, own).thaw()).await;
+                let thawed = blocking(move || {
+                    let mut departure = Departure::new(inner, own);
+                    let thawed = departure.thaw();
+                    departure.clean_up();
+                    thawed
+                })
+                .await;
                 if let Err(error) = thawed {
                     tracing::error!(container = %name, %error, "container cannot be thawed");
                 }

@@ -20,7 +20,7 @@ pub use digest::{Digest, InvalidDigest};
 pub use id::{ContainerId, ContainerName, InvalidName, MigrationId, NodeName};
 pub use log::{LogRecord, LogStream};
 pub use migration::{MigrationState, Mode};
-pub use network::{Interface, InvalidMac, Mac};
+pub use network::{Interface, InvalidMac, Mac, Neighbour};
 pub use node::{Explained, NodeInfo};
 pub use phase::Phase;
 pub use report::{Outcome, Report, Round};

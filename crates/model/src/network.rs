@@ -67,6 +67,15 @@ pub struct Interface {
     pub gateways: Vec<IpAddr>,
 }
 
+/// Somebody on the link whose Ethernet address is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Neighbour {
+    /// The address.
+    pub address: IpAddr,
+    /// Its Ethernet address.
+    pub mac: Mac,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -19,6 +19,7 @@ mod announcement;
 mod frame;
 mod gate;
 mod link;
+mod neighbour;
 mod nftables;
 mod wire;
 

@@ -5,13 +5,15 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use drover_model::Interface;
+use drover_model::{Interface, Neighbour};
 use drover_sys::namespace::{create_network, in_network, remove_network};
 use drover_sys::packet::PacketSocket;
 
 use crate::announcement;
 use crate::gate::{Gate, Gatekeeper};
 use crate::link::{self, LINK};
+use crate::neighbour;
+use rtnetlink::Handle;
 
 /// The namespace of the calling thread.
 const HERE: &str = "/proc/thread-self/ns/net";
@@ -134,6 +136,22 @@ impl Wire {
         end.gatekeeper.set(gate).map_err(|source| WireError::Step { attempt, netns: self.netns.clone(), source })
     }
 
+    /// Whom the interface knows on its link.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn neighbours(&self) -> Result<Vec<Neighbour>, WireError> {
+        self.on_link("list the neighbours", async |handle, index| neighbour::list(handle, index).await)
+    }
+
+    /// Makes the interface know them, so that its first packets need not ask.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn add_neighbours(&self, neighbours: &[Neighbour]) -> Result<(), WireError> {
+        self.on_link("add neighbours", async |handle, index| neighbour::add(handle, index, neighbours).await)
+    }
+
     /// Tells the neighbours, and the switches on the way to them, that the interface's addresses are here. The gate
     /// must be open: it holds these frames back too.
     ///
@@ -146,6 +164,22 @@ impl Wire {
             netns: self.netns.clone(),
             source,
         })
+    }
+
+    /// Runs requests that concern the link inside the namespace; without a link there is nothing to do.
+    fn on_link<T: Default + Send>(
+        &self,
+        attempt: &'static str,
+        requests: impl AsyncFnOnce(Handle, u32) -> Result<T, rtnetlink::Error> + Send,
+    ) -> Result<T, WireError> {
+        if self.end.is_none() {
+            return Ok(T::default());
+        }
+        let done = inside(&self.netns, || match link::index_of(LINK)? {
+            Some(index) => link::with_rtnetlink(async |handle| requests(handle, index).await),
+            None => Ok(T::default()),
+        });
+        done.map_err(|source| WireError::Step { attempt, netns: self.netns.clone(), source })
     }
 }
 

@@ -104,7 +104,9 @@ pub fn execute(command: LabCommand, printer: Printer) -> Result<ExitCode, Failur
     match command {
         LabCommand::Up(args) => up(&args, printer)?,
         LabCommand::Down => {
-            let removed = drover_lab::down().map_err(|error| Hinted::new(&error, error.hint())).doing(|| "stop the lab".into())?;
+            let removed = drover_lab::down()
+                .map_err(|error| Hinted::new(&error, error.hint()))
+                .doing(|| "stop the lab".into())?;
             let text = if removed.existed { "the lab is gone" } else { "there was no lab" };
             printer.either(&serde_json::json!({ "existed": removed.existed }), || text.to_owned())?;
         }
