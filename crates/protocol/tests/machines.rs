@@ -1,0 +1,413 @@
+//! Both machines against each other, step by step, with everything that can happen happening by chance.
+//!
+//! The world here is small: a container that runs on the source, on the target, or nowhere; a link that may break
+//! between any two steps; steps that may fail. After every step the invariants of the crate are asked.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use drover_model::{
+    ContainerSpec, Digest, Explained, Limits, Mode, Moment, Outcome, Phase, ProcessSpec, RestartPolicy,
+};
+use drover_protocol::{
+    Offer, Source, SourceInput, SourceOutput, Target, TargetInput, TargetOutput, ToSource, ToTarget, Verdict,
+};
+use proptest::prelude::*;
+
+fn offer() -> Offer {
+    let process = ProcessSpec {
+        args: vec!["sleep".into()],
+        env: vec![],
+        cwd: "/".into(),
+        uid: 0,
+        gid: 0,
+        terminal: false,
+        stdin_open: false,
+    };
+    let spec = ContainerSpec {
+        id: "c0".parse().unwrap(),
+        name: "web".parse().unwrap(),
+        image: "redis".into(),
+        image_digest: Digest::from_sha256([0; 32]),
+        process,
+        limits: Limits::default(),
+        interface: None,
+        hostname: "web".into(),
+        restart: RestartPolicy::No,
+        created_at: String::new(),
+    };
+    Offer {
+        migration: "a1".parse().unwrap(),
+        spec,
+        generation: 1,
+        restarts: 0,
+        started_at: None,
+        mode: Mode::Auto,
+        criu: "4.2".into(),
+        kernel: String::new(),
+        architecture: "x86_64".into(),
+        memory: 0,
+        upper: 0,
+    }
+}
+
+/// A copy of the container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Copy {
+    Running,
+    Frozen,
+    None,
+}
+
+/// Chance, taken from a list of bytes; when that is used up nothing bad happens any more.
+struct Chance<'a>(std::slice::Iter<'a, u8>);
+
+impl Chance<'_> {
+    fn one_in(&mut self, n: u8) -> bool {
+        self.0.next().is_some_and(|byte| byte % n == 0)
+    }
+}
+
+fn why() -> Explained {
+    Explained { reason: "chance".into(), hint: None }
+}
+
+struct World<'a> {
+    chance: Chance<'a>,
+    now: Moment,
+    source: Source,
+    target: Option<Target>,
+    source_copy: Copy,
+    target_copy: Copy,
+    link: bool,
+    /// What the first message of the next link will be answered by.
+    to_target: VecDeque<ToTarget>,
+    to_source: VecDeque<ToSource>,
+    committed: bool,
+    owned: bool,
+    thawed_after_commit: bool,
+    image_missing: bool,
+    outcome: Option<Outcome>,
+    phases: Vec<Phase>,
+}
+
+impl<'a> World<'a> {
+    fn new(chance: &'a [u8]) -> Self {
+        let now = Moment(Duration::from_secs(1));
+        let mut chance = Chance(chance.iter());
+        let image_missing = chance.one_in(2);
+        Self {
+            chance,
+            now,
+            source: Source::new(now, "n1".parse().unwrap(), "n2".parse().unwrap(), offer()),
+            target: None,
+            source_copy: Copy::Running,
+            target_copy: Copy::None,
+            link: false,
+            to_target: VecDeque::new(),
+            to_source: VecDeque::new(),
+            committed: false,
+            owned: false,
+            thawed_after_commit: false,
+            image_missing,
+            outcome: None,
+            phases: vec![Phase::Prepare],
+        }
+    }
+
+    fn run(&mut self) {
+        // Chance is bounded by the list; after that each step leads on.
+        for _ in 0..2_000 {
+            self.now = self.now.after(Duration::from_millis(1));
+            if self.link && self.chance.one_in(40) {
+                self.cut();
+            }
+            if self.chance.one_in(60) {
+                self.source.handle(self.now, SourceInput::Cancelled);
+            }
+            self.check();
+            if self.step_source() || self.step_target() || self.deliver() {
+                continue;
+            }
+            // Nothing moves: time passes until somebody loses patience.
+            let deadlines =
+                [self.source.deadline(), self.target.as_ref().and_then(Target::deadline)].into_iter().flatten();
+            let Some(next) = deadlines.min() else { return };
+            self.now = self.now.max(next);
+            if self.source.deadline().is_some_and(|deadline| deadline <= self.now) {
+                self.source.handle(self.now, SourceInput::DeadlinePassed);
+            }
+            if let Some(target) = &mut self.target
+                && target.deadline().is_some_and(|deadline| deadline <= self.now)
+            {
+                target.handle(self.now, TargetInput::DeadlinePassed);
+            }
+        }
+        panic!("the migration never ends: {:?} {:?}", self.source, self.target);
+    }
+
+    fn cut(&mut self) {
+        self.link = false;
+        self.to_target.clear();
+        self.to_source.clear();
+        self.source.handle(self.now, SourceInput::LinkLost(why()));
+        if let Some(target) = &mut self.target {
+            target.handle(self.now, TargetInput::LinkLost);
+        }
+    }
+
+    fn deliver(&mut self) -> bool {
+        if let Some(message) = self.to_target.pop_front() {
+            self.hear_target(message);
+            return true;
+        }
+        if let Some(message) = self.to_source.pop_front() {
+            self.source.handle(self.now, SourceInput::Heard(message));
+            return true;
+        }
+        false
+    }
+
+    /// As the agent does: a link begins a migration or continues one.
+    fn hear_target(&mut self, message: ToTarget) {
+        match (message, &mut self.target) {
+            (ToTarget::Resume { verdict, .. }, Some(target)) => {
+                target.handle(self.now, TargetInput::Reconnected(verdict));
+            }
+            (ToTarget::Resume { verdict, .. }, None) => {
+                let owned = self.owned && verdict == Verdict::Commit;
+                self.to_source.push_back(if owned { ToSource::Committed } else { ToSource::Unknown });
+            }
+            (message, Some(target)) => target.handle(self.now, TargetInput::Heard(message)),
+            (hello @ ToTarget::Hello { .. }, target) => {
+                let target = target.insert(Target::new(self.now, "n2".parse().unwrap()));
+                target.handle(self.now, TargetInput::Heard(hello));
+            }
+            // A link that begins with anything else is closed.
+            (_, None) => {}
+        }
+    }
+
+    fn step_source(&mut self) -> bool {
+        let Some(output) = self.source.poll() else { return false };
+        let fails = self.chance.one_in(25);
+        let input = match output {
+            SourceOutput::Connect | SourceOutput::Reconnect(_) if fails => SourceInput::LinkLost(why()),
+            SourceOutput::Connect | SourceOutput::Reconnect(_) => {
+                self.link = true;
+                SourceInput::Connected
+            }
+            SourceOutput::Send(message) => {
+                if self.link {
+                    self.to_target.push_back(message);
+                }
+                return true;
+            }
+            SourceOutput::SendImage | SourceOutput::Checkpoint | SourceOutput::Transfer if fails => {
+                SourceInput::StepFailed(why())
+            }
+            SourceOutput::SendImage => SourceInput::ImageSent,
+            SourceOutput::Freeze => {
+                self.source_copy = Copy::Frozen;
+                if fails { SourceInput::StepFailed(why()) } else { SourceInput::Frozen }
+            }
+            SourceOutput::Checkpoint => SourceInput::Checkpointed,
+            SourceOutput::Transfer => SourceInput::Transferred,
+            SourceOutput::RecordCommit if fails => {
+                // It failed; whether it landed all the same is chance.
+                self.committed = self.chance.one_in(2);
+                SourceInput::CommitUnknown(why())
+            }
+            SourceOutput::RecordCommit => {
+                self.committed = true;
+                SourceInput::CommitRecorded
+            }
+            SourceOutput::ReadCommit => SourceInput::CommitRead(Some(self.committed)),
+            SourceOutput::Thaw => {
+                self.thawed_after_commit |= self.committed;
+                self.source_copy = Copy::Running;
+                SourceInput::Thawed
+            }
+            SourceOutput::Destroy => {
+                self.source_copy = Copy::None;
+                SourceInput::Destroyed
+            }
+            SourceOutput::Conclude(result) => {
+                assert_eq!(self.outcome, None, "one outcome");
+                self.outcome = Some(result.outcome);
+                assert!(result.downtime <= result.total);
+                return true;
+            }
+            SourceOutput::Finish => {
+                if self.link {
+                    // Closing the link comes after what was said over it.
+                    while let Some(message) = self.to_target.pop_front() {
+                        self.hear_target(message);
+                    }
+                    if let Some(target) = &mut self.target {
+                        target.handle(self.now, TargetInput::LinkLost);
+                    }
+                    self.link = false;
+                }
+                return true;
+            }
+        };
+        self.source.handle(self.now, input);
+        true
+    }
+
+    fn step_target(&mut self) -> bool {
+        let Some(target) = &mut self.target else { return false };
+        let Some(output) = target.poll() else { return false };
+        let fails = self.chance.one_in(25);
+        let input = match output {
+            TargetOutput::Send(message) => {
+                if self.link {
+                    self.to_source.push_back(message);
+                }
+                return true;
+            }
+            TargetOutput::Prepare(_) | TargetOutput::ReceiveImage | TargetOutput::RecordPromise if fails => {
+                TargetInput::StepFailed(why())
+            }
+            TargetOutput::Prepare(_) => TargetInput::Prepared { image_missing: self.image_missing },
+            TargetOutput::ReceiveImage => TargetInput::ImageReceived,
+            TargetOutput::Restore => {
+                self.target_copy = Copy::Frozen;
+                if fails { TargetInput::StepFailed(why()) } else { TargetInput::Restored }
+            }
+            TargetOutput::RecordPromise => TargetInput::PromiseRecorded,
+            TargetOutput::Resume => {
+                assert!(self.committed, "the target runs the container before the source has decided");
+                self.target_copy = Copy::Running;
+                TargetInput::Resumed
+            }
+            TargetOutput::RecordOwned => {
+                self.owned = true;
+                TargetInput::OwnedRecorded
+            }
+            TargetOutput::Discard => {
+                self.target_copy = Copy::None;
+                TargetInput::Discarded
+            }
+            TargetOutput::Finish(runs) => {
+                assert_eq!(runs, self.target_copy == Copy::Running);
+                self.target = None;
+                return true;
+            }
+        };
+        target.handle(self.now, input);
+        true
+    }
+
+    fn check(&mut self) {
+        assert!(
+            self.source_copy != Copy::Running || self.target_copy != Copy::Running,
+            "two copies run at once: {:?} {:?}",
+            self.source,
+            self.target
+        );
+        assert!(!self.thawed_after_commit, "the source thawed after its decision");
+        let phase = self.source.phase();
+        let last = *self.phases.last().unwrap();
+        assert!(phase >= last, "the phase went back from {last} to {phase}");
+        if phase != last {
+            self.phases.push(phase);
+        }
+    }
+}
+
+#[test]
+fn a_migration_without_faults_passes_all_phases_and_moves() {
+    let mut world = World::new(&[]);
+    world.run();
+    assert_eq!(world.outcome, Some(Outcome::Moved));
+    assert_eq!((world.source_copy, world.target_copy), (Copy::None, Copy::Running));
+    let but_copy: Vec<_> = Phase::ALL.into_iter().filter(|phase| *phase != Phase::Copy).collect();
+    assert_eq!(world.phases, but_copy, "copy has no length in stop-and-copy");
+}
+
+#[test]
+fn source_thaws_when_target_refuses() {
+    let now = Moment::default();
+    let mut source = Source::new(now, "n1".parse().unwrap(), "n2".parse().unwrap(), offer());
+    let mut done = Vec::new();
+    let inputs = [
+        SourceInput::Connected,
+        SourceInput::Heard(ToSource::Welcome { version: 1, node: "n2".parse().unwrap() }),
+        SourceInput::Heard(ToSource::Ready),
+        SourceInput::Frozen,
+        SourceInput::Checkpointed,
+        SourceInput::Transferred,
+        SourceInput::Heard(ToSource::Failed(why())),
+        SourceInput::Thawed,
+    ];
+    for input in inputs {
+        while let Some(output) = source.poll() {
+            done.push(output);
+        }
+        source.handle(now, input);
+    }
+    while let Some(output) = source.poll() {
+        done.push(output);
+    }
+    assert!(done.contains(&SourceOutput::Thaw), "{done:?}");
+    let outcome = done.iter().find_map(|output| match output {
+        SourceOutput::Conclude(result) => Some((result.outcome, result.reason.reason.clone())),
+        _ => None,
+    });
+    assert_eq!(outcome, Some((Outcome::RolledBack, "chance".into())));
+}
+
+#[test]
+fn a_target_of_another_version_is_refused_before_anything_is_frozen() {
+    let now = Moment::default();
+    let mut target = Target::new(now, "n2".parse().unwrap());
+    let hello = ToTarget::Hello { versions: (7, 9), node: "n1".parse().unwrap() };
+    target.handle(now, TargetInput::Heard(hello));
+    assert!(matches!(target.poll(), Some(TargetOutput::Send(ToSource::Refused(_)))));
+    assert_eq!(target.poll(), Some(TargetOutput::Finish(false)));
+}
+
+#[test]
+fn a_promised_target_keeps_the_container_for_as_long_as_the_verdict_is_unknown() {
+    let now = Moment::default();
+    let mut target = Target::recovered("n2".parse().unwrap());
+    target.handle(now, TargetInput::LinkLost);
+    target.handle(now.after(Duration::from_secs(1_000_000)), TargetInput::DeadlinePassed);
+    assert_eq!((target.poll(), target.deadline(), target.promised()), (None, None, true));
+    target.handle(now, TargetInput::Reconnected(Verdict::Abort));
+    assert_eq!(target.poll(), Some(TargetOutput::Discard));
+}
+
+#[test]
+fn an_unreadable_journal_leaves_the_container_frozen() {
+    let mut world = World::new(&[]);
+    while world.source.phase() != Phase::Commit {
+        assert!(world.step_source() || world.step_target() || world.deliver());
+    }
+    assert_eq!(world.source.poll(), Some(SourceOutput::RecordCommit));
+    world.source.handle(world.now, SourceInput::CommitUnknown(why()));
+    assert_eq!(world.source.poll(), Some(SourceOutput::ReadCommit));
+    world.source.handle(world.now, SourceInput::CommitRead(None));
+    let rest: Vec<_> = std::iter::from_fn(|| world.source.poll()).collect();
+    assert!(!rest.contains(&SourceOutput::Thaw), "{rest:?}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4_000))]
+
+    #[test]
+    fn never_two_and_never_none_whatever_happens(chance in proptest::collection::vec(any::<u8>(), 0..600)) {
+        let mut world = World::new(&chance);
+        world.run();
+        world.check();
+        let copies = (world.source_copy, world.target_copy);
+        match world.outcome {
+            Some(Outcome::Moved) => prop_assert_eq!(copies, (Copy::None, Copy::Running)),
+            Some(Outcome::RolledBack) => prop_assert_eq!(copies, (Copy::Running, Copy::None)),
+            other => prop_assert!(false, "outcome {:?} with {:?}", other, copies),
+        }
+        prop_assert!(world.target.is_none(), "the target is not done: {:?}", world.target);
+    }
+}
