@@ -22,6 +22,8 @@ impl Inner {
         let connect = async {
             let stream = TcpStream::connect(peer.address).await?;
             stream.set_nodelay(true)?;
+            // A peer that vanishes while nothing is being sent must be missed.
+            drover_api::keep_alive(&stream)?;
             let name = ServerName::try_from(peer.name.to_string()).map_err(std::io::Error::other)?;
             TlsConnector::from(Arc::clone(&self.config.tls)).connect(name, stream).await
         };

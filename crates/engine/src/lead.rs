@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use drover_model::{Bytes, ContainerState, Explained, MigrationId, MigrationState, Mode, PageCount, Report, Round};
-use drover_protocol::{Source, SourceInput, SourceOutput, SourceResult, Stream, decode, encode};
+use drover_protocol::{Source, SourceInput, SourceOutput, SourceResult, Stream, ToTarget, decode, encode};
 use tokio::sync::{mpsc, watch};
 
 use crate::clock::{instant, moment};
@@ -13,7 +13,7 @@ use crate::container::Container;
 use crate::departure::Departure;
 use crate::error::failure;
 use crate::journal::{Entry, Mark};
-use crate::link::{Link, Traffic};
+use crate::link::{self, Link, Traffic};
 use crate::node::{Inner, Peer, blocking};
 
 /// How often the machine hears of progress and watchers of bytes.
@@ -52,9 +52,17 @@ impl Lead {
                 match output {
                     // Messages need not wait for the step that is under way.
                     SourceOutput::Send(message) => {
-                        if let Some(link) = &link {
-                            tracing::debug!(migration = %self.id, ?message, "send");
-                            link.send(encode(&message)).await;
+                        tracing::debug!(migration = %self.id, ?message, "send");
+                        // A rollback must not wait for a link that is stuck: to the target a broken link says the same.
+                        let patience =
+                            if matches!(message, ToTarget::Abort { .. }) { Duration::ZERO } else { link::PATIENCE };
+                        let sent = match &link {
+                            Some(link) => link.send(encode(&message), patience).await,
+                            None => true,
+                        };
+                        if !sent {
+                            link = None;
+                            machine.handle(moment(), SourceInput::LinkLost(broken()));
                         }
                     }
                     SourceOutput::Conclude(result) => {
@@ -264,9 +272,12 @@ fn result(result: Result<(), Explained>, well: StepResult) -> StepResult {
     result.map_or_else(SourceInput::StepFailed, |()| well)
 }
 
+fn broken() -> Explained {
+    Explained { reason: "the link to the target broke".into(), hint: Some("is the target's agent running?".into()) }
+}
+
 /// The next message; without a link, never.
 async fn hear(link: &mut Option<Link>) -> Result<SourceInput, Explained> {
-    let broken = || Explained { reason: "the link to the target broke".into(), hint: None };
     match link {
         None => std::future::pending().await,
         Some(link) => {

@@ -20,6 +20,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// A program that ran this long is taken to have started well: the count of restarts begins anew.
 const WELL: Duration = Duration::from_secs(10);
 
+/// The status of a program whose own is not known.
+const KILLED: i32 = 137;
 /// The stack of a thread that waits for a shim; its receive buffer is on the heap.
 const WATCH_STACK: usize = 128 << 10;
 
@@ -117,17 +119,25 @@ impl Inner {
                 _ = ended => {}
                 _ = stop.changed() => return,
             }
-            // Moved away, removed, or restarted by somebody else: then its end is not ours to deal with.
-            let Some(status) = container.exit() else { return };
-            inner.ended(&container, status, begun.elapsed() >= WELL).await;
+            inner.ended(&container, begun.elapsed() >= WELL).await;
         });
     }
 
-    async fn ended(self: &Arc<Self>, container: &Arc<Container>, status: i32, ran_well: bool) {
+    async fn ended(self: &Arc<Self>, container: &Arc<Container>, ran_well: bool) {
         let _operation = container.operation.lock().await;
-        if container.state() != ContainerState::Running || container.exit().is_none() {
+        // Moved away, removed, or restarted by somebody else: then its end is not ours to deal with.
+        let known = self.registry.find(container.id.as_str()).is_ok();
+        if !known || container.state() != ContainerState::Running {
             return;
         }
+        let shim = container.shim();
+        let lives = blocking(move || shim.state().is_ok_and(|(_, exit)| exit.is_none())).await;
+        let status = match container.exit() {
+            Some(status) => status,
+            None if lives => return,
+            // Somebody killed the shim: nobody holds the program's streams any more, and nobody will learn its status.
+            None => KILLED,
+        };
         tracing::info!(container = %container.spec().name, status, "program ended");
         let own = Arc::clone(container);
         let inner = Arc::clone(self);
@@ -256,7 +266,7 @@ impl Inner {
         let removed = blocking(move || place::end(&own, true).and_then(|()| place::unmake(&own, &inner.runc))).await;
         removed.map_err(NodeError::Failed)?;
         self.registry.remove(&container.id);
-        container.show(ContainerState::Exited { status: 137 });
+        container.show(ContainerState::Exited { status: KILLED });
         Ok(())
     }
 

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use drover_protocol::{FRAME_HEADER, FrameHeader, MAX_DATA, Stream};
@@ -13,6 +14,9 @@ use tokio::task::JoinHandle;
 
 /// How many frames may wait to be sent, or to be taken in by the consumer of one stream: at most 1 MiB each.
 const WAITING: usize = 8;
+
+/// How long a link may take nothing before it counts as broken.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Bytes that crossed, by kind.
 #[derive(Debug, Default)]
@@ -75,10 +79,12 @@ impl Link {
         Self { outgoing, messages, streams: Arc::new(Mutex::new(streams)), tasks: [send, receive] }
     }
 
-    /// Sends a message's payload; `false` when the link is broken.
-    pub async fn send(&self, payload: Vec<u8>) -> bool {
+    /// Sends a message's payload behind what is waiting; `false` when the link is broken or takes nothing for as long as
+    /// `patience`.
+    pub async fn send(&self, payload: Vec<u8>, patience: Duration) -> bool {
         let length = u32::try_from(payload.len()).expect("encoded messages are bounded");
-        self.outgoing.send((FrameHeader::Control(length), payload.into())).await.is_ok()
+        let sending = self.outgoing.send((FrameHeader::Control(length), payload.into()));
+        matches!(tokio::time::timeout(patience, sending).await, Ok(Ok(())))
     }
 
     /// The next message's payload; `None` when the link is broken.
@@ -100,7 +106,7 @@ impl Link {
     pub async fn close(mut self) {
         let (closed, _) = mpsc::channel(1);
         drop(std::mem::replace(&mut self.outgoing, closed));
-        let _ = tokio::time::timeout(std::time::Duration::from_secs(2), &mut self.tasks[0]).await;
+        let _ = tokio::time::timeout(PATIENCE, &mut self.tasks[0]).await;
     }
 }
 
@@ -259,11 +265,22 @@ mod tests {
             input.read_to_end(&mut read).unwrap();
             read
         });
-        assert!(source.send(b"word".to_vec()).await);
+        assert!(source.send(b"word".to_vec(), PATIENCE).await);
         assert_eq!(target.receive().await.unwrap(), "word");
         writing.await.unwrap();
         assert!(reading.await.unwrap() == expected);
         assert!(traffic.files() == 3_000_000);
+    }
+
+    #[tokio::test]
+    async fn a_message_to_a_peer_that_reads_nothing_does_not_wait_for_ever() {
+        let (a, _unread) = tokio::io::duplex(64);
+        let link = Link::new(a, Arc::default());
+        let mut sent = 0;
+        while sent < 1000 && link.send(vec![0; 1024], Duration::from_millis(1)).await {
+            sent += 1;
+        }
+        assert!(sent < 1000, "a thousand messages went to nobody");
     }
 
     #[tokio::test]

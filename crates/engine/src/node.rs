@@ -537,6 +537,7 @@ fn unknown_migration(id: &MigrationId) -> NodeError {
 impl Inner {
     /// What is offered to the target, with the beginning in the journal.
     fn offer(&self, container: &Container, to: &NodeName, mode: Mode) -> Result<Offer, Explained> {
+        refuse_strangers(container)?;
         let (major, minor, _) = criu::version().map_err(|error| failure("cannot checkpoint on this node", &error))?;
         let usage = container.cgroup.stats().map_err(|error| failure("cannot measure the container", &error))?;
         let stored = container.stored();
@@ -562,6 +563,23 @@ impl Inner {
         self.journal().append(entry).map_err(|error| failure("cannot write the journal", &error))?;
         Ok(offer)
     }
+}
+
+/// Refuses when a process of the container has its parent outside: it was executed there by an agent, which waits for it,
+/// and cannot come along.
+fn refuse_strangers(container: &Container) -> Result<(), Explained> {
+    let pids = container.cgroup.pids().map_err(|error| failure("cannot list the container's processes", &error))?;
+    for pid in pids.iter().filter(|pid| Some(**pid) != container.pid()) {
+        // A process that has just ended is no obstacle.
+        let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) else { continue };
+        let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+        let parent = field("PPid:").and_then(|parent| parent.parse().ok());
+        if parent.is_some_and(|parent: u32| !pids.contains(&parent)) {
+            let reason = format!("process {} in it was started from outside", field("Name:").unwrap_or("?"));
+            return Err(Explained { reason, hint: Some("end running `drover exec` sessions first".into()) });
+        }
+    }
+    Ok(())
 }
 
 /// The bytes that the files of a tree take on the disk. What vanishes meanwhile does not count.

@@ -11,7 +11,7 @@ use crate::clock::{instant, moment};
 use crate::error::failure;
 use crate::journal::{Entry, Mark};
 use crate::lead::sleep_until;
-use crate::link::Link;
+use crate::link::{Link, PATIENCE};
 use crate::node::Inner;
 
 /// A link that continues a migration.
@@ -61,7 +61,7 @@ async fn resume(inner: &Arc<Inner>, peer: &NodeName, link: Link, migration: Migr
         (true, Verdict::Commit) => ToSource::Committed,
         _ => ToSource::Unknown,
     };
-    link.send(encode(&answer)).await;
+    link.send(encode(&answer), PATIENCE).await;
     link.close().await;
 }
 
@@ -101,7 +101,7 @@ impl Session {
                     TargetOutput::Send(message) => {
                         if let Some(link) = &self.link {
                             tracing::debug!(?message, "send");
-                            link.send(encode(&message)).await;
+                            link.send(encode(&message), PATIENCE).await;
                         }
                     }
                     TargetOutput::Finish(runs) => return self.finish(runs).await,

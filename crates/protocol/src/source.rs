@@ -119,6 +119,8 @@ enum Step {
 const ANSWER: Duration = Duration::from_secs(10);
 /// How long a step may go on without any byte moving.
 const STALL: Duration = Duration::from_secs(30);
+/// The same while the container is frozen.
+const FROZEN_STALL: Duration = Duration::from_secs(15);
 /// How long CRIU may take on either side.
 const CRIU: Duration = Duration::from_secs(120);
 /// The longest pause between two attempts to reach the target again.
@@ -321,11 +323,11 @@ impl Source {
             }
             (Step::Freezing, In::Frozen) => {
                 self.enter(now, Phase::Checkpoint, Step::Checkpointing);
-                self.order(now, Step::Checkpointing, SourceOutput::Checkpoint, CRIU);
+                self.order(now, Step::Checkpointing, SourceOutput::Checkpoint, FROZEN_STALL);
             }
             (Step::Checkpointing, In::Checkpointed) => {
                 self.enter(now, Phase::Transfer, Step::Transferring);
-                self.order(now, Step::Transferring, SourceOutput::Transfer, STALL);
+                self.order(now, Step::Transferring, SourceOutput::Transfer, FROZEN_STALL);
             }
             (Step::Transferring, In::Transferred) => {
                 self.enter(now, Phase::Restore, Step::Restoring);
@@ -338,8 +340,10 @@ impl Source {
                 // A slow disk is no reason to doubt: the answer will come.
                 self.deadline = None;
             }
-            (Step::SendingImage | Step::Transferring, In::Progressed) => self.deadline = Some(now.after(STALL)),
-            (Step::Checkpointing, In::Progressed) => self.deadline = Some(now.after(CRIU)),
+            (Step::SendingImage, In::Progressed) => self.deadline = Some(now.after(STALL)),
+            (Step::Checkpointing | Step::Transferring, In::Progressed) => {
+                self.deadline = Some(now.after(FROZEN_STALL));
+            }
             (_, In::Heard(unexpected)) => {
                 let reason = format!("the target sent {unexpected:?} in the phase {}", self.phase);
                 self.roll_back(now, explained(&reason));
@@ -494,7 +498,7 @@ impl Source {
             Step::Connecting => "could not be reached",
             Step::Greeting => "did not answer",
             Step::Preparing => "did not get ready",
-            Step::SendingImage | Step::Transferring => "took no more data",
+            Step::SendingImage | Step::Checkpointing | Step::Transferring => "took no more data",
             Step::Restoring => "did not restore the container",
             Step::Freezing => {
                 return explained("the container could not be frozen in time")
