@@ -25,6 +25,8 @@ const ADDRESS: &str = "10.77.0.50";
 const ROUND_TRIPS: usize = 3;
 /// How long the client uses the container undisturbed before each move and after the last.
 const DWELL: Duration = Duration::from_millis(500);
+/// How long the client may take to be answered again after a move; its TCP doubles its pauses while nobody answers.
+const RECOVERY: Duration = Duration::from_secs(10);
 /// How long making the lab may take, and whatever else copies files.
 const LONG: Duration = Duration::from_secs(120);
 /// How long a move may take.
@@ -210,7 +212,9 @@ impl Demo<'_> {
                 return Err(DemoError::Strayed { to: to.into(), from, at, outcome });
             }
             let Moved { downtime_ms, total_ms, bytes_sent, .. } = moved;
-            self.say(&format!("move {number}: {from} → {to}, downtime {downtime_ms:.1} ms"));
+            let gap = witness.await_answers(&self.drover, began, downtime_ms, RECOVERY)?;
+            let gap = gap.map_or(String::new(), |ms| format!(", {ms:.1} ms without an answer"));
+            self.say(&format!("move {number}: {from} → {to}, downtime {downtime_ms:.1} ms{gap}"));
             let (from, to) = (from.into(), to.into());
             report.moves.push(Move { from, to, began, downtime_ms, longest_gap_ms: None, total_ms, bytes_sent });
         }

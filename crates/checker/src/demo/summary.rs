@@ -1,11 +1,11 @@
 //! What the demo has to say in the end: a row for each move and one line that scripts can rely on.
 
 use std::fmt::Write as _;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use serde::Serialize;
 
-use super::witness::{Findings, Gap};
+use super::witness::{Findings, Gap, nanoseconds};
 
 /// One move, by the engine's clock and by the client's.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -115,20 +115,15 @@ impl Report {
     }
 }
 
-fn nanoseconds(time: SystemTime) -> u64 {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
-}
-
 /// The longest gap of which any part lies between `begin` and `end`.
 fn longest(gaps: &[Gap], begin: u64, end: u64) -> Option<f64> {
-    let touches = |gap: &&Gap| gap.at_ns < end && gap.at_ns + (gap.ms * 1e6) as u64 > begin;
+    let touches = |gap: &&Gap| gap.at_ns < end && gap.end_ns() > begin;
     gaps.iter().filter(touches).map(|gap| gap.ms).reduce(f64::max)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::time::{Duration, UNIX_EPOCH};
 
     use super::*;
 

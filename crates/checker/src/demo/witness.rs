@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::Deserialize;
 
@@ -41,6 +41,13 @@ pub struct Gap {
     pub at_ns: u64,
     /// How long it was.
     pub ms: f64,
+}
+
+impl Gap {
+    /// When it ended.
+    pub fn end_ns(self) -> u64 {
+        self.at_ns + (self.ms * 1e6) as u64
+    }
 }
 
 /// What the client found.
@@ -108,6 +115,29 @@ impl Witness {
         }
     }
 
+    /// Waits until the gap that a move has made is over, and gives its length in milliseconds; nothing when there is no
+    /// such gap after all.
+    pub fn await_answers(
+        &mut self,
+        drover: &Drover<'_>,
+        began: SystemTime,
+        downtime_ms: f64,
+        patience: Duration,
+    ) -> Result<Option<f64>, WitnessError> {
+        let begin = Instant::now();
+        let began = nanoseconds(began);
+        while begin.elapsed() < patience {
+            self.still_there()?;
+            // The two clocks need not agree on when the container stood still.
+            let long = |gap: &Gap| gap.end_ns() > began && gap.ms > downtime_ms / 2.0;
+            if let Some(gap) = gaps(drover)?.into_iter().find(long) {
+                return Ok(Some(gap.ms));
+            }
+            thread::sleep(LOOK);
+        }
+        Ok(None)
+    }
+
     /// Asks it to end, which it does when it has read all values back, and gives what it found.
     pub fn finish(mut self, drover: &Drover<'_>, patience: Duration) -> Result<Findings, WitnessError> {
         drover.run(&["lab", "exec", "client", "--", "touch", STOP], PATIENCE)?;
@@ -117,9 +147,21 @@ impl Witness {
             return Err(WitnessError::Gone(self.running.failure(status)));
         }
         let mut findings: Findings = serde_json::from_str(&printed).map_err(WitnessError::Report)?;
-        let lines = drover.run(&["lab", "exec", "client", "--", "cat", GAPS], PATIENCE)?;
-        let gaps: Result<_, _> = lines.lines().map(serde_json::from_str).collect();
-        findings.gaps = gaps.map_err(WitnessError::Report)?;
+        findings.gaps = gaps(drover)?;
         Ok(findings)
     }
+}
+
+/// The gaps so far.
+fn gaps(drover: &Drover<'_>) -> Result<Vec<Gap>, WitnessError> {
+    let text = drover.run(&["lab", "exec", "client", "--", "cat", GAPS], PATIENCE)?;
+    // The last line may be half written.
+    let lines = text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));
+    lines.map(serde_json::from_str).collect::<Result<_, _>>().map_err(WitnessError::Report)
+}
+
+/// Nanoseconds since 1970.
+pub fn nanoseconds(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
