@@ -6,6 +6,7 @@
 mod collect;
 mod connection;
 mod count;
+mod demo;
 #[cfg(test)]
 mod fake;
 mod numbers;
@@ -44,6 +45,8 @@ enum Command {
     Collect(collect::Options),
     /// Check that a file of numbers has no loss and no repetition.
     VerifyNumbers(numbers::Options),
+    /// Make a lab, move a loaded container there and back three times, and show that a client notices nothing.
+    Demo(demo::Options),
 }
 
 fn main() -> ExitCode {
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         Command::Count(options) => finish(count::run(options), json, |_| true),
         Command::Collect(options) => finish(collect::run(options), json, collect::Report::passed),
         Command::VerifyNumbers(options) => finish(numbers::run(options), json, |report| report.ok),
+        Command::Demo(options) => Ok(demo::run(options, json)),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("{}", chain(error.as_ref()));
