@@ -56,11 +56,12 @@ pub enum DumpError {
 pub const PAGE_SERVER: i32 = 4;
 /// The name of the network namespace in the images; it is made anew on the target.
 pub const NETWORK: &str = "drover-network";
-/// How long CRIU may be silent.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+/// How long CRIU may be silent. It is so for as long as memory crosses; the migration's own deadline, which looks at what
+/// crosses, comes first.
+pub const PATIENCE: Duration = Duration::from_secs(600);
 /// The largest deleted but open file that travels: 1 GiB. CRIU's default, 1 MiB, is what its users stumble over.
 const GHOST_LIMIT: u32 = 1 << 30;
-/// CRIU's log level: errors and warnings.
+/// CRIU's log level: errors.
 pub const LOG_LEVEL: i32 = 1;
 
 /// Dumps everything but memory into the layout's images, with our notes; memory goes to the page server.

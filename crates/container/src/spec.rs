@@ -81,7 +81,7 @@ pub fn oci_spec(container: &ContainerSpec, layout: &Layout, root: &Path, cgroup:
 /// The `process` object, for the container's own program and for programs executed beside it.
 #[must_use]
 pub(crate) fn process(process: &ProcessSpec) -> Value {
-    // A program of another user gets no capability, but its bounds stay so that set-uid programs work as usual.
+    // A program of another user gets no capability; set-id bits give none either (no_new_privs).
     let held: &[&str] = if process.uid == 0 { &CAPABILITIES } else { &[] };
     json!({
         "terminal": process.terminal,

@@ -34,7 +34,7 @@ pub enum Cause {
     #[error(transparent)]
     Agent(#[from] AgentError),
     /// Something of the lab.
-    #[error("{0}")]
+    #[error(transparent)]
     Lab(#[from] Hinted),
     /// The shim.
     #[error("{0}")]

@@ -11,6 +11,7 @@ use drover_disk::layer;
 use drover_model::{Bytes, ContainerState, Explained};
 use drover_network::Gate;
 use drover_protocol::{Offer, Stream};
+use tokio::sync::OwnedMutexGuard;
 
 use crate::container::{Container, Stored, cgroup_path};
 use crate::error::failure;
@@ -33,6 +34,8 @@ pub(crate) struct Arrival {
     inner: Arc<Inner>,
     container: Arc<Container>,
     receiving: Vec<(Stream, Receiving)>,
+    /// Nobody else may touch it before it has arrived.
+    held: Option<OwnedMutexGuard<()>>,
 }
 
 impl Arrival {
@@ -50,13 +53,10 @@ impl Arrival {
         };
         let failed = |reason: &str| Explained { reason: reason.to_owned(), hint: None };
         let container = inner.new_container(stored).map_err(|error| error.explained().clone())?;
-        // Nobody here may touch it before it has arrived.
         let held = container.operation.clone().try_lock_owned().map_err(|_| failed("it is held"))?;
         inner.registry.insert(&container).map_err(|error| error.explained().clone())?;
-        let arrival = Self { inner: Arc::clone(inner), container, receiving: Vec::new() };
-        let made = arrival.make();
-        drop(held);
-        match made {
+        let arrival = Self { inner: Arc::clone(inner), container, receiving: Vec::new(), held: Some(held) };
+        match arrival.make() {
             Ok(()) => {
                 let missing = arrival.inner.images.find(offer.spec.image_digest.as_str()).is_err();
                 Ok((arrival, missing))
@@ -70,7 +70,8 @@ impl Arrival {
 
     /// The arrival that a restarted agent found promised.
     pub fn recovered(inner: &Arc<Inner>, container: Arc<Container>) -> Self {
-        Self { inner: Arc::clone(inner), container, receiving: Vec::new() }
+        let held = container.operation.clone().try_lock_owned().ok();
+        Self { inner: Arc::clone(inner), container, receiving: Vec::new(), held }
     }
 
     pub fn container(&self) -> &Arc<Container> {
@@ -173,7 +174,7 @@ impl Arrival {
     }
 
     /// Makes it a container like any other on this node: known to runc, watched, its checkpoint gone.
-    pub fn settle(&self) -> Result<(), Explained> {
+    pub fn settle(&mut self) -> Result<(), Explained> {
         let container = &self.container;
         let attempt = "cannot adopt the container";
         let missing = || Explained { reason: format!("{attempt}: it has no process"), hint: None };
@@ -191,6 +192,7 @@ impl Arrival {
             .adopt(&container.spec(), &container.layout, &cgroup, pid)
             .map_err(|error| failure(attempt, &error))?;
         place::remove_checkpoint(&container.layout);
+        self.held = None;
         Ok(())
     }
 

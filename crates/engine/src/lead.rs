@@ -4,9 +4,11 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use drover_model::{Bytes, ContainerState, Explained, MigrationId, MigrationState, Mode, PageCount, Report, Round};
+use drover_model::{
+    Bytes, ContainerState, Explained, MigrationId, MigrationState, Mode, Outcome, PageCount, Report, Round,
+};
 use drover_protocol::{Source, SourceInput, SourceOutput, SourceResult, Stream, ToTarget, decode, encode};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{OwnedMutexGuard, mpsc, watch};
 
 use crate::clock::{instant, moment};
 use crate::container::Container;
@@ -17,7 +19,7 @@ use crate::link::{self, Link, Traffic};
 use crate::node::{Inner, Peer, blocking};
 
 /// How often the machine hears of progress and watchers of bytes.
-const TICK: Duration = Duration::from_millis(200);
+pub(crate) const TICK: Duration = Duration::from_millis(200);
 
 /// Everything about one migration that leaves this node.
 #[derive(Debug)]
@@ -34,8 +36,9 @@ pub(crate) struct Lead {
 type StepResult = SourceInput;
 
 impl Lead {
-    /// Leads until the machine is done. The container's operation lock is held by the caller.
-    pub async fn run(mut self, mut machine: Source) {
+    /// Leads until the machine is done. The container is free for others as soon as it is certain to stay.
+    pub async fn run(mut self, mut machine: Source, operation: OwnedMutexGuard<()>) {
+        let mut operation = Some(operation);
         let traffic = Arc::new(Traffic::default());
         let departure = Departure::new(Arc::clone(&self.inner), Arc::clone(&self.container));
         let departure = Arc::new(Mutex::new(departure));
@@ -67,14 +70,19 @@ impl Lead {
                     }
                     SourceOutput::Conclude(result) => {
                         let pages = *lock(&pages);
+                        let stays = result.outcome == Outcome::RolledBack;
                         self.conclude(result, &traffic, pages);
+                        if stays {
+                            let departure = Arc::clone(&departure);
+                            blocking(move || lock(&departure).clean_up()).await;
+                            drop(operation.take());
+                        }
                     }
                     SourceOutput::Finish => {
                         if let Some(link) = link.take() {
                             link.close().await;
                         }
-                        let clean_up = move || lock(&departure).clean_up();
-                        return blocking(clean_up).await;
+                        return self.close();
                     }
                     step => waiting.push_back(step),
                 }
@@ -191,7 +199,7 @@ impl Lead {
             }),
             (SourceOutput::Destroy, _) => {
                 let record = self.recorder(Mark::Settled);
-                Box::new(move |departure| result(departure.destroy().and(record()), SourceInput::Destroyed))
+                Box::new(move |departure| result(departure.destroy().and_then(|()| record()), SourceInput::Destroyed))
             }
             // The link went while the step was waiting for its turn; the machine hears of that by itself.
             (step, _) => {
@@ -210,6 +218,15 @@ impl Lead {
         let (inner, container, peer) = (Arc::clone(&self.inner), self.container.id.clone(), self.peer.name.clone());
         let entry = Entry { migration: self.id.clone(), container, peer, mark };
         move || inner.journal().append(entry).map_err(|error| failure("cannot write the journal", &error))
+    }
+
+    /// Nothing is left to be done, which a restart need not find out again.
+    fn close(&self) {
+        let rolled_back =
+            self.state.borrow().report.as_ref().is_some_and(|report| report.outcome == Outcome::RolledBack);
+        if rolled_back && let Err(why) = self.recorder(Mark::Aborted)() {
+            tracing::warn!(%why, "rollback is not in the journal");
+        }
     }
 
     fn show(&self, machine: &Source, traffic: &Traffic) {
@@ -251,13 +268,7 @@ impl Lead {
             migration = %report.id, container = %report.container, to = %report.to, outcome = ?report.outcome,
             downtime_ms = report.downtime_ms, reason = %report.reason, "migration ended"
         );
-        if report.outcome == drover_model::Outcome::RolledBack {
-            // Should this fail, a restart thaws a container that is thawed already.
-            if let Err(why) = self.recorder(Mark::Aborted)() {
-                tracing::warn!(%why, "rollback is not in the journal");
-            }
-        }
-        if report.outcome == drover_model::Outcome::Failed {
+        if report.outcome == Outcome::Failed {
             self.container.show(ContainerState::Frozen);
         }
         self.state.send_modify(|state| state.report = Some(report));

@@ -135,7 +135,11 @@ impl Inner {
         let status = match container.exit() {
             Some(status) => status,
             None if lives => return,
-            // Somebody killed the shim: nobody holds the program's streams any more, and nobody will learn its status.
+            None if container.cgroup.is_populated().unwrap_or(true) => {
+                // Somebody killed the shim. What it kept is lost, but not the container.
+                tracing::error!(container = %container.spec().name, "the container's shim is gone; it cannot be reached");
+                return;
+            }
             None => KILLED,
         };
         tracing::info!(container = %container.spec().name, status, "program ended");
@@ -258,9 +262,15 @@ impl Inner {
         let container = self.registry.find(wanted)?;
         let _operation = hold(&container)?;
         let name = container.spec().name;
-        if matches!(container.state(), ContainerState::Running) && !force {
-            let reason = format!("cannot remove container {name}: it is running");
-            return Err(NodeError::conflict(reason, "stop it first, or use --force"));
+        let over = matches!(container.state(), ContainerState::Created | ContainerState::Exited { .. });
+        if !over && !force {
+            let reason = format!("cannot remove container {name}: it is {}", container.state());
+            let hint = match container.state() {
+                ContainerState::Running => "stop it first, or use --force",
+                // After a migration that failed it may be the only copy.
+                _ => "look at `drover migrations` first; --force removes what may be the only copy",
+            };
+            return Err(NodeError::conflict(reason, hint));
         }
         let (inner, own) = (Arc::clone(self), Arc::clone(&container));
         let removed = blocking(move || place::end(&own, true).and_then(|()| place::unmake(&own, &inner.runc))).await;

@@ -25,7 +25,7 @@ use crate::error::{NodeError, failure};
 use crate::journal::{Entry, Journal, Mark};
 use crate::lead::Lead;
 use crate::lifecycle::{hold, own_program};
-use crate::link::{ChannelReader, Link};
+use crate::link::ChannelReader;
 use crate::receive::{self, Resumed};
 use crate::session::Session;
 
@@ -185,8 +185,7 @@ impl Inner {
         }
         let lead = Lead { inner: Arc::clone(self), container, peer, id, state: sender, cancel: cancelled };
         tokio::spawn(async move {
-            lead.run(machine).await;
-            drop(operation);
+            lead.run(machine, operation).await;
         });
         state
     }
@@ -520,12 +519,23 @@ impl Node {
             tracing::warn!(%peer, "a stranger opened a migration link");
             return;
         }
-        let link = Link::new(link, Arc::default());
         receive::serve(Arc::clone(&self.inner), peer, link).await;
     }
 
-    /// Ends what runs in the agent; containers go on.
+    /// Ends what runs in the agent; containers go on. Migrations that are not decided yet are rolled back first.
     pub async fn close(&self) {
+        const PATIENCE: Duration = Duration::from_secs(10);
+        let leaving: Vec<_> = {
+            let migrations = lock(&self.inner.migrations);
+            let under_way = migrations.iter().filter(|leaving| leaving.state.borrow().report.is_none());
+            under_way.map(|leaving| (leaving.cancel.clone(), leaving.state.clone())).collect()
+        };
+        for (cancel, mut state) in leaving {
+            // One that is decided goes on, and is finished by the next agent.
+            let _ = cancel.try_send(());
+            let ended = state.wait_for(|state| state.report.is_some() || state.in_doubt);
+            let _ = tokio::time::timeout(PATIENCE, ended).await;
+        }
         self.inner.closing.send_replace(());
     }
 }

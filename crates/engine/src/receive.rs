@@ -4,20 +4,22 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use drover_model::{Explained, MigrationId, NodeName};
 use drover_protocol::{Stream, Target, TargetInput, TargetOutput, ToSource, ToTarget, Verdict, decode, encode};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 
 use crate::arrival::Arrival;
 use crate::clock::{instant, moment};
 use crate::error::failure;
 use crate::journal::{Entry, Mark};
-use crate::lead::sleep_until;
-use crate::link::{Link, PATIENCE};
+use crate::lead::{TICK, sleep_until};
+use crate::link::{Link, PATIENCE, Traffic};
 use crate::node::Inner;
 
 /// A link that continues a migration.
 #[derive(Debug)]
 pub(crate) struct Resumed {
     pub link: Link,
+    pub traffic: Arc<Traffic>,
     pub verdict: Verdict,
 }
 
@@ -29,18 +31,27 @@ struct Session {
     migration: Option<MigrationId>,
     arrival: Option<Arc<Mutex<Arrival>>>,
     link: Option<Link>,
+    traffic: Arc<Traffic>,
     resumed: mpsc::Receiver<Resumed>,
     resume: mpsc::Sender<Resumed>,
 }
 
 /// Serves a link from `peer` to its end: a new migration, or the rest of one whose link broke.
-pub(crate) async fn serve(inner: Arc<Inner>, peer: NodeName, mut link: Link) {
+pub(crate) async fn serve(
+    inner: Arc<Inner>,
+    peer: NodeName,
+    connection: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+) {
+    let traffic = Arc::new(Traffic::default());
+    let mut link = Link::new(connection, Arc::clone(&traffic));
     let Some(first) = link.receive().await else { return };
     match decode(&first) {
-        Ok(ToTarget::Resume { migration, verdict }) => resume(&inner, &peer, link, migration, verdict).await,
+        Ok(ToTarget::Resume { migration, verdict }) => {
+            resume(&inner, &peer, migration, Resumed { link, traffic, verdict }).await;
+        }
         Ok(hello @ ToTarget::Hello { .. }) => {
             let machine = Target::new(moment(), inner.config.name.clone());
-            let session = Session::new(inner, peer, Some(link));
+            let session = Session::new(inner, peer, Some(link), traffic);
             session.run(machine, Some(TargetInput::Heard(hello))).await;
         }
         Ok(_) | Err(_) => tracing::warn!(%peer, "peer began a link with something else than hello"),
@@ -48,13 +59,13 @@ pub(crate) async fn serve(inner: Arc<Inner>, peer: NodeName, mut link: Link) {
 }
 
 /// Hands the link to the migration it belongs to, or answers from the journal.
-async fn resume(inner: &Arc<Inner>, peer: &NodeName, link: Link, migration: MigrationId, verdict: Verdict) {
+async fn resume(inner: &Arc<Inner>, peer: &NodeName, migration: MigrationId, resumed: Resumed) {
     let session = inner.arrivals().get(&migration).filter(|(owner, _)| owner == peer).map(|(_, to)| to.clone());
     let resumed = match session {
-        Some(session) => session.send(Resumed { link, verdict }).await,
-        None => Err(mpsc::error::SendError(Resumed { link, verdict })),
+        Some(session) => session.send(resumed).await,
+        None => Err(mpsc::error::SendError(resumed)),
     };
-    let Err(mpsc::error::SendError(Resumed { link, verdict })) = resumed else { return };
+    let Err(mpsc::error::SendError(Resumed { link, verdict, .. })) = resumed else { return };
     let owned =
         inner.journal().latest(&migration).is_some_and(|entry| entry.mark == Mark::Owned && &entry.peer == peer);
     let answer = match (owned, verdict) {
@@ -67,16 +78,16 @@ async fn resume(inner: &Arc<Inner>, peer: &NodeName, link: Link, migration: Migr
 
 /// Waits for the verdict on a container that a restarted agent found promised.
 pub(crate) async fn await_verdict(inner: Arc<Inner>, entry: Entry, arrival: Arrival) {
-    let mut session = Session::new(Arc::clone(&inner), entry.peer, None);
+    let mut session = Session::new(Arc::clone(&inner), entry.peer, None, Arc::default());
     session.arrival = Some(Arc::new(Mutex::new(arrival)));
     session.begin_migration(entry.migration);
     session.run(Target::recovered(inner.config.name.clone()), None).await;
 }
 
 impl Session {
-    fn new(inner: Arc<Inner>, peer: NodeName, link: Option<Link>) -> Self {
+    fn new(inner: Arc<Inner>, peer: NodeName, link: Option<Link>, traffic: Arc<Traffic>) -> Self {
         let (resume, resumed) = mpsc::channel(1);
-        Self { inner, peer, migration: None, arrival: None, link, resumed, resume }
+        Self { inner, peer, migration: None, arrival: None, link, traffic, resumed, resume }
     }
 
     fn begin_migration(&mut self, migration: MigrationId) {
@@ -90,6 +101,8 @@ impl Session {
         }
         let (done, mut steps) = mpsc::channel::<TargetInput>(1);
         let mut busy = false;
+        let mut crossed = 0;
+        let mut tick = tokio::time::interval(TICK);
         let mut queue = std::collections::VecDeque::new();
         loop {
             while let Some(output) = machine.poll() {
@@ -126,9 +139,17 @@ impl Session {
                 }
                 Some(resumed) = self.resumed.recv() => {
                     self.link = Some(resumed.link);
+                    self.traffic = resumed.traffic;
                     TargetInput::Reconnected(resumed.verdict)
                 }
                 () = sleep_until(deadline) => TargetInput::DeadlinePassed,
+                _ = tick.tick() => {
+                    if self.traffic.total() == crossed {
+                        continue;
+                    }
+                    crossed = self.traffic.total();
+                    TargetInput::Progressed
+                }
             };
             tracing::debug!(?input, "happened");
             machine.handle(moment(), input);
@@ -167,9 +188,10 @@ impl Session {
             TargetOutput::RecordOwned => {
                 let record = self.recorder(Mark::Owned);
                 let settle = on(|arrival| arrival.settle(), TargetInput::OwnedRecorded);
-                Box::new(move |arrival| match record() {
-                    Ok(()) => settle(arrival),
-                    Err(why) => TargetInput::StepFailed(why),
+                // Settled first: with "owned" in the journal the source destroys its copy, so nothing may be left to do.
+                Box::new(move |arrival| match settle(arrival) {
+                    TargetInput::OwnedRecorded => result(record(), TargetInput::OwnedRecorded),
+                    failed => failed,
                 })
             }
             TargetOutput::Discard => {

@@ -20,10 +20,15 @@ impl Inner {
         let inner = Arc::clone(self);
         let known = blocking(move || inner.read_containers()).await;
         for container in known {
-            let entry = unfinished.iter().find(|entry| entry.container == container.id);
+            // An older entry that was never closed must not decide about a container that has come back since.
+            let newest = self.journal().newest(&container.id);
+            let entry = newest.as_ref().filter(|newest| unfinished.contains(newest));
             self.take_up(&container, entry).await;
         }
         for entry in unfinished {
+            if self.journal().newest(&entry.container).is_some_and(|newest| newest != entry) {
+                continue;
+            }
             let container = self.registry.find(entry.container.as_str());
             self.finish(entry, container).await;
         }
@@ -51,8 +56,8 @@ impl Inner {
         let shim = container.shim();
         let state = blocking(move || shim.state()).await;
         let runs = matches!(state, Ok((Some(_), None)));
-        if let Ok((pid, _)) = state {
-            container.set_pid(pid);
+        if let Ok((pid, _)) = &state {
+            container.set_pid(*pid);
         }
         match (container.state(), entry.map(|entry| entry.mark)) {
             // The verdict decides; both are dealt with by `finish`.
@@ -78,6 +83,9 @@ impl Inner {
                     tracing::error!(container = %name, %error, "container cannot be thawed");
                 }
                 self.watch(container);
+            }
+            _ if state.is_err() && container.cgroup.is_populated().unwrap_or(false) => {
+                tracing::error!(container = %name, "the container's shim is gone; it cannot be reached");
             }
             _ => self.restart_by_policy(container).await,
         }
@@ -121,8 +129,19 @@ impl Inner {
                 let arrival = Arrival::recovered(self, container);
                 tokio::spawn(await_verdict(Arc::clone(self), entry, arrival));
             }
+            // It was destroyed or discarded, and only the last line was not written.
+            (mark, Err(_)) if !self.config.state.join("containers").join(entry.container.as_str()).exists() => {
+                let closed = match mark {
+                    Mark::Commit => Mark::Settled,
+                    Mark::Promised => Mark::Discarded,
+                    _ => Mark::Aborted,
+                };
+                if let Err(error) = self.journal().append(Entry { mark: closed, ..entry }) {
+                    tracing::warn!(%error, "cannot close an entry of the journal");
+                }
+            }
             (mark, _) => {
-                tracing::warn!(migration = %entry.migration, ?mark, "a migration of a container that is not here");
+                tracing::warn!(migration = %entry.migration, ?mark, "a migration of a container that cannot be read");
             }
         }
     }

@@ -144,7 +144,8 @@ pub struct Source {
     running_at: Option<Moment>,
     phases: BTreeMap<Phase, Duration>,
     link_up: bool,
-    restore_ordered: bool,
+    /// Whether the target may hold anything of the container.
+    offered: bool,
     failure: Option<Explained>,
     why_frozen: String,
     pause: Duration,
@@ -167,9 +168,12 @@ impl Source {
     #[must_use]
     pub fn recovered(now: Moment, node: NodeName, target: NodeName, migration: MigrationId, verdict: Verdict) -> Self {
         let mut machine = Self::at(now, node, target, migration, Mode::Auto);
-        machine.restore_ordered = true;
+        machine.offered = true;
         match verdict {
-            Verdict::Commit => machine.enter(now, Phase::Commit, Step::Committing),
+            Verdict::Commit => {
+                machine.why_frozen = "the source's agent was restarted after the decision".to_owned();
+                machine.enter(now, Phase::Commit, Step::Committing);
+            }
             Verdict::Abort => {
                 machine.failure = Some(Explained { reason: "the source's agent was restarted".into(), hint: None });
                 machine.running_at = Some(now);
@@ -196,7 +200,7 @@ impl Source {
             running_at: None,
             phases: BTreeMap::new(),
             link_up: false,
-            restore_ordered: false,
+            offered: false,
             failure: None,
             why_frozen: String::new(),
             pause: FIRST_PAUSE,
@@ -258,6 +262,7 @@ impl Source {
                 self.conclude(now, Outcome::Failed);
                 self.recall(now);
             }
+            (Step::RollingBack, In::Heard(ToSource::Aborted)) => self.offered = false,
             (Step::RollingBack, In::LinkLost(_)) | (Step::Destroying, In::LinkLost(_)) => self.link_up = false,
             (Step::RollingBack | Step::Destroying, _) => {}
             (Step::Recording, In::CommitRecorded) | (Step::ReadingRecord, In::CommitRead(Some(true))) => {
@@ -284,9 +289,12 @@ impl Source {
                 self.link_up = false;
                 self.roll_back(now, why);
             }
-            (_, In::StepFailed(why) | In::Heard(ToSource::Refused(why) | ToSource::Failed(why))) => {
+            (_, In::Heard(ToSource::Refused(why) | ToSource::Failed(why))) => {
+                // It says so after it has discarded everything.
+                self.offered = false;
                 self.roll_back(now, why);
             }
+            (_, In::StepFailed(why)) => self.roll_back(now, why),
             (_, In::DeadlinePassed) => self.roll_back(now, self.too_late()),
             (step, input) => self.advance(now, step, input),
         }
@@ -307,6 +315,7 @@ impl Source {
                     return self.roll_back(now, explained(&reason));
                 }
                 let offer = self.offer.take().expect("a new migration has an offer until it is sent");
+                self.offered = true;
                 self.order(now, Step::Preparing, SourceOutput::Send(ToTarget::Offer(offer)), CRIU);
             }
             (Step::Preparing, In::Heard(ToSource::NeedImage)) => {
@@ -331,7 +340,6 @@ impl Source {
             }
             (Step::Transferring, In::Transferred) => {
                 self.enter(now, Phase::Restore, Step::Restoring);
-                self.restore_ordered = true;
                 self.order(now, Step::Restoring, SourceOutput::Send(ToTarget::Restore), CRIU);
             }
             (Step::Restoring, In::Heard(ToSource::Restored)) => {
@@ -357,6 +365,7 @@ impl Source {
         match input {
             In::Connected => {
                 self.link_up = true;
+                self.pause = FIRST_PAUSE;
                 let resume = ToTarget::Resume { migration: self.migration.clone(), verdict: Verdict::Commit };
                 self.order(now, Step::Committing, SourceOutput::Send(resume), ANSWER);
             }
@@ -397,6 +406,7 @@ impl Source {
         match input {
             In::Connected => {
                 self.link_up = true;
+                self.pause = FIRST_PAUSE;
                 let resume = ToTarget::Resume { migration: self.migration.clone(), verdict: Verdict::Abort };
                 self.order(now, Step::Recalling, SourceOutput::Send(resume), ANSWER);
             }
@@ -422,7 +432,7 @@ impl Source {
 
     /// Back to where the container was, for this reason.
     fn roll_back(&mut self, now: Moment, why: Explained) {
-        if self.link_up {
+        if self.link_up && self.offered {
             self.outputs.push_back(SourceOutput::Send(ToTarget::Abort { why: why.clone() }));
         }
         self.failure = Some(why);
@@ -436,11 +446,10 @@ impl Source {
         }
     }
 
-    /// After a rollback: a target that may have promised must hear it. One that cannot have promised discards by
-    /// itself when the link goes.
+    /// After a rollback the target must hear it: it may have promised, and it may not even know that the link is gone.
     fn recall(&mut self, now: Moment) {
         self.step = Step::Recalling;
-        if !self.restore_ordered {
+        if !self.offered {
             self.finish();
         } else if self.link_up {
             self.deadline = Some(now.after(ANSWER));
@@ -507,6 +516,7 @@ impl Source {
             _ => return explained(&format!("the phase {} took too long", self.phase)),
         };
         explained(&format!("{} {what} in time", self.target))
+            .with_hint("check the network between the two nodes, and the log of the target's agent")
     }
 }
 

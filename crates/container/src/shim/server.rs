@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::Stdio;
@@ -29,6 +30,8 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 #[derive(Debug)]
 struct Server {
     spec: ShimSpec,
+    /// The inode of the socket that it listens at.
+    socket: Option<u64>,
     runc: Runc,
     container: Cgroup,
     shims: Cgroup,
@@ -58,7 +61,10 @@ pub fn serve(spec: &Path) -> Result<(), Failure> {
     let hierarchies = Hierarchies::detect(Path::new("/"), &spec.cgroup_base)?;
     let shims = Cgroup::at(&hierarchies, &spec.shims_cgroup)?;
     shims.join_self()?;
+    let socket = spec.layout.socket();
+    let listener = Channel::listen(&socket)?;
     let server = Arc::new(Server {
+        socket: inode(&socket),
         runc: Runc::new(&spec.run),
         container: Cgroup::at(&hierarchies, spec.cgroup.trim_start_matches('/'))?,
         shims,
@@ -70,13 +76,15 @@ pub fn serve(spec: &Path) -> Result<(), Failure> {
         discarded: AtomicBool::new(false),
         spec,
     });
-    let socket = server.spec.layout.socket();
-    let listener = Channel::listen(&socket)?;
     loop {
         let channel = Channel::accept(&listener)?;
         let server = Arc::clone(&server);
         std::thread::Builder::new().name("connection".into()).spawn(move || server.converse(&channel))?;
     }
+}
+
+fn inode(path: &Path) -> Option<u64> {
+    fs::symlink_metadata(path).ok().map(|metadata| metadata.ino())
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -238,7 +246,11 @@ impl Server {
     }
 
     fn leave(&self) -> ! {
-        let _ = fs::remove_file(self.spec.layout.socket());
+        // A container that has come back meanwhile has a new shim, which listens at the same path.
+        let socket = self.spec.layout.socket();
+        if inode(&socket).is_some_and(|found| Some(found) == self.socket) {
+            let _ = fs::remove_file(socket);
+        }
         std::process::exit(0)
     }
 
