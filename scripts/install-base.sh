@@ -24,6 +24,9 @@ machine_packages() {
   say "installing Debian packages on this machine: ${missing[*]}"
   apt-get update -qq
   DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+  # clean-lab.sh tells what came from here.
+  mkdir -p "$home"
+  printf '%s\n' "${missing[@]}" >>"$home/machine-packages"
 }
 
 build_base() {

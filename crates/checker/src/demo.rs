@@ -141,8 +141,7 @@ fn play(options: &Options, json: bool, report: &mut Report) -> Result<(), DemoEr
     let drover = Drover { program: drover, lab: options.lab.clone(), stop: &stop };
     let demo = Demo { drover, options, image, checker, json };
     let played = demo.prepare().and_then(|()| demo.play(report));
-    let removed = if options.keep { Ok(demo.say(&format!("lab {} stays up", options.lab))) } else { demo.remove_lab() };
-    played.and(removed)
+    played.and(demo.remove_lab())
 }
 
 /// Where scripts/images.sh puts it.
@@ -242,6 +241,10 @@ impl Demo<'_> {
     }
 
     fn remove_lab(&self) -> Result<(), DemoError> {
+        if self.options.keep {
+            self.say(&format!("lab {0} stays up: DROVER_LAB={0} drover lab status", self.options.lab));
+            return Ok(());
+        }
         self.drover.insist(&["lab", "down"], SHORT)?;
         self.say(&format!("lab {} is gone", self.options.lab));
         Ok(())

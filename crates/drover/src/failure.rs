@@ -16,8 +16,9 @@ use crate::choice::ChoiceError;
 #[error("cannot {action}")]
 pub struct Failure {
     action: String,
+    // In a box: every result in this crate is as large as its failure.
     #[source]
-    cause: Cause,
+    cause: Box<Cause>,
 }
 
 /// Why.
@@ -80,16 +81,16 @@ impl<T, E: Into<Cause>> Doing<T> for Result<T, E> {
 impl Failure {
     /// The failure to `action`, as in `cannot {action}`.
     pub fn new(action: String, cause: impl Into<Cause>) -> Self {
-        Self { action, cause: cause.into() }
+        Self { action, cause: Box::new(cause.into()) }
     }
 
     /// The chain and the hint, fit to print.
     #[must_use]
     pub fn explain(&self) -> ApiError {
         // A node's refusal already says what could not be done, and where more precisely than we know.
-        let complete = matches!(&self.cause, Cause::Client(ClientError::Refused { error, .. })
+        let complete = matches!(&*self.cause, Cause::Client(ClientError::Refused { error, .. })
             if error.error.starts_with("cannot "));
-        let first: &dyn Error = if complete { &self.cause } else { self };
+        let first: &dyn Error = if complete { &*self.cause } else { self };
         let mut error = first.to_string();
         let mut next = first.source();
         while let Some(cause) = next {
@@ -103,13 +104,13 @@ impl Failure {
     /// Whether a node answered that it does not do it.
     #[must_use]
     pub fn is_refused(&self) -> bool {
-        matches!(&self.cause, Cause::Client(ClientError::Refused { .. }))
+        matches!(&*self.cause, Cause::Client(ClientError::Refused { .. }))
     }
 
     /// Whether the reader of our output went away: nobody is left to tell.
     #[must_use]
     pub fn is_unheard(&self) -> bool {
-        matches!(&self.cause, Cause::Io(error) if error.kind() == io::ErrorKind::BrokenPipe)
+        matches!(&*self.cause, Cause::Io(error) if error.kind() == io::ErrorKind::BrokenPipe)
     }
 }
 

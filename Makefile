@@ -1,0 +1,87 @@
+# What people and CI do with this repository. `make help` lists it; every target may be repeated and asks nothing.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+export DROVER_HOME ?= /var/lib/drover
+PREFIX ?= /usr/local
+SYSCONFDIR ?= /etc
+UNITDIR ?= /etc/systemd/system
+
+# The crates are built once, with the same features for all of them.
+CARGO_FLAGS := --release --locked --workspace
+RELEASE := target/release
+DENY_VERSION := 0.20.2
+DENY_ROOT := $(DROVER_HOME)/tools/cargo-deny-$(DENY_VERSION)
+DENY := $(DENY_ROOT)/bin/cargo-deny
+SHARE := $(DESTDIR)$(PREFIX)/share
+
+.PHONY: help
+help: ## List the targets
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' Makefile | expand -t 14
+
+.PHONY: build
+build: ## Build the programs into target/release
+	cargo build $(CARGO_FLAGS) --bins
+
+.PHONY: demo
+demo: images build ## Move a redis server under load six times, and print a table
+	@$(RELEASE)/drover-check demo --drover $(RELEASE)/drover
+
+.PHONY: build-tests
+build-tests:
+	cargo build $(CARGO_FLAGS) --all-targets
+
+# The documentation's examples come first: the line that counts is the last one.
+.PHONY: test
+test: images build-tests ## Run all tests, those in the lab among them (needs root)
+	cargo test $(CARGO_FLAGS) --doc --quiet
+	@if command -v cargo-nextest >/dev/null; then set -x; cargo nextest run $(CARGO_FLAGS); \
+	else set -x; cargo test $(CARGO_FLAGS) --all-targets -- --test-threads=2; fi
+
+.PHONY: lint
+lint: ## Check the format, and let clippy warn of nothing
+	cargo fmt --all --check
+	cargo clippy $(CARGO_FLAGS) --all-targets -- -D warnings
+
+# Advisories are left out: deny.toml says why.
+.PHONY: deny
+deny: $(DENY) ## Check licences, sources and floors of all dependencies
+	$(DENY) --locked check --hide-inclusion-graph bans licenses sources
+
+.PHONY: cargo-deny
+cargo-deny: $(DENY)
+
+# Optimising it would take longer than it ever runs.
+$(DENY):
+	cargo install --debug --locked --root $(DENY_ROOT) cargo-deny@$(DENY_VERSION)
+
+.PHONY: lab-base
+lab-base: ## Install what a lab stands on (needs root; the network the first time)
+	@scripts/install-base.sh
+
+.PHONY: images
+images: lab-base ## Make the images that demo and tests run (needs root; the network the first time)
+	@scripts/images.sh
+
+.PHONY: docs
+docs: ## Write anew what is generated in docs/
+	DROVER_BLESS=1 cargo test $(CARGO_FLAGS) --test openapi
+
+.PHONY: install
+install: build ## Install program, unit, manual pages and completions (PREFIX, DESTDIR)
+	install -D $(RELEASE)/drover $(DESTDIR)$(PREFIX)/bin/drover
+	install -D -m 644 contrib/agent.example.toml $(DESTDIR)$(SYSCONFDIR)/drover/agent.example.toml
+	install -d $(DESTDIR)$(UNITDIR)
+	sed 's|/usr/bin/drover|$(PREFIX)/bin/drover|' contrib/drover-agent.service >$(DESTDIR)$(UNITDIR)/drover-agent.service
+	$(RELEASE)/drover man $(SHARE)/man/man1
+	install -d $(SHARE)/bash-completion/completions $(SHARE)/zsh/site-functions $(SHARE)/fish/vendor_completions.d
+	$(RELEASE)/drover completions bash >$(SHARE)/bash-completion/completions/drover
+	$(RELEASE)/drover completions zsh >$(SHARE)/zsh/site-functions/_drover
+	$(RELEASE)/drover completions fish >$(SHARE)/fish/vendor_completions.d/drover.fish
+
+.PHONY: clean-lab
+clean-lab: ## Remove all labs and all that was downloaded for them (PURGE=1: the Debian packages, too)
+	@PURGE=$(PURGE) scripts/clean-lab.sh
