@@ -92,6 +92,8 @@ pub(crate) fn process(process: &ProcessSpec) -> Value {
         "capabilities": {"bounding": CAPABILITIES, "effective": held, "permitted": held},
         "rlimits": [{"type": "RLIMIT_NOFILE", "hard": 16384, "soft": 1024}],
         "noNewPrivileges": true,
+        // Not the agent's, which is protected.
+        "oomScoreAdj": 0,
     })
 }
 
