@@ -27,8 +27,11 @@ fn nodes_are_as_before_after_moves_failures_and_removals() {
         lab.drover(format!("run --node {node} --name first -d toolbox sleep 1000")).well();
         lab.drover("rm -f first").well();
     }
-    until("shims that have ended", || (!inventory(&lab, "n1").iter().any(|line| line.contains(" shim "))).then_some(()));
-    let before = ["n1", "n2"].map(|node| inventory(&lab, node));
+    let before = ["n1", "n2"].map(|node| {
+        until("shims that have ended", || {
+            Some(inventory(&lab, node)).filter(|all| !all.iter().any(|line| line.contains(" shim ")))
+        })
+    });
     let witness = Witness::of_redis(&lab, 1);
     lab.drover("run --node n1 --name box -d toolbox sleep 1000").well();
     lab.migrate("web", "n2");
