@@ -74,7 +74,7 @@ impl Ended {
     #[track_caller]
     pub fn refusal(self) -> String {
         assert_eq!(self.status, 1, "stdout: {}\nstderr: {}", self.stdout, self.stderr);
-        assert!(self.stderr.starts_with("cannot "), "{}", self.stderr);
+        assert!(self.stderr.lines().any(|line| line.starts_with("cannot ")), "{}", self.stderr);
         for foreign in ["Os {", "Error(", "panicked", "RUST_BACKTRACE"] {
             assert!(!self.stderr.contains(foreign), "{}", self.stderr);
         }
