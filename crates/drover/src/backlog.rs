@@ -6,6 +6,14 @@ use drover_api::{LogRecord, LogStream};
 /// Output, in order.
 pub type Output = Vec<(LogStream, Vec<u8>)>;
 
+/// Whether all that was `streamed` is the beginning of the log, which has more: the stream is only late, for it begins
+/// where the log does.
+pub fn is_late(log: &[LogRecord], streamed: &Output) -> bool {
+    let mut logged = log.iter().flat_map(|record| record.text.bytes());
+    let begun = streamed.iter().flat_map(|(_, bytes)| bytes).all(|byte| logged.next() == Some(*byte));
+    begun && logged.next().is_some()
+}
+
 /// The log, and after it what of `streamed` is not its end already.
 pub fn join(log: Vec<LogRecord>, streamed: Output) -> Output {
     let mut output: Output = log.into_iter().map(|record| (record.stream, record.text.into_bytes())).collect();
@@ -35,6 +43,14 @@ mod tests {
         let streamed = streamed.iter().map(|&(stream, text)| (stream, text.as_bytes().to_vec())).collect();
         let bytes = join(log, streamed).into_iter().flat_map(|(_, bytes)| bytes).collect();
         String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn a_stream_that_has_not_caught_up_is_late() {
+        let log = [LogRecord { time_ns: 0, stream: Stdout, text: "ab\n".into() }];
+        let late = |streamed: &str| is_late(&log, &vec![(Stdout, streamed.as_bytes().to_vec())]);
+        assert_eq!(["", "a", "ab\n", "ab\nc", "b"].map(late), [true, true, false, false, false]);
+        assert!(!is_late(&[], &Vec::new()));
     }
 
     #[test]

@@ -38,7 +38,7 @@ pub struct Seat {
 
 /// How many messages wait to be printed at most.
 const OUTPUT_QUEUED: usize = 16;
-/// How long the log of a container that was just made may take.
+/// How long the log of a container that was just made may take, and the stream to catch up with it.
 const BACKLOG_LIMIT: Duration = Duration::from_secs(5);
 
 impl Seat {
@@ -61,11 +61,17 @@ impl Seat {
         if let Some(backlog) = backlog {
             let mut streamed = Vec::new();
             let mut last = None;
+            let end = tokio::time::Instant::now() + BACKLOG_LIMIT;
             while last.is_none() {
-                match said.try_recv() {
-                    Ok(SessionOutput::Output(from, bytes)) => streamed.push((from, bytes)),
-                    Ok(end) => last = Some(end),
-                    Err(_) => break,
+                let message = match said.try_recv() {
+                    Ok(message) => Some(message),
+                    Err(_) if !backlog::is_late(&backlog, &streamed) => None,
+                    Err(_) => tokio::time::timeout_at(end, said.recv()).await.ok().flatten(),
+                };
+                match message {
+                    Some(SessionOutput::Output(from, bytes)) => streamed.push((from, bytes)),
+                    Some(end) => last = Some(end),
+                    None => break,
                 }
             }
             for (to, bytes) in backlog::join(backlog, streamed) {

@@ -61,6 +61,11 @@ impl Output {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Goes on with a log that has come since: the container's own, from where it was.
+    pub fn continue_in(&self, log: LogWriter) {
+        self.lock().log = log;
+    }
+
     /// Reads from these streams until each has ended.
     pub fn pump(self: &Arc<Self>, sources: Vec<(LogStream, OwnedFd)>) -> io::Result<()> {
         for (_, source) in &sources {

@@ -181,6 +181,8 @@ impl Server {
     }
 
     fn restore(self: &Arc<Self>) -> Result<u32, Failure> {
+        // The log that was opened at the start has been replaced by the one that travelled.
+        self.output.continue_in(LogWriter::open(&self.spec.layout.log())?);
         let stdio = if self.spec.terminal { [None, None, None] } else { self.streams()?.map(Some) };
         let unread = Notes::read(&self.spec.layout.images())?.unread_stdin;
         if let Some(input) = lock(&self.input).as_ref().filter(|_| !unread.is_empty()) {

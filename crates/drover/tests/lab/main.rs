@@ -1,0 +1,11 @@
+//! Real containers on real nodes: every test brings up a lab of its own and uses nothing but the `drover` binary.
+//!
+//! They need root, the lab's base (`scripts/install-base.sh`) and the images (`scripts/images.sh`).
+
+mod connection;
+mod count;
+mod harness;
+mod leftovers;
+mod lifecycle;
+mod moves;
+mod rollback;

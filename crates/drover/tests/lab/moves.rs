@@ -1,0 +1,251 @@
+//! What travels with a container, and what works as before after a move there and back.
+
+use crate::harness::{Lab, until};
+use crate::lifecycle::{last_number, limits};
+
+/// Prints rising numbers until there is a file `/end`, and ends with status 9 then.
+const COUNTING: &str = "i=0; while sleep 0.01; do i=$((i + 1)); echo $i; test -e /end && exit 9; done";
+
+#[test]
+fn a_container_is_used_as_before_after_a_move_there_and_back() {
+    let lab = Lab::with_toolbox();
+    lab.drover(("run --node n1 --name box -d toolbox sh -c", COUNTING)).well();
+    let (id, started) = (lab.id("box"), lab.inspect("box")["started_at"].clone());
+    for (number, target) in [(1, "n2"), (2, "n1")] {
+        lab.await_log("box", "\n10\n");
+        lab.migrate("box", target);
+        let record = lab.inspect("box");
+        assert_eq!(record["spec"]["id"], id.as_str());
+        assert_eq!((&record["generation"], &record["started_at"]), (&number.into(), &started));
+        assert_eq!(lab.inspect(&id)["spec"]["name"], "box");
+        assert_eq!(lab.inside("box", "echo inside"), "inside\n");
+        let seen = last_number(&lab.logs("box"));
+        until("more numbers", || (last_number(&lab.logs("box")) > seen + 10).then_some(()));
+        let stats = lab.json("stats --no-stream box");
+        assert!(stats[0]["node"] == target && stats[0]["memory"].as_u64().unwrap() > 0, "{stats}");
+        assert_eq!(lab.json("ps").as_array().unwrap().len(), 1);
+    }
+    let attached = lab.start("attach box");
+    lab.inside("box", "touch /end");
+    assert_eq!(attached.end().status, 9);
+    assert_eq!(lab.await_exit("box"), 9);
+    last_number(&lab.logs("box"));
+}
+
+#[test]
+fn followers_and_the_attached_travel_along() {
+    let lab = Lab::with_toolbox();
+    lab.drover(("run --node n1 --name box -d toolbox sh -c", COUNTING)).well();
+    let mut following = lab.start("logs -f box");
+    let mut attached = lab.start("attach box");
+    for target in ["n2", "n1"] {
+        lab.migrate("box", target);
+        let seen = last_number(&lab.logs("box"));
+        until("more numbers", || (last_number(&lab.logs("box")) > seen + 10).then_some(()));
+        assert!(following.runs() && attached.runs());
+    }
+    lab.inside("box", "touch /end");
+    let log = lab.start("logs -f box").end().well();
+    assert_eq!(last_number(&following.end().well()), last_number(&log));
+    assert_eq!(attached.end().status, 9);
+}
+
+#[test]
+fn a_moved_container_can_be_stopped_started_and_removed() {
+    let lab = Lab::with_toolbox();
+    let script = "trap 'echo asked; exit 0' TERM; echo run; while sleep 0.05; do :; done";
+    lab.drover(("run --node n1 --name box --ip 10.77.0.51 -d toolbox sh -c", script)).well();
+    lab.await_log("box", "run\n");
+    lab.migrate("box", "n2");
+    lab.drover("stop box").well();
+    assert_eq!(lab.await_exit("box"), 0);
+    assert_eq!(lab.logs("box"), "run\nasked\n");
+    lab.drover("start box").well();
+    lab.await_log("box", "asked\nrun\n");
+    lab.migrate("box", "n1");
+    lab.drover("kill -s TERM box").well();
+    assert_eq!(lab.await_exit("box"), 0);
+    let id = lab.id("box");
+    lab.drover("rm box").well();
+    for node in ["n1", "n2"] {
+        until("a node without the container", || lab.traces(node, &id).is_empty().then_some(()));
+    }
+}
+
+#[test]
+fn a_restart_policy_travels() {
+    let lab = Lab::with_toolbox();
+    let script = "echo run; while sleep 0.05; do :; done";
+    lab.drover(("run --node n1 --name box --restart on-failure:1 -d toolbox sh -c", script)).well();
+    lab.await_log("box", "run\n");
+    lab.migrate("box", "n2");
+    lab.drover("kill -s KILL box").well();
+    lab.await_log("box", "run\nrun\n");
+    until("a running program", || (lab.inspect("box")["state"] == "running").then_some(()));
+    lab.migrate("box", "n1");
+    assert_eq!(lab.inspect("box")["restarts"], 1);
+    lab.drover("kill -s KILL box").well();
+    assert_eq!(lab.await_exit("box"), 137);
+}
+
+#[test]
+fn names_variables_and_limits_travel() {
+    let lab = Lab::with_toolbox();
+    let options = "-e GREETING=hello -w /tmp --hostname pasture --ip 10.77.0.51";
+    let bounds = "--memory 64m --cpus 0.5 --pids-limit 20";
+    lab.drover(format!("run --node n1 --name box {options} {bounds} -d toolbox sleep 1000")).well();
+    let script = "id; pwd; hostname; cat /etc/hostname /etc/hosts; echo $GREETING; \
+                  tr '\\0' '\\n' </proc/1/environ; grep -E '^(Cap|Seccomp:|NoNewPrivs|Uid|Gid)' /proc/1/status; \
+                  grep -E 'Seccomp:|CapEff' /proc/self/status; cut -d' ' -f2,3 /proc/mounts; ls -l /dev; \
+                  cat /proc/kcore 2>&1 | head -c 100; cat /proc/1/oom_score_adj";
+    let before = lab.inside("box", script);
+    let id = lab.id("box");
+    for target in ["n2", "n1"] {
+        lab.migrate("box", target);
+        assert_eq!(lab.inside("box", script), before, "on {target}");
+        assert_eq!(limits(&lab, target, &id), "67108864 50 20");
+        assert_ne!(lab.drover("exec box unshare -m true").status, 0);
+    }
+}
+
+/// To dump the processes of another user needs CAP_SYS_RESOURCE, which not every machine's root has.
+#[test]
+fn the_container_of_an_ordinary_user_travels_or_the_machine_is_named_as_what_keeps_it() {
+    const SYS_RESOURCE: u64 = 1 << 24;
+    let lab = Lab::with_toolbox();
+    lab.drover("run --node n1 --name box --user 1000:1001 -d toolbox sleep 1000").well();
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let capable = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap().trim();
+    if u64::from_str_radix(capable, 16).unwrap() & SYS_RESOURCE == 0 {
+        let error = lab.drover("migrate box --to n2").hinted_refusal();
+        assert!(error.contains("CAP_SYS_RESOURCE"), "{error}");
+        assert_eq!(lab.inspect("box")["node"], "n1");
+    } else {
+        lab.migrate("box", "n2");
+    }
+    assert_eq!(lab.inside("box", "id -u; id -g"), "1000\n1001\n");
+}
+
+#[test]
+fn files_travel_deleted_ones_that_are_open_too() {
+    let lab = Lab::with_toolbox();
+    let script = "for place in /root /dev/shm /tmp; do
+          echo kept >$place/kept; chmod 640 $place/kept; ln -s kept $place/link; mkdir -p $place/empty
+        done
+        chown 7:8 /root/kept; rm -r /etc/skel; echo changed >>/etc/hostname
+        exec 5>/root/deleted 6>/dev/shm/deleted; rm /root/deleted /dev/shm/deleted; echo one >&5; echo one >&6
+        mkfifo /tmp/fifo; exec 7<>/tmp/fifo; echo waiting >&7
+        while ! test -e /go; do sleep 0.02; done
+        echo two >&5; echo two >&6; read -u 7 word; echo $word
+        cat /proc/self/fd/5 /proc/self/fd/6
+        echo done; sleep 1000";
+    lab.drover(("run --node n1 --name box -d toolbox bash -c", script)).well();
+    until("the files", || (lab.drover("exec box test -p /tmp/fifo").status == 0).then_some(()));
+    let look = "ls -lAn /root /dev/shm /tmp; cat /root/link /dev/shm/link /tmp/link /etc/hostname; ls -d /etc/skel 2>&1; true";
+    let before = lab.inside("box", look);
+    for target in ["n2", "n1"] {
+        lab.migrate("box", target);
+        assert_eq!(lab.inside("box", look), before, "on {target}");
+    }
+    lab.inside("box", "touch /go");
+    let log = lab.await_log("box", "done");
+    assert_eq!(log, "waiting\none\ntwo\none\ntwo\ndone\n");
+}
+
+#[test]
+fn a_missing_image_is_fetched_from_the_source() {
+    let lab = Lab::up();
+    let root = crate::harness::image_root("toolbox");
+    lab.drover(format!("image import toolbox {} --node n1", root.display())).well();
+    lab.drover(("run --node n1 --name box -d toolbox sh -c", COUNTING)).well();
+    let first = lab.migrate("box", "n2");
+    assert!(first["bytes_disk"].as_u64().unwrap() > 1 << 20, "{first}");
+    assert_eq!(lab.json("image ls --node n2")[0]["names"][0], "toolbox");
+    lab.migrate("box", "n1");
+    let third = lab.migrate("box", "n2");
+    assert!(third["bytes_disk"].as_u64().unwrap() < 1 << 20, "{third}");
+    lab.inside("box", "touch /end; md5sum /bin/bash");
+    assert_eq!(lab.await_exit("box"), 9);
+}
+
+#[test]
+fn processes_and_the_pipes_between_them_travel() {
+    let lab = Lab::with_toolbox();
+    let script = "(i=0; while ! test -e /end; do i=$((i + 1)); echo $i; sleep 0.005; done) | cat | while read n; do echo $n; done";
+    lab.drover(("run --node n1 --name box -d toolbox bash -c", script)).well();
+    lab.await_log("box", "\n10\n");
+    let processes = lab.inside("box", "ps | grep -cE '[b]ash|[c]at'");
+    for target in ["n2", "n1", "n2"] {
+        lab.migrate("box", target);
+        let seen = last_number(&lab.logs("box"));
+        until("more numbers", || (last_number(&lab.logs("box")) > seen + 10).then_some(()));
+        assert_eq!(lab.inside("box", "ps | grep -cE '[b]ash|[c]at'"), processes);
+    }
+    lab.inside("box", "touch /end");
+    assert_eq!(lab.await_exit("box"), 0);
+    last_number(&lab.logs("box"));
+}
+
+#[test]
+fn unix_sockets_and_listeners_travel() {
+    let lab = Lab::up();
+    lab.import("redis");
+    let script = "redis-server --save '' --bind '*' --protected-mode no --unixsocket /tmp/socket &
+        until redis-cli -s /tmp/socket ping >/dev/null 2>&1; do sleep 0.02; done
+        redis-cli -s /tmp/socket subscribe news";
+    lab.drover(("run --node n1 --name web --ip 10.77.0.50 -d redis sh -c", script)).well();
+    lab.await_log("web", "news\n");
+    for (number, target) in [(1, "n2"), (2, "n1")] {
+        lab.migrate("web", target);
+        // The subscriber's connection is one of before the move, these are new ones.
+        assert_eq!(lab.inside("web", format!("redis-cli -s /tmp/socket publish news word{number}")), "1\n");
+        lab.await_log("web", &format!("word{number}\n"));
+        assert_eq!(lab.on("client", "redis-cli -h 10.77.0.50 ping").well(), "PONG\n");
+    }
+}
+
+#[test]
+fn a_terminal_travels_with_its_shell() {
+    let lab = Lab::with_toolbox();
+    lab.drover("run --node n1 --name box -dit toolbox bash --norc").well();
+    let id = lab.id("box");
+    for target in ["n2", "n1"] {
+        let mut session = lab.start_on_terminal("attach box");
+        session.write(&format!("here=$here-{target}\n"));
+        session.write("echo it is $here\n");
+        lab.await_log("box", &format!("-{target}\r\n"));
+        // Ctrl-p ctrl-q.
+        session.write("\u{10}\u{11}");
+        assert_eq!(session.end().status, 0);
+        lab.migrate("box", target);
+    }
+    let mut session = lab.start_on_terminal("attach box");
+    session.write("echo at last $here; tty; stty size; exit 6\n");
+    let ended = session.end();
+    assert!(ended.stdout.contains("at last -n2-n1") && ended.stdout.contains("/dev/pts/0"), "{ended:?}");
+    assert!(ended.stdout.contains("31 101"), "{ended:?}");
+    assert_eq!((ended.status, lab.await_exit("box")), (6, 6));
+    assert_eq!(lab.traces("n2", &id), "");
+}
+
+#[test]
+fn the_address_answers_from_where_the_container_is() {
+    let lab = Lab::with_toolbox();
+    let script = "while :; do echo hello | nc -l -p 7000 >/dev/null; done";
+    lab.drover(("run --node n1 --name box --ip 10.77.0.51 -d toolbox sh -c", script)).well();
+    let ask = "ping -c 1 -W 2 10.77.0.51 >/dev/null && nc -w 2 10.77.0.51 7000 </dev/null";
+    let answers = || until("an answer", || Some(lab.on("client", ask)).filter(|ended| ended.status == 0));
+    assert_eq!(answers().stdout, "hello\n");
+    let hardware = || lab.on("client", "ip neigh show 10.77.0.51 | grep -o 'lladdr [0-9a-f:]*'").well();
+    let before = hardware();
+    for (target, source) in [("n2", "n1"), ("n1", "n2")] {
+        lab.migrate("box", target);
+        assert_eq!(answers().stdout, "hello\n");
+        assert_eq!(hardware(), before);
+        // With the target's cable out, nobody else answers in its place.
+        lab.on(target, "ip link set eth0 down").well();
+        assert_ne!(lab.on("client", "ping -c 1 -W 1 10.77.0.51").status, 0, "{source} still answers");
+        lab.on(target, "ip link set eth0 up").well();
+        until("an agent that answers", || (lab.drover(format!("ps --node {target}")).status == 0).then_some(()));
+    }
+}
