@@ -457,7 +457,8 @@ impl Node {
         let name = container.spec().name;
         let attempt = format!("cannot move container {name}");
         if request.to == inner.config.name {
-            return Err(NodeError::conflict(format!("{attempt} to {}: it is there already", request.to), ""));
+            let reason = format!("{attempt} to {}: it is there already", request.to);
+            return Err(NodeError::conflict(reason, "choose another node; `drover ps` shows where containers are"));
         }
         let Some(peer) = inner.config.peers.iter().find(|peer| peer.name == request.to).cloned() else {
             let known: Vec<_> = inner.config.peers.iter().map(|peer| peer.name.as_str()).collect();

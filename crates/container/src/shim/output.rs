@@ -131,11 +131,13 @@ impl Output {
         Ok((reader, receiver))
     }
 
-    /// Tells everybody that the program has ended.
-    pub fn exited(&self, status: i32) {
+    /// Tells everybody that the program has ended; without a status it goes on elsewhere, and they only hear no more.
+    pub fn exited(&self, status: Option<i32>) {
         let mut state = self.lock();
-        tell(&mut state.printed, &Event::Exited(status));
-        tell(&mut state.logged, &Event::Exited(status));
+        if let Some(status) = status {
+            tell(&mut state.printed, &Event::Exited(status));
+            tell(&mut state.logged, &Event::Exited(status));
+        }
         state.printed.clear();
         state.logged.clear();
     }

@@ -220,12 +220,13 @@ impl Server {
     /// The first process has ended; with it, by the rule of process id namespaces, every other one.
     fn ended(&self, status: i32) {
         self.output.wait_ended(STREAMS_END);
-        if !self.discarded.load(Ordering::SeqCst) {
+        let discarded = self.discarded.load(Ordering::SeqCst);
+        if !discarded {
             // Without the record the agent finds neither shim nor status, and says so.
             let _ = self.write_exit(Exit { status });
             *lock(&self.exit) = Some(status);
         }
-        self.output.exited(status);
+        self.output.exited((!discarded).then_some(status));
         *lock(&self.over.0) = true;
         self.over.1.notify_all();
         // Those who wait for the status get it from here; those who come later from the file.

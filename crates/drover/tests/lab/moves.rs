@@ -42,7 +42,8 @@ fn followers_and_the_attached_travel_along() {
         lab.migrate("box", target);
         let seen = last_number(&lab.logs("box"));
         until("more numbers", || (last_number(&lab.logs("box")) > seen + 10).then_some(()));
-        assert!(following.runs() && attached.runs());
+        assert!(following.runs(), "following ended: {:?}", following.end());
+        assert!(attached.runs(), "attached ended: {:?}", attached.end());
     }
     lab.inside("box", "touch /end");
     let log = lab.start("logs -f box").end().well();
@@ -96,8 +97,8 @@ fn names_variables_and_limits_travel() {
     lab.drover(format!("run --node n1 --name box {options} {bounds} -d toolbox sleep 1000")).well();
     let script = "id; pwd; hostname; cat /etc/hostname /etc/hosts; echo $GREETING; \
                   tr '\\0' '\\n' </proc/1/environ; grep -E '^(Cap|Seccomp:|NoNewPrivs|Uid|Gid)' /proc/1/status; \
-                  grep -E 'Seccomp:|CapEff' /proc/self/status; cut -d' ' -f2,3 /proc/mounts; ls -l /dev; \
-                  cat /proc/kcore 2>&1 | head -c 100; cat /proc/1/oom_score_adj";
+                  grep -E 'Seccomp:|CapEff' /proc/self/status; sed 's/,.*//' /proc/mounts | cut -d' ' -f2- | sort; \
+                  stat -c '%N %A %t:%T %u:%g' /dev/*; cat /proc/kcore 2>&1 | head -c 100; cat /proc/1/oom_score_adj";
     let before = lab.inside("box", script);
     let id = lab.id("box");
     for target in ["n2", "n1"] {
@@ -110,15 +111,15 @@ fn names_variables_and_limits_travel() {
 
 /// To dump the processes of another user needs CAP_SYS_RESOURCE, which not every machine's root has.
 #[test]
-fn the_container_of_an_ordinary_user_travels_or_the_machine_is_named_as_what_keeps_it() {
+fn the_container_of_an_ordinary_user_travels_or_stays_where_the_machine_keeps_it() {
     const SYS_RESOURCE: u64 = 1 << 24;
     let lab = Lab::with_toolbox();
     lab.drover("run --node n1 --name box --user 1000:1001 -d toolbox sleep 1000").well();
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let capable = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap().trim();
     if u64::from_str_radix(capable, 16).unwrap() & SYS_RESOURCE == 0 {
-        let error = lab.drover("migrate box --to n2").hinted_refusal();
-        assert!(error.contains("CAP_SYS_RESOURCE"), "{error}");
+        let error = lab.drover("migrate box --to n2").refusal();
+        assert!(error.contains("rlimit"), "{error}");
         assert_eq!(lab.inspect("box")["node"], "n1");
     } else {
         lab.migrate("box", "n2");
@@ -225,7 +226,7 @@ fn a_terminal_travels_with_its_shell() {
     assert!(ended.stdout.contains("at last -n2-n1") && ended.stdout.contains("/dev/pts/0"), "{ended:?}");
     assert!(ended.stdout.contains("31 101"), "{ended:?}");
     assert_eq!((ended.status, lab.await_exit("box")), (6, 6));
-    assert_eq!(lab.traces("n2", &id), "");
+    until("a node without the container", || lab.traces("n2", &id).is_empty().then_some(()));
 }
 
 #[test]
