@@ -15,6 +15,9 @@ use crate::lead::{TICK, sleep_until};
 use crate::link::{Link, PATIENCE, Traffic};
 use crate::node::Inner;
 
+/// A step, done in a thread of its own, with the arrival if there is one.
+type Work = Box<dyn FnOnce(Option<&mut Arrival>) -> TargetInput + Send>;
+
 /// A link that continues a migration.
 #[derive(Debug)]
 pub(crate) struct Resumed {
@@ -158,7 +161,7 @@ impl Session {
 
     /// Begins a step; its result comes over `done`. Gives whether one is under way.
     async fn begin(&mut self, step: TargetOutput, machine: &mut Target, done: mpsc::Sender<TargetInput>) -> bool {
-        let work: Box<dyn FnOnce(Option<&mut Arrival>) -> TargetInput + Send> = match step {
+        let work: Work = match step {
             TargetOutput::Prepare(offer) => {
                 let inner = Arc::clone(&self.inner);
                 self.begin_migration(offer.migration.clone());

@@ -189,7 +189,6 @@ mod tests {
         writer.object(Object::Process(3)).unwrap();
         writer.run(PRESENT, 0x4000, 2).unwrap();
         writer.content().write_all(&[9; 4096]).unwrap();
-        drop(writer);
         assert!(matches!(receive(directory.path(), &bytes[..]), Err(ImageError::Stream(_))));
     }
 }
