@@ -41,6 +41,13 @@ test: images build-tests ## Run all tests, those in the lab among them (needs ro
 	@if command -v cargo-nextest >/dev/null; then set -x; cargo nextest run $(CARGO_FLAGS); \
 	else set -x; cargo test $(CARGO_FLAGS) --all-targets -- --test-threads=2; fi
 
+# All but the tests of whole containers in labs (binary `lab`).
+.PHONY: test-fast
+test-fast: images build-tests ## Run the tests that need no lab with agents (needs root)
+	cargo test $(CARGO_FLAGS) --doc --quiet
+	@if command -v cargo-nextest >/dev/null; then set -x; cargo nextest run $(CARGO_FLAGS) -E 'not binary(lab)'; \
+	else set -x; cargo test $(CARGO_FLAGS) --lib --bins -- --test-threads=2; fi
+
 .PHONY: lint
 lint: ## Check the format, and let clippy warn of nothing
 	cargo fmt --all --check

@@ -32,7 +32,7 @@ impl<'a> Witness<'a> {
 
     /// Ends the use; nothing must have been lost or wrong.
     #[track_caller]
-    pub fn is_content(self) -> Value {
+    pub fn content(self) -> Value {
         self.lab.on("client", "touch /run/stop").well();
         let ended = self.check.end();
         let report: Value = serde_json::from_str(&ended.stdout).unwrap_or_else(|_| panic!("{ended:?}"));
@@ -51,7 +51,7 @@ fn a_redis_client_stays_connected_over_four_moves() {
         let report = lab.migrate("web", target);
         assert!(report["bytes_memory"].as_u64().unwrap() > 16 << 20, "{report}");
     }
-    let report = witness.is_content();
+    let report = witness.content();
     assert!(report["ops"].as_u64().unwrap() > 0, "{report}");
     assert_eq!(lab.inspect("web")["generation"], 4);
 }

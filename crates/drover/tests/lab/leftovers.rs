@@ -41,7 +41,7 @@ fn nodes_are_as_before_after_moves_failures_and_removals() {
     lab.migrate("web", "n1");
     lab.on("n2", "mv /usr/sbin/criu /usr/sbin/criu.away").well();
     lab.drover("migrate web --to n2").refusal();
-    witness.is_content();
+    witness.content();
     lab.drover("rm -f web box").well();
     for (node, before) in ["n1", "n2"].into_iter().zip(before) {
         let mut left = Vec::new();

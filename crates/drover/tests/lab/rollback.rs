@@ -45,7 +45,7 @@ fn nothing_moves_to_a_node_whose_agent_is_away() {
     stayed(&lab);
     lab.restart_agent("n2");
     lab.migrate("web", "n2");
-    witness.is_content();
+    witness.content();
 }
 
 #[test]
@@ -61,7 +61,7 @@ fn the_source_goes_on_when_the_target_is_killed_in_the_middle() {
     stayed(&lab);
     lab.drover("lab link none").well();
     lab.migrate("web", "n2");
-    witness.is_content();
+    witness.content();
 }
 
 #[test]
@@ -75,7 +75,7 @@ fn the_source_goes_on_when_its_own_agent_is_killed_in_the_middle() {
     stayed(&lab);
     lab.drover("lab link none").well();
     until("a second attempt", || (lab.drover("migrate web --to n2").status == 0).then_some(()));
-    witness.is_content();
+    witness.content();
 }
 
 #[test]
@@ -91,7 +91,7 @@ fn the_source_goes_on_when_the_move_is_cancelled() {
     stayed(&lab);
     lab.drover("lab link none").well();
     lab.migrate("web", "n2");
-    witness.is_content();
+    witness.content();
 }
 
 #[test]
@@ -108,7 +108,7 @@ fn the_source_goes_on_when_the_link_is_cut_in_the_middle() {
     until("a target that answers", || (lab.drover("ps --node n2").status == 0).then_some(()));
     stayed(&lab);
     lab.migrate("web", "n2");
-    witness.is_content();
+    witness.content();
 }
 
 #[test]
@@ -123,7 +123,7 @@ fn nothing_moves_to_a_node_without_room_on_its_disk() {
     let error = refused(&lab);
     assert!(error.contains("disk room"), "{error}");
     stayed(&lab);
-    witness.is_content();
+    witness.content();
 }
 
 #[test]
@@ -140,7 +140,7 @@ fn the_source_goes_on_when_the_target_runs_out_of_disk_in_the_middle() {
     let error = refused(&lab);
     assert!(error.contains("No space left"), "{error}");
     stayed(&lab);
-    witness.is_content();
+    witness.content();
 }
 
 #[test]
@@ -153,7 +153,7 @@ fn nothing_moves_to_a_node_without_criu() {
     stayed(&lab);
     lab.on("n2", "mv /usr/sbin/criu.away /usr/sbin/criu").well();
     lab.migrate("web", "n2");
-    witness.is_content();
+    witness.content();
 }
 
 #[test]
@@ -165,7 +165,7 @@ fn the_source_goes_on_when_the_restore_is_refused() {
     let error = refused(&lab);
     assert!(error.contains("restore"), "{error}");
     stayed(&lab);
-    witness.is_content();
+    witness.content();
 }
 
 #[test]
