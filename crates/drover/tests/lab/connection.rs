@@ -21,7 +21,8 @@ impl<'a> Witness<'a> {
         lab.drover(format!("run --node n1 --name web --ip {ADDRESS} -d redis")).well();
         lab.await_log("web", "Ready to accept connections");
         let files = "--ready-file /run/ready --stop-file /run/stop";
-        let check = format!("/opt/drover/drover-check redis --address {ADDRESS}:6379 --load-mib {load_mib} {files} --json");
+        let check =
+            format!("/opt/drover/drover-check redis --address {ADDRESS}:6379 --load-mib {load_mib} {files} --json");
         let mut check = lab.start(format!("lab exec client -- {check}"));
         until("a loaded server", || {
             assert!(check.runs(), "the witness ended early");

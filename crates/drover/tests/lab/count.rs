@@ -21,7 +21,11 @@ fn import_counter(lab: &Lab) {
 }
 
 fn copy(from: &Path, to: &Path) {
-    assert!(Command::new("cp").arg("-a").args([from, to]).status().unwrap().success(), "cannot copy {}", from.display());
+    assert!(
+        Command::new("cp").arg("-a").args([from, to]).status().unwrap().success(),
+        "cannot copy {}",
+        from.display()
+    );
 }
 
 #[test]

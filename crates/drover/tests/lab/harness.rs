@@ -109,8 +109,7 @@ impl Running {
                 String::from_utf8_lossy(&bytes).into_owned()
             })
         };
-        let streams =
-            vec![read(Box::new(child.stdout.take().unwrap())), read(Box::new(child.stderr.take().unwrap()))];
+        let streams = vec![read(Box::new(child.stdout.take().unwrap())), read(Box::new(child.stderr.take().unwrap()))];
         let stdin = child.stdin.take();
         Self { child, stdin, streams }
     }

@@ -48,7 +48,8 @@ fn exec_passes_status_environment_directory_and_user_on() {
     let lab = Lab::with_toolbox();
     lab.drover("run --node n1 --name box -e A=1 -d toolbox sleep 1000").well();
     assert_eq!(lab.drover(("exec box sh -c", "exit 7")).status, 7);
-    let printed = lab.drover(("exec -e B=2 -w /tmp -u 1000:1001 box sh -c", "echo $A $B $PWD $(id -u) $(id -g)")).well();
+    let printed =
+        lab.drover(("exec -e B=2 -w /tmp -u 1000:1001 box sh -c", "echo $A $B $PWD $(id -u) $(id -g)")).well();
     assert_eq!(printed, "1 2 /tmp 1000 1001\n");
     let mut cat = lab.start("exec -i box cat");
     cat.write("through\n");
@@ -217,7 +218,8 @@ fn a_container_outlives_its_agent() {
 #[test]
 fn an_exit_while_the_agent_is_away_is_kept() {
     let lab = Lab::with_toolbox();
-    lab.drover(("run --node n1 --name box -d toolbox sh -c", "while ! test -e /end; do sleep 0.01; done; exit 4")).well();
+    lab.drover(("run --node n1 --name box -d toolbox sh -c", "while ! test -e /end; do sleep 0.01; done; exit 4"))
+        .well();
     let pid = lab.inspect("box")["pid"].as_u64().unwrap();
     lab.drover("lab agent n1 stop").well();
     lab.on("n1", format!("touch /proc/{pid}/root/end; while test -d /proc/{pid}; do sleep 0.05; done")).well();

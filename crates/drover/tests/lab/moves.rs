@@ -142,7 +142,8 @@ fn files_travel_deleted_ones_that_are_open_too() {
         echo done; sleep 1000";
     lab.drover(("run --node n1 --name box -d toolbox bash -c", script)).well();
     until("the files", || (lab.drover("exec box test -p /tmp/fifo").status == 0).then_some(()));
-    let look = "ls -lAn /root /dev/shm /tmp; cat /root/link /dev/shm/link /tmp/link /etc/hostname; ls -d /etc/skel 2>&1; true";
+    let look =
+        "ls -lAn /root /dev/shm /tmp; cat /root/link /dev/shm/link /tmp/link /etc/hostname; ls -d /etc/skel 2>&1; true";
     let before = lab.inside("box", look);
     for target in ["n2", "n1"] {
         lab.migrate("box", target);

@@ -135,8 +135,12 @@ fn the_source_goes_on_when_the_target_runs_out_of_disk_in_the_middle() {
     lab.drover("lab agent n2 stop").well();
     lab.on("n2", "mount -t tmpfs -o size=120M tmpfs /var/lib/drover").well();
     lab.restart_agent("n2");
-    lab.on("n2", "head -c 30M /dev/zero >/run/filler; (while test ! -d /var/lib/drover/containers/*; do :; done; \
-                  cat /run/filler /run/filler /run/filler >/var/lib/drover/filler) >/dev/null 2>&1 &").well();
+    lab.on(
+        "n2",
+        "head -c 30M /dev/zero >/run/filler; (while test ! -d /var/lib/drover/containers/*; do :; done; \
+                  cat /run/filler /run/filler /run/filler >/var/lib/drover/filler) >/dev/null 2>&1 &",
+    )
+    .well();
     let error = refused(&lab);
     assert!(error.contains("No space left"), "{error}");
     stayed(&lab);
