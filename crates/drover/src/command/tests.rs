@@ -24,7 +24,7 @@ fn every_line_of_the_contract_parses() {
         "drover lab down",
         "drover lab status --json",
         "drover lab-host --spec /tmp/spec",
-        "drover shim --anything -x goes",
+        "drover shim /run/drover/shim.json",
         "drover agent --config f.toml",
         "drover image import web ./root",
         "drover image import web root.tar --node n1",
