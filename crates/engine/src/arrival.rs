@@ -154,7 +154,11 @@ impl Arrival {
         let wire = self.container.wire().map_err(|error| error.explained().clone())?;
         wire.add_neighbours(&notes.neighbours).map_err(|error| failure("cannot restore the network", &error))?;
         let pid = self.container.shim().restore();
-        let pid = pid.map_err(|error| failure("cannot restore the container", &error))?;
+        let hint = "see whether both nodes have the same criu, and the target the whole image";
+        let pid = pid.map_err(|error| Explained {
+            hint: Some(hint.into()),
+            ..failure("cannot restore the container", &error)
+        })?;
         self.container.set_pid(Some(pid));
         Ok(())
     }
