@@ -99,6 +99,7 @@ impl Inner {
 fn follow(channel: Channel, skip: usize, records: mpsc::Sender<LogRecord>) {
     let channel = Arc::new(channel);
     let (reading, watched) = (Arc::clone(&channel), records.clone());
+    let (over, ended) = tokio::sync::oneshot::channel::<()>();
     std::thread::spawn(move || {
         let mut left_out = 0;
         while let Ok(Some(Packet::Word(reply))) = reading.receive::<Reply>() {
@@ -113,11 +114,15 @@ fn follow(channel: Channel, skip: usize, records: mpsc::Sender<LogRecord>) {
             }
         }
         reading.close();
+        drop(over);
     });
-    // A reader that waits for the next record must hear that the user has gone.
+    // A reader that waits for the next record must hear that the user has gone; and the user that it has ended, which
+    // nobody hears as long as a sender is kept here.
     tokio::spawn(async move {
-        watched.closed().await;
-        channel.close();
+        tokio::select! {
+            () = watched.closed() => channel.close(),
+            _ = ended => {}
+        }
     });
 }
 

@@ -194,6 +194,16 @@ fn run_and_exec_give_a_terminal() {
 }
 
 #[test]
+fn following_a_log_ends_with_the_program() {
+    let lab = Lab::with_toolbox();
+    lab.drover(("run --node n1 --name box -d toolbox sh -c", "echo begun; until test -e /end; do :; done")).well();
+    lab.await_log("box", "begun\n");
+    let following = lab.start("logs -f box");
+    lab.inside("box", "echo more >/proc/1/fd/1; touch /end");
+    assert_eq!(following.end().well(), "begun\nmore\n");
+}
+
+#[test]
 fn a_container_outlives_its_agent() {
     let lab = Lab::with_toolbox();
     let script = "i=0; while sleep 0.01; do i=$((i + 1)); echo $i; test -e /end && exit 9; done";
