@@ -155,9 +155,10 @@ impl Arrival {
         wire.add_neighbours(&notes.neighbours).map_err(|error| failure("cannot restore the network", &error))?;
         let pid = self.container.shim().restore();
         let hint = "see whether both nodes have the same criu, and the target the whole image";
-        let pid = pid.map_err(|error| Explained {
-            hint: Some(hint.into()),
-            ..failure("cannot restore the container", &error)
+        let pid = pid.map_err(|error| {
+            // A known cause has a better one.
+            let Explained { reason, hint: known } = failure("cannot restore the container", &error);
+            Explained { reason, hint: known.or_else(|| Some(hint.into())) }
         })?;
         self.container.set_pid(Some(pid));
         Ok(())
