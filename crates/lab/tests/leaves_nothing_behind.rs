@@ -92,7 +92,7 @@ fn eventually(mut holds: impl FnMut() -> bool) -> bool {
     false
 }
 
-/// Everything of the machine that a lab could leave behind, one line each.
+/// Everything of the machine that this lab could leave behind, one line each.
 fn machine(lab: &str) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     let mounts = fs::read_to_string("/proc/self/mountinfo").expect("mounts can be read");
@@ -114,6 +114,8 @@ fn machine(lab: &str) -> BTreeSet<String> {
             found.insert(format!("process {}", process.path().display()));
         }
     }
+    // Another lab on this machine may come and go meanwhile.
+    found.retain(|line| !line.contains("drover-lab-") && !line.contains("drover/lab-") || line.contains(lab));
     found
 }
 
