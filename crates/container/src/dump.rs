@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use drover_model::Neighbour;
 
-use crate::criu::{CriuError, Options, PageServer, RequestKind, Worker};
+use crate::criu::{CriuError, Options, PageServer, RequestKind, Worker, let_sleep};
 use crate::{External, Layout, Notes, UnknownMount};
 
 /// What to dump.
@@ -19,6 +19,8 @@ pub struct DumpRequest {
     pub layout: Layout,
     /// Its first process in the node's view.
     pub pid: u32,
+    /// Its processes in the node's view, the first one among them.
+    pub processes: Vec<u32>,
     /// The group that holds its processes, frozen.
     pub freezer: PathBuf,
     /// Whether its standard streams are a terminal.
@@ -44,6 +46,9 @@ pub enum DumpError {
     /// Our notes.
     #[error("cannot write the notes of the checkpoint")]
     Notes(#[source] io::Error),
+    /// The images of threads.
+    #[error("cannot let sleeping threads sleep on")]
+    Sleeping(#[source] io::Error),
     /// CRIU never asked to cut the network: what it dumped of the sockets may be out of date.
     #[error("cannot dump the connections: criu did not ask to cut the network first")]
     Uncut,
@@ -72,7 +77,7 @@ pub const LOG_LEVEL: i32 = 1;
 /// # Errors
 /// For whatever cannot travel, and when CRIU fails. The processes are frozen in any case.
 pub fn dump(request: DumpRequest, mut cut_network: impl FnMut() -> bool) -> Result<(), DumpError> {
-    let DumpRequest { layout, pid, freezer, terminal, unread_stdin, neighbours, worker } = request;
+    let DumpRequest { layout, pid, processes, freezer, terminal, unread_stdin, neighbours, worker } = request;
     let open = |path: PathBuf| File::open(&path).map_err(|error| DumpError::Open(path, error));
     let images = open(layout.images())?;
     let work = open(layout.criu_work())?;
@@ -120,5 +125,11 @@ pub fn dump(request: DumpRequest, mut cut_network: impl FnMut() -> bool) -> Resu
         cut = cut_network();
         cut
     })?;
-    if cut { Ok(()) } else { Err(DumpError::Uncut) }
+    if !cut {
+        return Err(DumpError::Uncut);
+    }
+    for pid in processes {
+        let_sleep(pid, &layout.images()).map_err(DumpError::Sleeping)?;
+    }
+    Ok(())
 }

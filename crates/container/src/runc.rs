@@ -26,6 +26,9 @@ pub struct Runc {
 /// Why runc did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum RuncError {
+    /// The process has ended.
+    #[error("process {0} has ended")]
+    Gone(u32),
     /// There is no runc.
     #[error("cannot start runc")]
     Start(#[source] io::Error),
@@ -134,7 +137,10 @@ impl Runc {
         let path = directory.join("state.json");
         let failed = |error| RuncError::File(path.clone(), error);
         let mut state: Value = fs::read(&path).and_then(|text| Ok(serde_json::from_slice(&text)?)).map_err(failed)?;
-        let started = start_time(pid).map_err(failed)?;
+        let started = match start_time(pid) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(RuncError::Gone(pid)),
+            started => started.map_err(failed)?,
+        };
         replace(&mut state, "init_process_pid", json!(pid))?;
         replace(&mut state, "init_process_start", json!(started))?;
         let paths = state.get_mut("namespace_paths").and_then(Value::as_object_mut);

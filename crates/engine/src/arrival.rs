@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 use std::time::SystemTime;
 
 use drover_container::shim::{Request, Shim};
-use drover_container::{Notes, criu, prepare_dev, prepare_template};
+use drover_container::{Notes, RuncError, criu, prepare_dev, prepare_template};
 use drover_disk::layer;
 use drover_model::{Bytes, ContainerState, Explained};
 use drover_network::Gate;
@@ -192,10 +192,11 @@ impl Arrival {
             .change(|stored| stored.state = ContainerState::Running)
             .map_err(|error| failure("cannot write the container's record", &error))?;
         let cgroup = cgroup_path(&container.id);
-        self.inner
-            .runc
-            .adopt(&container.spec(), &container.layout, &cgroup, pid)
-            .map_err(|error| failure(attempt, &error))?;
+        match self.inner.runc.adopt(&container.spec(), &container.layout, &cgroup, pid) {
+            // A program may end at any time; whoever watches it next sees to its end.
+            Ok(()) | Err(RuncError::Gone(_)) => {}
+            Err(error) => return Err(failure(attempt, &error)),
+        }
         place::remove_checkpoint(&container.layout);
         self.held = None;
         Ok(())

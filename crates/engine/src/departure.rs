@@ -56,7 +56,8 @@ impl Departure {
         let attempt = "cannot prepare the checkpoint";
         place::make_checkpoint(&self.container.layout)?;
         let (ours, theirs) = UnixStream::pair().map_err(|error| failure(attempt, &error))?;
-        let worker = Worker::start(vec![(theirs.into(), PAGE_SERVER)]).map_err(|error| failure(attempt, &error))?;
+        let worker = Worker::start_for_dump(vec![(theirs.into(), PAGE_SERVER)]);
+        let worker = worker.map_err(|error| failure(attempt, &error))?;
         // Opened now, for that takes longer than to use it.
         self.container.wire().map_err(|error| error.explained().clone())?;
         self.ready = Some(Ready { worker, pages: ours.into(), neighbours: Vec::new(), unread_stdin: Vec::new() });
@@ -88,6 +89,7 @@ impl Departure {
         let pid = self.container.pid().ok_or_else(missing)?;
         let wire = self.container.wire().map_err(|error| error.explained().clone())?;
         let freezer = self.container.cgroup.freezer_path().ok_or_else(missing)?;
+        let processes = self.container.cgroup.pids().map_err(|error| failure(attempt, &error))?;
         std::thread::scope(|scope| {
             let serving = scope.spawn(move || {
                 let mut out = out;
@@ -97,7 +99,7 @@ impl Departure {
                 Ok::<_, Explained>(served.pages)
             });
             let terminal = self.container.spec().process.terminal;
-            let request = DumpRequest { layout, pid, freezer, terminal, unread_stdin, neighbours, worker };
+            let request = DumpRequest { layout, pid, processes, freezer, terminal, unread_stdin, neighbours, worker };
             let mut uncut = None;
             let dumped = dump(request, || match wire.set_gate(Gate::Closed) {
                 Ok(()) => true,

@@ -2,8 +2,12 @@
 //!
 //! Source of the format: CRIU's `images/rpc.proto` (MIT). Only what Drover uses is declared.
 
+mod rlimits;
 mod rpc;
+mod sleepers;
+mod wire;
 mod worker;
 
 pub use rpc::{InheritFd, Options, PageServer};
+pub(crate) use sleepers::let_sleep;
 pub use worker::{CriuError, Notification, RequestKind, Worker, version};

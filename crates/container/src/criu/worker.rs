@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use drover_sys::interpose::{Answer, Calls, Question, interpose};
 use drover_sys::process::{new_session, pass_descriptors};
 use prost::Message;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -16,6 +17,7 @@ use rustix::net::{
     send, socketpair,
 };
 
+use super::rlimits;
 use super::rpc::{Options, Request, Response};
 
 /// What is asked of CRIU; the numbers are `criu_req_type`.
@@ -80,15 +82,33 @@ impl Worker {
     /// # Errors
     /// When there is none.
     pub fn start(descriptors: Vec<(OwnedFd, RawFd)>) -> Result<Self, CriuError> {
+        Self::spawn(Command::new("criu"), descriptors)
+    }
+
+    /// Starts CRIU as `start` does; what it needs for a dump and the kernel keeps from it, we tell it.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn start_for_dump(mut descriptors: Vec<(OwnedFd, RawFd)>) -> Result<Self, CriuError> {
+        let mut command = Command::new("criu");
+        if rlimits::hidden() {
+            let (calls, passed) = interpose(&mut command).map_err(CriuError::Start)?;
+            descriptors.extend(passed);
+            // It ends with CRIU: then nobody is left to ask.
+            let answering = std::thread::Builder::new().name("criu-calls".into()).spawn(move || answer(&calls));
+            answering.map_err(CriuError::Start)?;
+        }
+        Self::spawn(command, descriptors)
+    }
+
+    fn spawn(mut command: Command, mut descriptors: Vec<(OwnedFd, RawFd)>) -> Result<Self, CriuError> {
         let (socket, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
             .map_err(|error| CriuError::Start(error.into()))?;
-        let mut passed = vec![(theirs, SOCKET)];
-        passed.extend(descriptors);
-        let mut command = Command::new("criu");
+        descriptors.push((theirs, SOCKET));
         command.args(["swrk", &SOCKET.to_string()]);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         new_session(&mut command);
-        pass_descriptors(&mut command, passed);
+        pass_descriptors(&mut command, descriptors);
         let child = command.spawn().map_err(CriuError::Start)?;
         Ok(Self { socket, child })
     }
@@ -165,6 +185,19 @@ impl Drop for Worker {
     }
 }
 
+fn answer(calls: &Calls) {
+    let answered = calls.answer(|question| match *question {
+        // When we do not know either, the kernel says why.
+        Question::Limit { pid, resource } => {
+            rlimits::limit(pid, resource).map_or(Answer::Pass, |(soft, hard)| Answer::Limit { soft, hard })
+        }
+        Question::Scan { .. } => Answer::Pass,
+    });
+    if let Err(error) = answered {
+        tracing::warn!(%error, "cannot answer criu's questions");
+    }
+}
+
 fn await_readable(socket: impl AsFd, patience: Duration) -> Result<(), CriuError> {
     let until = Instant::now() + patience;
     loop {
@@ -183,11 +216,14 @@ fn await_readable(socket: impl AsFd, patience: Duration) -> Result<(), CriuError
 /// CRIU's reason: its message and the first errors of its log, which name the process, descriptor or mount.
 fn explain(response: &Response, log: &Path) -> String {
     const MOST: usize = 3;
+    /// It says so wherever root lacks CAP_SYS_RESOURCE, and goes on.
+    const HARMLESS: &str = "Can't setup RLIMIT_NOFILE for self";
     let mut reasons: Vec<String> = Vec::new();
     if let Ok(text) = fs::read(log) {
         let text = String::from_utf8_lossy(&text);
         let errors = text.lines().filter_map(|line| line.split_once("Error (").map(|(_, rest)| rest));
-        reasons.extend(errors.take(MOST).map(|rest| rest.split_once("): ").map_or(rest, |(_, why)| why).to_owned()));
+        let errors = errors.map(|rest| rest.split_once("): ").map_or(rest, |(_, why)| why));
+        reasons.extend(errors.filter(|why| !why.contains(HARMLESS)).take(MOST).map(str::to_owned));
     }
     if reasons.is_empty() {
         reasons.extend(response.message.clone());

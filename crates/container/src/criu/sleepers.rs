@@ -1,0 +1,216 @@
+//! Letting threads sleep on that were dumped asleep.
+//!
+//! A freeze interrupts `nanosleep(2)`, `clock_nanosleep(2)` and `poll(2)`; on a thaw the kernel takes them up again, by
+//! what it remembers (`restart_syscall(2)`). What it remembers is not in CRIU's images: there the call has failed with
+//! EINTR, which a program without a signal handler need not expect (`sleep 1000` of busybox ends). So the registers in
+//! the image are set back to before the call, as the kernel does for calls that it begins anew.
+//!
+//! Source of the format: CRIU's `images/core.proto` and `images/core-x86.proto`.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use super::wire::Fields;
+
+/// `core_entry.thread_info`, `thread_info_x86.gpregs`, and registers in `user_x86_regs_entry`.
+const THREAD_INFO: u64 = 2;
+const REGISTERS: u64 = 2;
+const AX: u64 = 11;
+const SI: u64 = 14;
+const DX: u64 = 13;
+const R10: u64 = 8;
+const DI: u64 = 15;
+const ORIG_AX: u64 = 16;
+const IP: u64 = 17;
+
+/// The result -EINTR.
+const INTERRUPTED: u64 = -4_i64 as u64;
+const POLL: u64 = 7;
+const NANOSLEEP: u64 = 35;
+const RESTART: u64 = 219;
+const CLOCK_NANOSLEEP: u64 = 230;
+/// An image is two magic numbers and a length, then the message.
+const HEAD: usize = 12;
+
+/// Changes the images of the threads of the frozen process `pid`.
+///
+/// # Errors
+/// When an image can be neither read nor written.
+pub(crate) fn let_sleep(pid: u32, images: &Path) -> io::Result<()> {
+    if !cfg!(target_arch = "x86_64") {
+        return Ok(());
+    }
+    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let thread = thread?.path();
+        let status = fs::read_to_string(thread.join("status"))?;
+        let Some(inside) = line(&status, "NSpid:").and_then(|ids| ids.split_whitespace().next_back()) else { continue };
+        let image = images.join(format!("core-{inside}.img"));
+        // A signal that waits for its handler interrupts the call here, too.
+        if !image.exists() || signalled(&status) {
+            continue;
+        }
+        let bytes = fs::read(&image)?;
+        if let Some(changed) = begin_anew(&bytes, |address| code_before(&thread, address)) {
+            let temporary = PathBuf::from(format!("{}.new", image.display()));
+            fs::write(&temporary, changed)?;
+            fs::rename(temporary, image)?;
+        }
+    }
+    Ok(())
+}
+
+fn line<'a>(status: &'a str, name: &str) -> Option<&'a str> {
+    status.lines().find_map(|line| line.strip_prefix(name))
+}
+
+/// Whether a signal is pending that is not blocked.
+fn signalled(status: &str) -> bool {
+    let set = |name| line(status, name).and_then(|digits| u64::from_str_radix(digits.trim(), 16).ok()).unwrap_or(0);
+    (set("SigPnd:") | set("ShdPnd:")) & !set("SigBlk:") != 0
+}
+
+/// The seven bytes of code before an address: room for `mov $number, %eax; syscall`.
+fn code_before(thread: &Path, address: u64) -> Option<[u8; 7]> {
+    let mut code = [0; 7];
+    let memory = File::open(thread.join("mem")).ok()?;
+    memory.read_exact_at(&mut code, address.checked_sub(7)?).ok()?;
+    Some(code)
+}
+
+/// The image with the call begun anew, if there was one that must not fail.
+fn begin_anew(image: &[u8], code_before: impl Fn(u64) -> Option<[u8; 7]>) -> Option<Vec<u8>> {
+    const SYSCALL: [u8; 2] = [0x0f, 0x05];
+    let (head, body) = image.split_at_checked(HEAD)?;
+    let length = u32::from_le_bytes(head[8..].try_into().expect("four bytes"));
+    let mut core = Fields::parse(body.get(..usize::try_from(length).ok()?)?)?;
+    let mut thread = core.message(THREAD_INFO)?;
+    let mut registers = thread.message(REGISTERS)?;
+    if registers.number(AX)? != INTERRUPTED {
+        return None;
+    }
+    let ip = registers.number(IP)?;
+    let code = code_before(ip)?;
+    if code[5..] != SYSCALL {
+        return None;
+    }
+    let number = match registers.number(ORIG_AX)? {
+        // Interrupted before, it was `restart_syscall` since; which one it was at first stands in the code.
+        RESTART if code[0] == 0xb8 => u64::from(u32::from_le_bytes(code[1..5].try_into().expect("four bytes"))),
+        number => number,
+    };
+    let times = |request: u64, remaining: u64| Some((registers.number(request)?, registers.number(remaining)?));
+    let anew = match number {
+        POLL => true,
+        // With room for the remaining time elsewhere the program is prepared for EINTR; with none it begins anew; in
+        // the room of the request the remaining time stands there already.
+        NANOSLEEP => times(DI, SI).is_some_and(|(request, remaining)| remaining == 0 || remaining == request),
+        CLOCK_NANOSLEEP => times(DX, R10).is_some_and(|(request, remaining)| remaining == 0 || remaining == request),
+        _ => false,
+    };
+    if !anew {
+        return None;
+    }
+    registers.set_number(AX, number);
+    registers.set_number(IP, ip - SYSCALL.len() as u64);
+    thread.set_message(REGISTERS, &registers);
+    core.set_message(THREAD_INFO, &thread);
+    let body = core.encode();
+    let mut changed = head[..8].to_vec();
+    changed.extend(u32::try_from(body.len()).ok()?.to_le_bytes());
+    changed.extend(body);
+    Some(changed)
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+
+    use super::*;
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    struct Registers {
+        #[prost(uint64, required, tag = "8")]
+        r10: u64,
+        #[prost(uint64, required, tag = "11")]
+        ax: u64,
+        #[prost(uint64, required, tag = "13")]
+        dx: u64,
+        #[prost(uint64, required, tag = "14")]
+        si: u64,
+        #[prost(uint64, required, tag = "15")]
+        di: u64,
+        #[prost(uint64, required, tag = "16")]
+        orig_ax: u64,
+        #[prost(uint64, required, tag = "17")]
+        ip: u64,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    struct Thread {
+        #[prost(uint64, required, tag = "1")]
+        clear: u64,
+        #[prost(message, required, tag = "2")]
+        registers: Registers,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    struct Core {
+        #[prost(uint32, required, tag = "1")]
+        machine: u32,
+        #[prost(message, required, tag = "2")]
+        thread: Thread,
+    }
+
+    /// What becomes of the registers; `None` when nothing changes. The code is `mov $CALL, %eax; syscall`.
+    fn changed(registers: Registers, call: u8) -> Option<Registers> {
+        let core = Core { machine: 1, thread: Thread { clear: 5, registers } };
+        let body = core.encode_to_vec();
+        let length = u32::try_from(body.len()).unwrap().to_le_bytes();
+        let image = [&[9_u8; 8][..], &length, &body].concat();
+        let changed = begin_anew(&image, |address| {
+            assert_eq!(address, 0x4000);
+            Some([0xb8, call, 0, 0, 0, 0x0f, 0x05])
+        })?;
+        assert_eq!(changed[..8], [9; 8]);
+        let core = Core::decode(&changed[HEAD..]).unwrap();
+        assert_eq!((core.machine, core.thread.clear), (1, 5));
+        Some(core.thread.registers)
+    }
+
+    fn asleep(orig_ax: u64) -> Registers {
+        Registers { ax: INTERRUPTED, orig_ax, ip: 0x4000, dx: 0x10, r10: 0x10, di: 0, si: 0 }
+    }
+
+    #[test]
+    fn a_sleep_is_begun_anew() {
+        let after = changed(asleep(CLOCK_NANOSLEEP), 230).unwrap();
+        assert_eq!((after.ax, after.ip), (CLOCK_NANOSLEEP, 0x3ffe));
+        assert_eq!((after.dx, after.r10), (0x10, 0x10));
+    }
+
+    #[test]
+    fn a_sleep_that_was_interrupted_before_is_known_by_its_code() {
+        assert_eq!(changed(asleep(RESTART), 230).unwrap().ax, CLOCK_NANOSLEEP);
+        assert_eq!(changed(asleep(RESTART), 202), None, "futex");
+    }
+
+    #[test]
+    fn a_program_that_asks_for_the_remaining_time_hears_of_the_interruption() {
+        assert_eq!(changed(Registers { r10: 0x90, ..asleep(CLOCK_NANOSLEEP) }, 230), None);
+        assert!(changed(Registers { r10: 0, ..asleep(CLOCK_NANOSLEEP) }, 230).is_some());
+    }
+
+    #[test]
+    fn what_did_not_fail_or_may_fail_stays() {
+        assert_eq!(changed(Registers { ax: 0, ..asleep(CLOCK_NANOSLEEP) }, 230), None);
+        assert_eq!(changed(asleep(232), 232), None, "epoll_wait");
+    }
+
+    #[test]
+    fn an_image_that_makes_no_sense_stays() {
+        assert_eq!(begin_anew(&[1; 30], |_| None), None);
+        assert_eq!(begin_anew(&[], |_| None), None);
+    }
+}

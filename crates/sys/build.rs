@@ -1,0 +1,20 @@
+//! Builds the library that is loaded into other programs (`interpose/library.rs`): it is a part of the binary.
+
+use std::env;
+use std::path::PathBuf;
+use std::process::Command;
+
+fn main() {
+    let source = "interpose/library.rs";
+    println!("cargo::rerun-if-changed={source}");
+    let wanted = |name: &str| env::var_os(name).unwrap_or_else(|| panic!("cargo sets {name}"));
+    let library = PathBuf::from(wanted("OUT_DIR")).join("interpose.so");
+    let mut rustc = Command::new(wanted("RUSTC"));
+    rustc.args(["--edition=2024", "--crate-type=cdylib", "--crate-name=interpose", "-Cpanic=abort", "-Copt-level=2"]);
+    rustc.args(["-Cstrip=symbols", "-Dwarnings", source]).arg("--target").arg(wanted("TARGET"));
+    if let Some(linker) = env::var_os("RUSTC_LINKER") {
+        rustc.arg("-C").arg(format!("linker={}", linker.display()));
+    }
+    let built = rustc.arg("-o").arg(&library).status().expect("rustc runs");
+    assert!(built.success(), "{source} cannot be built");
+}

@@ -1,0 +1,201 @@
+//! Answering some of another program's calls in the kernel's stead, by a small library that is loaded into it
+//! (`LD_PRELOAD`, `ld.so(8)`).
+//!
+//! The library (`interpose/library.rs`) sends a question of 16 words over a socket and waits for an answer of 4 words:
+//! whether the call is answered, what it returns, and what it writes. Without an answer it lets the kernel do the call.
+//!
+//! A seccomp filter with user notification would need no library, but a process with a filter may not suspend the
+//! seccomp filters of those it traces (`ptrace(2)`, `PTRACE_O_SUSPEND_SECCOMP`), which CRIU must.
+
+use std::io::{self, Write};
+use std::os::fd::{OwnedFd, RawFd};
+use std::process::Command;
+
+use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair};
+
+static LIBRARY: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/interpose.so"));
+/// The numbers at which the program finds the library and the socket.
+const LIBRARY_AT: RawFd = 98;
+const SOCKET_AT: RawFd = 99;
+
+const WORD: usize = size_of::<u64>();
+const QUESTION: usize = 16 * WORD;
+const ASK_PRLIMIT: u64 = 1;
+const ASK_SCAN: u64 = 2;
+
+/// What is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Question {
+    /// `prlimit64(2)`: the soft and hard limit of another process.
+    Limit {
+        /// The process.
+        pid: u32,
+        /// The resource, `RLIMIT_...`.
+        resource: u32,
+    },
+    /// `PAGEMAP_SCAN`: which pages from `start` to `end` are to be found.
+    Scan {
+        /// The descriptor of the page map in the program.
+        descriptor: RawFd,
+        /// The first address.
+        start: u64,
+        /// The address behind the last.
+        end: u64,
+    },
+}
+
+/// What becomes of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// The kernel does it as if nobody had asked.
+    Pass,
+    /// The limits.
+    Limit {
+        /// The soft limit.
+        soft: u64,
+        /// The hard limit.
+        hard: u64,
+    },
+    /// The scan found nothing at all.
+    Nothing,
+}
+
+/// The calls of a program that was started with the library in it.
+#[derive(Debug)]
+pub struct Calls {
+    socket: OwnedFd,
+}
+
+/// Has the program of `command` ask about its calls. It must find the descriptors at the numbers beside them.
+///
+/// # Errors
+/// When they cannot be made.
+pub fn interpose(command: &mut Command) -> io::Result<(Calls, Vec<(OwnedFd, RawFd)>)> {
+    let library = memfd_create("drover-interpose", MemfdFlags::CLOEXEC)?;
+    let mut file = std::fs::File::from(library);
+    file.write_all(LIBRARY)?;
+    let (socket, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    command.env("LD_PRELOAD", format!("/proc/self/fd/{LIBRARY_AT}"));
+    Ok((Calls { socket }, vec![(file.into(), LIBRARY_AT), (theirs, SOCKET_AT)]))
+}
+
+impl Calls {
+    /// Answers every question until nobody is left to ask.
+    ///
+    /// # Errors
+    /// When the socket breaks.
+    pub fn answer(&self, mut answer: impl FnMut(&Question) -> Answer) -> io::Result<()> {
+        let mut bytes = [0; QUESTION];
+        loop {
+            match recv(&self.socket, &mut bytes, RecvFlags::empty()) {
+                Ok((_, 0)) | Err(rustix::io::Errno::CONNRESET) => return Ok(()),
+                Ok((_, QUESTION)) => {}
+                Ok(_) => return Err(io::ErrorKind::InvalidData.into()),
+                Err(rustix::io::Errno::INTR) => continue,
+                Err(error) => return Err(error.into()),
+            }
+            let answer = Question::parse(&bytes).map_or(Answer::Pass, |question| answer(&question));
+            match send(&self.socket, &answer.bytes(&bytes), SendFlags::NOSIGNAL) {
+                Ok(_) => {}
+                Err(rustix::io::Errno::PIPE) => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+/// The word at an index.
+fn word(bytes: &[u8; QUESTION], index: usize) -> u64 {
+    let at = index * WORD;
+    u64::from_ne_bytes(bytes[at..at + WORD].try_into().expect("eight bytes"))
+}
+
+/// The word of a scan's question that says where the scan ends.
+const SCAN_END: usize = 2 + 3;
+
+impl Question {
+    fn parse(bytes: &[u8; QUESTION]) -> Option<Self> {
+        match word(bytes, 0) {
+            ASK_PRLIMIT => Some(Self::Limit {
+                pid: u32::try_from(word(bytes, 1)).ok()?,
+                resource: u32::try_from(word(bytes, 2)).ok()?,
+            }),
+            ASK_SCAN => Some(Self::Scan {
+                descriptor: RawFd::try_from(word(bytes, 1)).ok()?,
+                start: word(bytes, 2 + 2),
+                end: word(bytes, SCAN_END),
+            }),
+            _ => None,
+        }
+    }
+}
+
+impl Answer {
+    fn bytes(self, question: &[u8; QUESTION]) -> Vec<u8> {
+        const PASS: u64 = 0;
+        const ANSWERED: u64 = 1;
+        let words = match self {
+            Self::Pass => [PASS, 0, 0, 0],
+            Self::Limit { soft, hard } => [ANSWERED, 0, soft, hard],
+            // It went to the end and returns no region.
+            Self::Nothing => [ANSWERED, 0, word(question, SCAN_END), 0],
+        };
+        words.into_iter().flat_map(u64::to_ne_bytes).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::pass_descriptors;
+
+    #[test]
+    fn a_program_is_told_limits_that_the_kernel_does_not_know() {
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let pid = child.id();
+        let mut command = Command::new("prlimit");
+        command.args(["--nofile", "--raw", "--noheadings", "--output=SOFT,HARD", "--pid", &pid.to_string()]);
+        command.stdout(std::process::Stdio::piped());
+        let (calls, descriptors) = interpose(&mut command).unwrap();
+        pass_descriptors(&mut command, descriptors);
+        let program = command.spawn().unwrap();
+        drop(command);
+        let mut asked = Vec::new();
+        calls
+            .answer(|question| {
+                asked.push(*question);
+                Answer::Limit { soft: 123, hard: 4567 }
+            })
+            .unwrap();
+        let output = program.wait_with_output().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), "123 4567\n");
+        assert!(asked.contains(&Question::Limit { pid, resource: 7 }), "{asked:?}");
+    }
+
+    #[test]
+    fn without_anybody_to_ask_the_kernel_answers() {
+        let mut command = Command::new("prlimit");
+        command.args(["--nofile", "--raw", "--noheadings", "--output=SOFT", "--pid", &std::process::id().to_string()]);
+        command.stdout(std::process::Stdio::piped());
+        let (calls, descriptors) = interpose(&mut command).unwrap();
+        drop(calls);
+        pass_descriptors(&mut command, descriptors);
+        let output = command.output().unwrap();
+        let soft = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap();
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), format!("{soft}\n"));
+    }
+
+    #[test]
+    fn a_scan_that_finds_nothing_went_to_its_end() {
+        let mut bytes = [0; QUESTION];
+        for (index, value) in [ASK_SCAN, 9, 96, 0, 0x1000, 0x9000].into_iter().enumerate() {
+            bytes[index * WORD..][..WORD].copy_from_slice(&value.to_ne_bytes());
+        }
+        assert_eq!(Question::parse(&bytes), Some(Question::Scan { descriptor: 9, start: 0x1000, end: 0x9000 }));
+        let answer: Vec<u8> = [1_u64, 0, 0x9000, 0].into_iter().flat_map(u64::to_ne_bytes).collect();
+        assert_eq!(Answer::Nothing.bytes(&bytes), answer);
+    }
+}
