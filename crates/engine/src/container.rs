@@ -158,7 +158,9 @@ fn write_record(layout: &Layout, stored: &Stored) -> io::Result<()> {
     let mut file = fs::File::create(&temporary)?;
     io::Write::write_all(&mut file, &serde_json::to_vec_pretty(stored)?)?;
     file.sync_all()?;
-    fs::rename(&temporary, &path)
+    fs::rename(&temporary, &path)?;
+    // The name, too, must survive a loss of power.
+    fs::File::open(&layout.state)?.sync_all()
 }
 
 /// The containers of a node.

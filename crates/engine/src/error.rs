@@ -62,11 +62,12 @@ pub(crate) fn failure(attempt: &str, error: &(dyn Error + 'static)) -> Explained
 
 /// What helps against causes that users meet again and again.
 fn remedy(reason: &str) -> Option<&'static str> {
-    const REMEDIES: [(&str, &str); 10] = [
+    const REMEDIES: [(&str, &str); 11] = [
         ("No space left on device", "free disk space on that node, or remove images with `drover image rm`"),
         ("cannot start criu", "install criu 4.2 or newer on that node"),
         ("cannot start runc", "install runc on that node"),
         ("executable file not found", "the image has no such program; check the command and its path"),
+        ("final child's PID", "raise --pids-limit: a container takes a few processes to start"),
         ("cannot find the uplink", "set `uplink` in the node's agent.toml to the name of its network link"),
         ("Address already in use", "another container or host has that address"),
         ("io_uring", "processes that use io_uring cannot be dumped by CRIU; turn it off in the program"),

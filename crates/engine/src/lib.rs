@@ -5,6 +5,7 @@
 //! - Everything that blocks runs on threads that may block; what runs on the runtime only waits.
 //! - A container's parts are changed only by whoever holds its `operation` lock.
 
+mod address;
 mod arrival;
 mod clock;
 mod connect;

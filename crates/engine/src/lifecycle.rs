@@ -44,15 +44,19 @@ impl Inner {
     pub(crate) async fn launch(self: &Arc<Self>, container: &Arc<Container>) -> Result<(), Explained> {
         let (inner, own) = (Arc::clone(self), Arc::clone(container));
         let pid = blocking(move || inner.launch_blocking(&own)).await?;
-        container.set_pid(Some(pid));
         let started = now();
-        container
-            .change(|stored| {
-                stored.state = ContainerState::Running;
-                stored.started_at = Some(started);
-                stored.stopped = false;
-            })
-            .map_err(|error| failure("cannot write the container's record", &error))?;
+        let recorded = container.change(|stored| {
+            stored.state = ContainerState::Running;
+            stored.started_at = Some(started);
+            stored.stopped = false;
+        });
+        if let Err(error) = recorded {
+            // A program that runs while its record says that it does not would be started a second time.
+            let (inner, own) = (Arc::clone(self), Arc::clone(container));
+            blocking(move || inner.clean_up(&own)).await;
+            return Err(failure("cannot write the container's record", &error));
+        }
+        container.set_pid(Some(pid));
         self.watch(container);
         Ok(())
     }
@@ -66,12 +70,16 @@ impl Inner {
         place::fill(&container.layout, &spec)?;
         let started = self.start_program(container);
         if started.is_err() {
-            // What was begun must not stand in the way of the next attempt.
-            if let Err(error) = place::end(container, true).and_then(|()| place::unmake_run(container, &self.runc)) {
-                tracing::warn!(container = %spec.name, %error, "cannot clean up after a failed start");
-            }
+            self.clean_up(container);
         }
         started
+    }
+
+    /// What was begun must not stand in the way of the next attempt.
+    fn clean_up(&self, container: &Container) {
+        if let Err(error) = place::end(container, true).and_then(|()| place::unmake_run(container, &self.runc)) {
+            tracing::warn!(container = %container.spec().name, %error, "cannot clean up after a failed start");
+        }
     }
 
     fn start_program(&self, container: &Container) -> Result<u32, Explained> {
@@ -193,7 +201,7 @@ impl Inner {
 
     pub(crate) async fn start(self: &Arc<Self>, wanted: &str) -> Result<Arc<Container>, NodeError> {
         let container = self.registry.find(wanted)?;
-        let _operation = hold(&container)?;
+        let _operation = hold(&container).await?;
         match container.state() {
             ContainerState::Created | ContainerState::Exited { .. } => {
                 container
@@ -215,7 +223,7 @@ impl Inner {
         const KILL: i32 = 9;
         let container = self.registry.find(wanted)?;
         {
-            let _operation = hold(&container)?;
+            let _operation = hold(&container).await?;
             container
                 .change(|stored| stored.stopped = true)
                 .map_err(|error| NodeError::failed("cannot write the container's record", &error))?;
@@ -260,7 +268,7 @@ impl Inner {
 
     pub(crate) async fn remove(self: &Arc<Self>, wanted: &str, force: bool) -> Result<(), NodeError> {
         let container = self.registry.find(wanted)?;
-        let _operation = hold(&container)?;
+        let _operation = hold(&container).await?;
         let name = container.spec().name;
         let over = matches!(container.state(), ContainerState::Created | ContainerState::Exited { .. });
         if !over && !force {
@@ -296,9 +304,11 @@ impl Inner {
     }
 }
 
-/// Nobody else may change the container meanwhile.
-pub(crate) fn hold(container: &Container) -> Result<tokio::sync::OwnedMutexGuard<()>, NodeError> {
-    Arc::clone(&container.operation).try_lock_owned().map_err(|_| {
+/// Nobody else may change the container meanwhile. What takes a moment, as its start or its end, is waited for.
+pub(crate) async fn hold(container: &Container) -> Result<tokio::sync::OwnedMutexGuard<()>, NodeError> {
+    const MOMENT: Duration = Duration::from_secs(3);
+    let held = tokio::time::timeout(MOMENT, Arc::clone(&container.operation).lock_owned()).await;
+    held.map_err(|_| {
         let reason = format!("cannot change container {}: something else is changing it", container.spec().name);
         NodeError::conflict(reason, "a migration, start or removal is under way; see `drover migrations`")
     })

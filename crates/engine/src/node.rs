@@ -258,7 +258,7 @@ impl Node {
     pub async fn run(&self, request: RunRequest) -> Result<ContainerRecord, NodeError> {
         let inner = Arc::clone(&self.inner);
         let container = blocking(move || inner.create(request)).await?;
-        let _operation = hold(&container)?;
+        let _operation = hold(&container).await?;
         if let Err(why) = self.inner.launch(&container).await {
             let (inner, own) = (Arc::clone(&self.inner), Arc::clone(&container));
             let removed = blocking(move || crate::place::unmake(&own, &inner.runc)).await;
@@ -466,7 +466,7 @@ impl Node {
             let reason = format!("{attempt}: node {} knows no node {}", inner.config.name, request.to);
             return Err(NodeError::not_found(reason, &hint));
         };
-        let operation = hold(&container)?;
+        let operation = hold(&container).await?;
         if container.state() != ContainerState::Running {
             return Err(NodeError::conflict(format!("{attempt}: it is {}", container.state()), "start it first"));
         }

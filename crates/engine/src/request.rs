@@ -1,13 +1,11 @@
 //! From a request to a container's specification.
 
-use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
 use drover_api::RunRequest;
 use drover_disk::{Image, ImageConfig, ImageError};
-use drover_model::{ContainerId, ContainerSpec, ContainerState, Explained, Interface, Mac, ProcessSpec};
-use ipnet::IpNet;
+use drover_model::{ContainerId, ContainerSpec, ContainerState, Explained, ProcessSpec};
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
 use crate::container::{Container, Stored};
@@ -16,6 +14,8 @@ use crate::node::{Inner, fresh_id, now};
 
 /// The path that programs are looked for in when the image names none.
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// The least share of a processor that can be had, a millisecond in each tenth of a second (`cpu.cfs_quota_us`).
+const LEAST_CPU_MILLIS: u32 = 10;
 /// The largest request: a specification must fit a message of the protocol.
 const LARGEST_SPEC: usize = 256 << 10;
 
@@ -68,7 +68,10 @@ impl Inner {
         if request.limits.memory.is_some_and(|memory| memory.0 < 1 << 20) {
             return Err(NodeError::invalid("a memory limit under 1 MiB lets nothing run", "use --memory 16m or more"));
         }
-        if request.limits.cpu_millis == Some(0) || request.limits.pids == Some(0) {
+        if request.limits.cpu_millis.is_some_and(|millis| millis < LEAST_CPU_MILLIS) {
+            return Err(NodeError::invalid("the kernel knows no limit under 0.01 processors", "use --cpus 0.01 or more"));
+        }
+        if request.limits.pids == Some(0) {
             return Err(NodeError::invalid("a limit of zero lets nothing run", "leave the limit out for none"));
         }
         Ok(ContainerSpec {
@@ -84,73 +87,6 @@ impl Inner {
             created_at: now(),
         })
     }
-
-    fn interface(&self, request: &RunRequest, id: &ContainerId) -> Result<Option<Interface>, NodeError> {
-        let pool = self.config.pool.as_ref();
-        let mut addresses = Vec::new();
-        for text in &request.addresses {
-            addresses.push(self.address(text)?);
-        }
-        if addresses.is_empty() {
-            match pool {
-                Some(pool) => addresses.push(self.free_address(pool)?),
-                None => return Ok(None),
-            }
-        }
-        let mut gateways = request.gateways.clone();
-        if gateways.is_empty() {
-            gateways.extend(pool.and_then(|pool| pool.gateway));
-        }
-        Ok(Some(Interface { mac: request.mac.unwrap_or_else(|| mac_of(id)), addresses, gateways }))
-    }
-
-    /// `ADDRESS[/PREFIX]`; without a prefix length the pool's, if the address is in its network.
-    fn address(&self, text: &str) -> Result<IpNet, NodeError> {
-        let invalid = || NodeError::invalid(format!("{text:?} is no address"), "use --ip 10.0.0.5/24, or fd00::5/64");
-        if text.contains('/') {
-            return text.parse().map_err(|_| invalid());
-        }
-        let address: IpAddr = text.parse().map_err(|_| invalid())?;
-        let network = self.config.pool.as_ref().and_then(|pool| IpNet::new(pool.range.addr(), pool.prefix).ok());
-        match network {
-            Some(network) if network.contains(&address) => {
-                IpNet::new(address, network.prefix_len()).map_err(|_| invalid())
-            }
-            _ => {
-                let reason = format!("cannot tell the network of address {text}");
-                Err(NodeError::invalid(reason, "give its prefix length, as in 10.0.0.5/24"))
-            }
-        }
-    }
-
-    /// An address of the pool that no container of this node has, beginning at a random one: containers that moved
-    /// away keep theirs, so the lowest free one is the likeliest to be in use elsewhere.
-    fn free_address(&self, pool: &crate::Pool) -> Result<IpNet, NodeError> {
-        let taken: Vec<IpAddr> = self
-            .registry
-            .all()
-            .iter()
-            .filter_map(|container| container.spec().interface)
-            .flat_map(|interface| interface.addresses)
-            .map(|address| address.addr())
-            .collect();
-        const LOOKED_AT: usize = 1 << 16;
-        let hosts: Vec<IpAddr> = pool.range.hosts().take(LOOKED_AT).collect();
-        let begin = rand::random::<u32>() as usize;
-        let free = (0..hosts.len()).map(|i| hosts[(begin + i) % hosts.len()]).find(|host| !taken.contains(host));
-        let none = || NodeError::conflict("cannot give the container an address: the pool is used up", "use --ip");
-        IpNet::new(free.ok_or_else(none)?, pool.prefix).map_err(|_| none())
-    }
-}
-
-/// A locally administered address made from the container's id.
-fn mac_of(id: &ContainerId) -> Mac {
-    let digits = id.as_str().as_bytes();
-    let octet = |index: usize| {
-        let pair = digits.get(2 * index..2 * index + 2).and_then(|pair| std::str::from_utf8(pair).ok());
-        pair.and_then(|pair| u8::from_str_radix(pair, 16).ok()).unwrap_or(0)
-    };
-    Mac([0x02, octet(0), octet(1), octet(2), octet(3), octet(4)])
 }
 
 fn process(request: &RunRequest, config: &ImageConfig, rootfs: &Path) -> Result<ProcessSpec, NodeError> {
@@ -247,11 +183,5 @@ mod tests {
         std::fs::write(outside.path().join("passwd"), "x:x:1:1\n").unwrap();
         std::os::unix::fs::symlink(outside.path(), root.path().join("etc")).unwrap();
         assert_eq!(read_inside(root.path(), "etc/passwd"), "");
-    }
-
-    #[test]
-    fn a_mac_is_local_and_made_from_the_id() {
-        let id: ContainerId = "0a1b2c3d4e5f".parse().unwrap();
-        assert_eq!(mac_of(&id).to_string(), "02:0a:1b:2c:3d:4e");
     }
 }

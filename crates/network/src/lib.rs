@@ -21,7 +21,9 @@ mod gate;
 mod link;
 mod neighbour;
 mod nftables;
+mod probe;
 mod wire;
 
 pub use gate::Gate;
+pub use probe::{ProbeError, taken};
 pub use wire::{Wire, WireError, remove};

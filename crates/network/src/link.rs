@@ -5,10 +5,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::Path;
 
-use drover_model::Interface;
+use drover_model::{Interface, Mac};
+use futures_util::TryStreamExt;
 use ipnet::IpNet;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags};
-use rtnetlink::packet_route::link::MacVlanMode;
+use rtnetlink::packet_route::link::{LinkAttribute, MacVlanMode};
 use rtnetlink::{Handle, LinkMacVlan, LinkUnspec, RouteMessageBuilder};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice, socket_with};
@@ -116,6 +117,27 @@ pub(crate) async fn configure(handle: Handle, link: u32, interface: &Interface) 
 fn is_on_link(gateway: IpAddr, addresses: &[IpNet]) -> bool {
     let link_local = matches!(gateway, IpAddr::V6(gateway) if gateway.is_unicast_link_local());
     link_local || addresses.iter().any(|network| network.contains(&gateway))
+}
+
+/// The MAC of the link with this index, and the addresses of all links.
+pub(crate) async fn identity(handle: Handle, link: u32) -> Result<(Option<Mac>, Vec<IpAddr>), rtnetlink::Error> {
+    let mut links = handle.link().get().match_index(link).execute();
+    let mut mac = None;
+    while let Some(message) = links.try_next().await? {
+        mac = message.attributes.into_iter().find_map(|attribute| match attribute {
+            LinkAttribute::Address(octets) => octets.try_into().ok().map(Mac),
+            _ => None,
+        });
+    }
+    let mut own = Vec::new();
+    let mut addresses = handle.address().get().execute();
+    while let Some(message) = addresses.try_next().await? {
+        own.extend(message.attributes.into_iter().filter_map(|attribute| match attribute {
+            AddressAttribute::Address(address) | AddressAttribute::Local(address) => Some(address),
+            _ => None,
+        }));
+    }
+    Ok((mac, own))
 }
 
 /// Removes the link, and with it the MAC from the uplink, at once rather than when the namespace ends.

@@ -16,7 +16,7 @@ use crate::neighbour;
 use rtnetlink::Handle;
 
 /// The namespace of the calling thread.
-const HERE: &str = "/proc/thread-self/ns/net";
+pub(crate) const HERE: &str = "/proc/thread-self/ns/net";
 
 /// Something that could not be done to a container's network.
 #[derive(Debug, thiserror::Error)]

@@ -142,6 +142,28 @@ fn ear(lab: &Lab) -> PacketSocket {
 }
 
 #[test]
+fn an_address_that_somebody_has_is_found_out() {
+    let Some(lab) = Lab::new() else { return };
+    let interface = Interface {
+        mac: "02:1d:70:00:00:44".parse().unwrap(),
+        addresses: vec!["10.77.0.50/24".parse().unwrap(), "fd77::50/64".parse().unwrap()],
+        gateways: vec![],
+    };
+    let wire = lab.wire("n2", "box", &interface, Gate::Open);
+    lab.run("n1", "ip addr add 10.77.0.1/24 dev up0");
+    let addresses = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<std::net::IpAddr>>();
+    let asked = addresses(&["10.77.0.1", "10.77.0.9", "10.77.0.50", "10.77.0.51", "fd77::9", "fd77::50", "fd77::51"]);
+    let taken = || in_network(&lab.path("n1"), || drover_network::taken("up0", &asked)).unwrap().unwrap();
+    let mut found = taken();
+    found.sort();
+    assert_eq!(found, addresses(&["10.77.0.1", "10.77.0.9", "10.77.0.50", "fd77::9", "fd77::50"]));
+    wire.set_gate(Gate::Closed).unwrap();
+    assert!(!taken().contains(&asked[2]), "whoever stands behind a closed gate is silent");
+    let missing = in_network(&lab.path("n1"), || drover_network::taken("nolink0", &asked)).unwrap();
+    assert_eq!(missing.unwrap_err().to_string(), "cannot find the uplink nolink0 on this node");
+}
+
+#[test]
 fn a_connection_outlives_a_closed_gate_and_its_peer_hears_nothing() {
     let Some(lab) = Lab::new() else { return };
     let interface = interface();

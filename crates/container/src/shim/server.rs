@@ -245,7 +245,8 @@ impl Server {
         let mut file = File::create(&temporary)?;
         file.write_all(&serde_json::to_vec(&exit)?)?;
         file.sync_all()?;
-        fs::rename(&temporary, &path)
+        fs::rename(&temporary, &path)?;
+        File::open(&self.spec.layout.state)?.sync_all()
     }
 
     fn leave(&self) -> ! {

@@ -5,7 +5,7 @@
 //! root, with mode 0755 and the time zero, so that the same tar gives the same tree anywhere.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
@@ -31,6 +31,10 @@ pub(super) fn unpack(rootfs: &Path, tar: impl Read) -> Result<(), ImageError> {
     let mut unpacking = Unpacking { top, directories: BTreeMap::new(), buffer: vec![0; CHUNK] };
     unpacking.directories.insert(TreePath::top(), implied());
     let damaged = |source| ImageError::Tar { what: "it is damaged".into(), source: Some(source) };
+    let mut tar = io::BufReader::new(tar);
+    if let Some(what) = no_tar(tar.fill_buf().map_err(damaged)?) {
+        return Err(ImageError::Tar { what: what.into(), source: None });
+    }
     let mut archive = Archive::new(tar);
     let mut entries = 0;
     for entry in archive.entries().map_err(damaged)? {
@@ -40,7 +44,22 @@ pub(super) fn unpack(rootfs: &Path, tar: impl Read) -> Result<(), ImageError> {
         }
         unpacking.entry(entry.map_err(damaged)?)?;
     }
+    if entries == 0 {
+        return Err(ImageError::Tar { what: "it is empty".into(), source: None });
+    }
     unpacking.finish()
+}
+
+/// What a file is that is taken for a tar again and again, by its first bytes.
+fn no_tar(first: &[u8]) -> Option<&'static str> {
+    const KINDS: [(&[u8], &str); 5] = [
+        (&[0x1f, 0x8b], "it is compressed (gzip): unpack it with gunzip first"),
+        (b"BZh", "it is compressed (bzip2): unpack it with bunzip2 first"),
+        (&[0xfd, b'7', b'z', b'X', b'Z'], "it is compressed (xz): unpack it with unxz first"),
+        (&[0x28, 0xb5, 0x2f, 0xfd], "it is compressed (zstd): unpack it with unzstd first"),
+        (b"PK", "it is a zip archive: a tar is needed"),
+    ];
+    KINDS.iter().find(|(beginning, _)| first.starts_with(beginning)).map(|(_, what)| *what)
 }
 
 /// The attributes of a directory that the tar does not list.
