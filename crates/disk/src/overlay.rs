@@ -43,7 +43,8 @@ impl Overlay<'_> {
             options.extend(escape(path.as_os_str().as_bytes()));
         }
         let mounted = std::ffi::CString::new(options).map_err(io::Error::from).and_then(|options| {
-            let flags = MountFlags::empty();
+            // Devices are in the container's own /dev; one that came with an image must open nothing.
+            let flags = MountFlags::NODEV;
             Ok(rustix::mount::mount("overlay", target, "overlay", flags, Some(options.as_c_str()))?)
         });
         mounted.map_err(|source| MountError { attempt: "mount an overlay on", target: target.to_owned(), source })

@@ -264,13 +264,16 @@ fn opening_sweeps_what_is_left_but_not_what_is_in_use() {
     if !is_root() {
         return;
     }
-    struct Slow<'a>(&'a mut dyn FnMut());
+    struct Slow<'a>(&'a mut dyn FnMut(), std::io::Cursor<Vec<u8>>);
     impl Read for Slow<'_> {
-        fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
+        fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
             (self.0)();
-            Ok(0)
+            self.1.read(buffer)
         }
     }
+    let mut tar = tar::Builder::new(Vec::new());
+    tar.append_dir("etc", "/").unwrap();
+    let tar = std::io::Cursor::new(tar.into_inner().unwrap());
     let (directory, store) = store();
     let left = directory.path().join("store/staging/left");
     std::fs::create_dir_all(left.join("rootfs")).unwrap();
@@ -279,7 +282,7 @@ fn opening_sweeps_what_is_left_but_not_what_is_in_use() {
         assert!(!left.exists());
         assert_eq!(staged(directory.path()), 1, "the running import's own");
     };
-    store.import("empty", Slow(&mut during), now()).unwrap();
+    store.import("empty", Slow(&mut during, tar), now()).unwrap();
     assert_eq!(staged(directory.path()), 0);
     let name = std::ffi::OsStr::from_bytes(b"empty");
     assert!(store.find(name.to_str().unwrap()).is_ok());

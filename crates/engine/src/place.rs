@@ -14,7 +14,8 @@ use drover_disk::{Overlay, is_mounted, mount_tmpfs, unmount};
 use drover_model::{Bytes, ContainerSpec, Explained};
 use drover_network::{Gate, Wire};
 use drover_sys::cgroup::{self, Cgroup};
-use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, openat2};
+use rustix::io::Errno;
 use rustix::mount::MountFlags;
 
 use crate::container::Container;
@@ -87,22 +88,34 @@ pub(crate) fn fill(layout: &Layout, spec: &ContainerSpec) -> Result<(), Explaine
         hosts.push_str(&format!("{address}\t{}\n", spec.hostname));
     }
     let resolver = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    let files = [("etc/hosts", hosts), ("etc/hostname", format!("{}\n", spec.hostname)), ("etc/resolv.conf", resolver)];
-    for (path, text) in files {
-        write_inside(&layout.rootfs(), path, &text).map_err(step("cannot write the container's name and addresses"))?;
+    let files = [("hosts", hosts), ("hostname", format!("{}\n", spec.hostname)), ("resolv.conf", resolver)];
+    for (name, text) in files {
+        write_inside(&layout.rootfs(), name, &text).map_err(step("cannot write the container's name and addresses"))?;
     }
     Ok(())
 }
 
-/// Writes a file of the container. Its links are followed as the container would: none leads outside.
-fn write_inside(root: &Path, path: &str, text: &str) -> std::io::Result<()> {
+/// Writes a file into the container's `/etc`, which may be a link, but leads nowhere outside. Whatever else has the
+/// file's name makes room for it: a link that leads nowhere, a fifo that would never be opened, a device.
+fn write_inside(root: &Path, name: &str, text: &str) -> std::io::Result<()> {
     let top = rustix::fs::open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     match rustix::fs::mkdirat(&top, "etc", Mode::from_raw_mode(0o755)) {
-        Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+        Ok(()) | Err(Errno::EXIST) => {}
         Err(error) => return Err(error.into()),
     }
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
-    let file = openat2(&top, path, flags, Mode::from_raw_mode(0o644), ResolveFlags::IN_ROOT)?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let etc = openat2(&top, "etc", flags, Mode::empty(), ResolveFlags::IN_ROOT)?;
+    let regular = match rustix::fs::statat(&etc, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => Some(FileType::from_raw_mode(stat.st_mode).is_file()),
+        Err(Errno::NOENT) => None,
+        Err(error) => return Err(error.into()),
+    };
+    if regular == Some(false) {
+        rustix::fs::unlinkat(&etc, name, AtFlags::empty())?;
+    }
+    let kind = if regular == Some(true) { OFlags::TRUNC } else { OFlags::CREATE | OFlags::EXCL };
+    let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | kind;
+    let file = openat2(&etc, name, flags, Mode::from_raw_mode(0o644), ResolveFlags::BENEATH)?;
     fs::File::from(file).write_all(text.as_bytes())
 }
 
@@ -177,10 +190,33 @@ pub(crate) fn unmake(container: &Container, runc: &Runc) -> Result<(), Explained
 }
 
 fn remove_tree(path: &Path) -> Result<(), Explained> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(failure("cannot remove the container's files", &error))
+    drover_sys::tree::remove(path).map_err(|error| failure("cannot remove the container's files", &error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_stands_in_the_way_of_a_file_of_etc_makes_room() {
+        let root = tempfile::tempdir().unwrap();
+        let etc = root.path().join("etc");
+        fs::create_dir(&etc).unwrap();
+        std::os::unix::fs::symlink("/nowhere/at-all", etc.join("resolv.conf")).unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, etc.join("hosts"), FileType::Fifo, Mode::from_raw_mode(0o644), 0).unwrap();
+        fs::write(etc.join("hostname"), "a longer name that was there before").unwrap();
+        for name in ["resolv.conf", "hosts", "hostname"] {
+            write_inside(root.path(), name, "text").unwrap();
+            assert_eq!(fs::read_to_string(etc.join(name)).unwrap(), "text");
+            assert!(fs::symlink_metadata(etc.join(name)).unwrap().is_file());
         }
-        _ => Ok(()),
+    }
+
+    #[test]
+    fn a_directory_of_links_leads_nowhere_outside() {
+        let (root, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        std::os::unix::fs::symlink(outside.path(), root.path().join("etc")).unwrap();
+        write_inside(root.path(), "hosts", "text").unwrap_err();
+        assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
     }
 }

@@ -49,7 +49,7 @@ impl Inner {
             .and_then(|()| container.change(|_| ()));
         written.map_err(|error| {
             self.registry.remove(&container.id);
-            let _ = std::fs::remove_dir_all(&container.layout.state);
+            let _ = drover_sys::tree::remove(&container.layout.state);
             NodeError::failed("cannot write the container's record", &error)
         })?;
         Ok(container)

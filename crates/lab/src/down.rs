@@ -166,8 +166,5 @@ fn remove_cgroups(trees: &[(Kind, PathBuf)]) -> Result<usize, StepError> {
 }
 
 fn remove_directory(directory: &Path) -> Result<(), StepError> {
-    match fs::remove_dir_all(directory) {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        done => done.map_err(StepError::at("remove", directory)),
-    }
+    drover_sys::tree::remove(directory).map_err(StepError::at("remove", directory))
 }

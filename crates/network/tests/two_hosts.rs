@@ -161,6 +161,8 @@ fn an_address_that_somebody_has_is_found_out() {
     assert!(!taken().contains(&asked[2]), "whoever stands behind a closed gate is silent");
     let missing = in_network(&lab.path("n1"), || drover_network::taken("nolink0", &asked)).unwrap();
     assert_eq!(missing.unwrap_err().to_string(), "cannot find the uplink nolink0 on this node");
+    drop(wire);
+    remove(&lab.path("box")).unwrap();
 }
 
 #[test]

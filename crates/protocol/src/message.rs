@@ -99,6 +99,9 @@ pub enum ToSource {
     Failed(Explained),
     /// The container runs on the target: downtime has ended.
     Resumed,
+    /// The container is the target's, but something there keeps it from running, or from being certain to run after a
+    /// restart; the target tries again.
+    Delayed(Explained),
     /// The container runs on the target, and that is durable there.
     Committed,
     /// The target has discarded everything.

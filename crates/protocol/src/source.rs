@@ -147,6 +147,7 @@ pub struct Source {
     /// Whether the target may hold anything of the container.
     offered: bool,
     failure: Option<Explained>,
+    delayed: Option<Explained>,
     why_frozen: String,
     pause: Duration,
     deadline: Option<Moment>,
@@ -202,6 +203,7 @@ impl Source {
             link_up: false,
             offered: false,
             failure: None,
+            delayed: None,
             why_frozen: String::new(),
             pause: FIRST_PAUSE,
             deadline: None,
@@ -219,6 +221,12 @@ impl Source {
     #[must_use]
     pub fn in_doubt(&self) -> bool {
         self.step == Step::Committing
+    }
+
+    /// What keeps the target from confirming.
+    #[must_use]
+    pub fn delayed(&self) -> Option<&Explained> {
+        self.delayed.as_ref().filter(|_| self.in_doubt())
     }
 
     /// When `DeadlinePassed` is due, if the machine waits for something that must not take for ever.
@@ -369,8 +377,12 @@ impl Source {
                 let resume = ToTarget::Resume { migration: self.migration.clone(), verdict: Verdict::Commit };
                 self.order(now, Step::Committing, SourceOutput::Send(resume), ANSWER);
             }
+            In::Heard(ToSource::Delayed(why)) => {
+                self.delayed = Some(why);
+                self.deadline = Some(now.after(STALL));
+            }
             In::Heard(ToSource::Resumed) => {
-                self.running_at = Some(now);
+                self.running_at.get_or_insert(now);
                 // What follows may take as long as a disk takes.
                 self.deadline = Some(now.after(STALL));
             }

@@ -88,6 +88,10 @@ const SILENCE: Duration = Duration::from_secs(150);
 /// How long the source may take to destroy its copy.
 const SETTLING: Duration = Duration::from_secs(60);
 
+/// The pauses before a step is tried again that must not fail for ever; they double.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
 /// The target's machine.
 #[derive(Debug)]
 pub struct Target {
@@ -96,6 +100,8 @@ pub struct Target {
     phase: Phase,
     /// Said to the source once everything is discarded.
     last_word: Option<ToSource>,
+    /// Before a step that failed is tried again.
+    pause: Duration,
     deadline: Option<Moment>,
     outputs: VecDeque<TargetOutput>,
 }
@@ -109,6 +115,7 @@ impl Target {
             step: Step::Greeting,
             phase: Phase::Prepare,
             last_word: None,
+            pause: FIRST_PAUSE,
             deadline: Some(now.after(SILENCE)),
             outputs: VecDeque::new(),
         }
@@ -122,6 +129,7 @@ impl Target {
             step: Step::Promised,
             phase: Phase::Commit,
             last_word: None,
+            pause: FIRST_PAUSE,
             deadline: None,
             outputs: VecDeque::new(),
         }
@@ -190,20 +198,20 @@ impl Target {
                 self.order(now, Step::Owning, TargetOutput::RecordOwned);
                 self.deadline = None;
             }
-            (Step::Resuming, In::StepFailed(why)) => {
-                // It is ours and cannot be given back; the source keeps its frozen copy for the operator.
-                self.say(ToSource::Failed(why));
-                self.step = Step::Promised;
+            // It is ours and cannot be given back: whatever stands in the way, it is tried until it works. Meanwhile the
+            // source keeps its copy.
+            (Step::Resuming | Step::Owning, In::StepFailed(why)) => {
+                self.say(ToSource::Delayed(why));
+                self.deadline = Some(now.after(self.pause));
+                self.pause = (self.pause * 2).min(LONGEST_PAUSE);
             }
+            (Step::Resuming, In::DeadlinePassed) => self.again(TargetOutput::Resume),
+            (Step::Owning, In::DeadlinePassed) => self.again(TargetOutput::RecordOwned),
+            (Step::Owning, In::Reconnected(Verdict::Commit)) => self.say(ToSource::Resumed),
             (Step::Owning, In::OwnedRecorded) => {
                 self.say(ToSource::Committed);
                 self.step = Step::Owned;
                 self.deadline = Some(now.after(SETTLING));
-            }
-            (Step::Owning, In::StepFailed(why)) => {
-                // It runs here, but a restart would not know: the source must not destroy its copy yet.
-                self.say(ToSource::Failed(why));
-                self.finish(true);
             }
             (Step::Owned, In::Reconnected(Verdict::Commit)) => self.say(ToSource::Committed),
             (Step::Owned, In::Heard(ToTarget::Settled) | In::LinkLost | In::DeadlinePassed) => self.finish(true),
@@ -263,6 +271,11 @@ impl Target {
         self.step = step;
         self.deadline = Some(now.after(SILENCE));
         self.outputs.push_back(output);
+    }
+
+    fn again(&mut self, step: TargetOutput) {
+        self.deadline = None;
+        self.outputs.push_back(step);
     }
 
     fn say(&mut self, message: ToSource) {

@@ -267,7 +267,13 @@ impl<'a> World<'a> {
                 }
                 return true;
             }
-            TargetOutput::Prepare(_) | TargetOutput::ReceiveImage | TargetOutput::RecordPromise if fails => {
+            TargetOutput::Prepare(_)
+            | TargetOutput::ReceiveImage
+            | TargetOutput::RecordPromise
+            | TargetOutput::Resume
+            | TargetOutput::RecordOwned
+                if fails =>
+            {
                 TargetInput::StepFailed(why())
             }
             TargetOutput::Prepare(_) => TargetInput::Prepared { image_missing: self.image_missing },

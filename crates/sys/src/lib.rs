@@ -6,3 +6,4 @@ pub mod launch;
 pub mod namespace;
 pub mod packet;
 pub mod process;
+pub mod tree;

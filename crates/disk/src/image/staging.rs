@@ -57,7 +57,7 @@ impl Staging {
     /// Removes it with all that is in it.
     pub fn remove(mut self) -> io::Result<()> {
         self.given_away = true;
-        std::fs::remove_dir_all(&self.path)
+        drover_sys::tree::remove(&self.path)
     }
 }
 
@@ -65,7 +65,7 @@ impl Drop for Staging {
     fn drop(&mut self) {
         if !self.given_away {
             // What cannot be removed now is swept when the store is opened next.
-            let _ = std::fs::remove_dir_all(&self.path);
+            let _ = drover_sys::tree::remove(&self.path);
         }
     }
 }
@@ -76,10 +76,7 @@ pub(super) fn sweep(parent: &Path) -> io::Result<()> {
         let path = entry?.path();
         let Ok(file) = File::open(&path) else { continue };
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => match std::fs::remove_dir_all(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            },
+            Ok(()) => drover_sys::tree::remove(&path)?,
             Err(Errno::WOULDBLOCK) => {}
             Err(errno) => return Err(errno.into()),
         }
