@@ -55,10 +55,15 @@ fn list(nodes: &[NodeName], word: &str) -> String {
     }
 }
 
-/// One record for each container: while one moves, both nodes know it, and the one that is not only receiving it,
-/// and has it after more moves, speaks for it.
+/// One record for each container: while one moves, both nodes know it. The node where it runs speaks for it; where it
+/// runs nowhere, the one that has it after more moves and is not only receiving it.
 pub fn settle(records: Vec<ContainerRecord>) -> Vec<ContainerRecord> {
-    let rank = |record: &ContainerRecord| (record.state != ContainerState::Arriving, record.generation);
+    let liveliness = |state| match state {
+        ContainerState::Running => 2,
+        ContainerState::Arriving => 0,
+        _ => 1,
+    };
+    let rank = |record: &ContainerRecord| (liveliness(record.state), record.generation);
     let mut best: BTreeMap<_, ContainerRecord> = BTreeMap::new();
     for record in records {
         match best.get(&record.spec.id) {
@@ -123,6 +128,13 @@ pub mod tests {
         let arrived = record("aa", "web", "n2", ContainerState::Running, 2);
         assert_eq!(choose("web", vec![arriving, leaving.clone()], vec![]).unwrap().node.as_str(), "n1");
         assert_eq!(choose("web", vec![leaving, arrived], vec![]).unwrap().node.as_str(), "n2");
+    }
+
+    #[test]
+    fn a_copy_that_waits_for_a_decision_does_not_hide_the_one_that_runs() {
+        let running = record("aa", "web", "n1", ContainerState::Running, 1);
+        let promised = record("aa", "web", "n2", ContainerState::Frozen, 2);
+        assert_eq!(choose("web", vec![promised, running], vec![]).unwrap().node.as_str(), "n1");
     }
 
     #[test]

@@ -166,9 +166,14 @@ impl Arrival {
 
     /// Lets it run here: the gate opens first, so that its first packet passes.
     pub fn resume(&self) -> Result<(), Explained> {
+        if !self.container.cgroup.is_populated().unwrap_or(true) {
+            // It ran before, and its program has ended since: nothing is left to be let go.
+            return Ok(());
+        }
         let wire = self.container.wire().map_err(|error| error.explained().clone())?;
         wire.set_gate(Gate::Open).map_err(|error| failure("cannot open the container's gate", &error))?;
         self.container.cgroup.thaw().map_err(|error| failure("cannot thaw the container", &error))?;
+        self.container.show(ContainerState::Running);
         if let Some(interface) = &self.container.spec().interface
             && let Err(error) = wire.announce(interface)
         {
@@ -183,7 +188,11 @@ impl Arrival {
         let container = &self.container;
         let attempt = "cannot adopt the container";
         let missing = || Explained { reason: format!("{attempt}: it has no process"), hint: None };
-        let pid = container.pid().ok_or_else(missing)?;
+        let pid = match container.pid() {
+            Some(pid) => Some(pid),
+            None if container.exit().is_some() => None,
+            None => return Err(missing()),
+        };
         // The source destroys its files next: ours must survive a loss of power by then.
         let upper = std::fs::File::open(container.layout.upper());
         let synced = upper.and_then(|upper| Ok(rustix::fs::syncfs(upper)?));
@@ -192,7 +201,8 @@ impl Arrival {
             .change(|stored| stored.state = ContainerState::Running)
             .map_err(|error| failure("cannot write the container's record", &error))?;
         let cgroup = cgroup_path(&container.id);
-        match self.inner.runc.adopt(&container.spec(), &container.layout, &cgroup, pid) {
+        let adopted = pid.map(|pid| self.inner.runc.adopt(&container.spec(), &container.layout, &cgroup, pid));
+        match adopted.unwrap_or(Ok(())) {
             // A program may end at any time; whoever watches it next sees to its end.
             Ok(()) | Err(RuncError::Gone(_)) => {}
             Err(error) => return Err(failure(attempt, &error)),

@@ -40,6 +40,8 @@ pub(crate) struct Container {
     pid: Mutex<Option<u32>>,
     /// One at a time: start, stop, remove, migrate.
     pub operation: Arc<tokio::sync::Mutex<()>>,
+    /// Shared by the programs that were executed in it from outside; alone is who freezes it, for they cannot travel.
+    pub executions: Arc<tokio::sync::RwLock<()>>,
     changed: watch::Sender<()>,
 }
 
@@ -66,6 +68,7 @@ impl Container {
             wire: Mutex::default(),
             pid: Mutex::default(),
             operation: Arc::default(),
+            executions: Arc::default(),
             changed: watch::Sender::new(()),
         }))
     }

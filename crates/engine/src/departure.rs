@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use drover_container::criu::Worker;
@@ -12,15 +12,22 @@ use drover_disk::layer;
 use drover_model::{ContainerState, Explained, Neighbour, PageCount};
 use drover_network::Gate;
 use drover_protocol::Stream;
+use drover_sys::repair::end_repair;
+use tokio::sync::OwnedRwLockWriteGuard;
 
 use crate::container::Container;
 use crate::error::failure;
 use crate::link::{Link, StreamSender};
 use crate::node::Inner;
+use crate::offer::refuse_strangers;
 use crate::place;
 
 /// How long the last process may take to stand still.
 const FREEZE: Duration = Duration::from_secs(5);
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// What is ready for the dump.
 #[derive(Debug)]
@@ -37,11 +44,21 @@ pub(crate) struct Departure {
     inner: Arc<Inner>,
     container: Arc<Container>,
     ready: Option<Ready>,
+    reins: Reins,
+    /// Held from the freeze until the container runs again, here or elsewhere: nobody executes anything in it.
+    alone: Option<OwnedRwLockWriteGuard<()>>,
 }
+
+/// The CRIU process that dumps, for whoever must end it while it dumps.
+pub(crate) type Reins = Arc<Mutex<Option<OwnedFd>>>;
 
 impl Departure {
     pub fn new(inner: Arc<Inner>, container: Arc<Container>) -> Self {
-        Self { inner, container, ready: None }
+        Self { inner, container, ready: None, reins: Arc::default(), alone: None }
+    }
+
+    pub fn reins(&self) -> Reins {
+        Arc::clone(&self.reins)
     }
 
     /// Sends the image's layer.
@@ -58,6 +75,7 @@ impl Departure {
         let (ours, theirs) = UnixStream::pair().map_err(|error| failure(attempt, &error))?;
         let worker = Worker::start_for_dump(vec![(theirs.into(), PAGE_SERVER)]);
         let worker = worker.map_err(|error| failure(attempt, &error))?;
+        *lock(&self.reins) = Some(worker.handle().map_err(|error| failure(attempt, &error))?);
         // Opened now, for that takes longer than to use it.
         self.container.wire().map_err(|error| error.explained().clone())?;
         self.ready = Some(Ready { worker, pages: ours.into(), neighbours: Vec::new(), unread_stdin: Vec::new() });
@@ -66,8 +84,9 @@ impl Departure {
 
     /// Freezes the container. Its gate is closed later, when CRIU is about to look at the sockets: a request that comes
     /// until then waits in its socket and is dumped with it; one that comes later finds nobody and is sent again.
-    pub fn freeze(&mut self) -> Result<(), Explained> {
+    pub fn freeze(&mut self, alone: OwnedRwLockWriteGuard<()>) -> Result<(), Explained> {
         let attempt = "cannot freeze the container";
+        self.alone = Some(alone);
         let ready = self
             .ready
             .as_mut()
@@ -76,6 +95,7 @@ impl Departure {
         ready.neighbours = wire.neighbours().map_err(|error| failure(attempt, &error))?;
         self.container.show(ContainerState::Frozen);
         self.container.cgroup.freeze(FREEZE).map_err(|error| failure(attempt, &error))?;
+        refuse_strangers(&self.container)?;
         ready.unread_stdin = self.container.shim().drain().map_err(|error| failure(attempt, &error))?;
         Ok(())
     }
@@ -114,6 +134,7 @@ impl Departure {
             if let Some(why) = uncut {
                 return Err(why);
             }
+            *lock(&self.reins) = None;
             dumped.map_err(|error| failure(attempt, &error))?;
             served
         })
@@ -143,9 +164,24 @@ impl Departure {
         self.ready = None;
         let wire = self.container.wire().map_err(|error| error.explained().clone())?;
         wire.set_gate(Gate::Open).map_err(|error| failure("cannot open the container's gate", &error))?;
+        self.end_repair();
         self.container.cgroup.thaw().map_err(|error| failure("cannot thaw the container", &error))?;
         self.container.show(ContainerState::Running);
+        self.alone = None;
         Ok(())
+    }
+
+    /// A CRIU that was killed has left connections that carry nothing.
+    fn end_repair(&self) {
+        for pid in self.container.cgroup.pids().unwrap_or_default() {
+            match end_repair(pid) {
+                Ok(0) => {}
+                Ok(connections) => {
+                    tracing::warn!(pid, connections, "criu was killed: its work at connections is ended")
+                }
+                Err(error) => tracing::warn!(pid, %error, "cannot see whether connections are in repair"),
+            }
+        }
     }
 
     /// Removes what was prepared, when the container stays.

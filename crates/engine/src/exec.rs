@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use drover_api::{ExecRequest, LogStream, SessionInput, SessionOutput};
 use drover_container::ExecSpec;
@@ -25,6 +26,20 @@ static NUMBER: AtomicU64 = AtomicU64::new(0);
 /// How much is read at once, in bytes.
 const GULP: usize = 32 << 10;
 
+/// How long an execution waits for a container that is frozen for a move.
+const MOVING: Duration = Duration::from_secs(30);
+
+/// While it is held the container is not frozen for a move.
+type Permit = tokio::sync::OwnedRwLockReadGuard<()>;
+
+/// What ends with the program.
+#[derive(Debug)]
+struct Execution {
+    /// What runc was told to run.
+    file: std::path::PathBuf,
+    permit: Permit,
+}
+
 impl Inner {
     pub(crate) async fn exec(self: &Arc<Self>, wanted: &str, request: ExecRequest) -> Result<Session, NodeError> {
         let container = self.running(wanted, "execute a program in")?;
@@ -32,8 +47,15 @@ impl Inner {
         if request.args.is_empty() {
             return Err(NodeError::invalid(format!("{attempt}: there is none"), "give a command"));
         }
+        let permit = Arc::clone(&container.executions).read_owned();
+        let Ok(permit) = tokio::time::timeout(MOVING, permit).await else {
+            let reason = format!("{attempt}: it is moving to another node");
+            return Err(NodeError::conflict(reason, "try again in a moment"));
+        };
+        // It may have left while this waited.
+        let container = self.running(wanted, "execute a program in")?;
         let inner = Arc::clone(self);
-        blocking(move || inner.exec_blocking(&container, &request))
+        blocking(move || inner.exec_blocking(&container, &request, permit))
             .await
             .map_err(|error| NodeError::failed(&attempt, error.as_ref()))
     }
@@ -42,6 +64,7 @@ impl Inner {
         &self,
         container: &Container,
         request: &ExecRequest,
+        permit: Permit,
     ) -> Result<Session, Box<dyn std::error::Error + Send + Sync>> {
         let process = process(&container.spec().process, request)?;
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -51,9 +74,9 @@ impl Inner {
         let (input, inputs) = mpsc::channel(WAITING);
         let session = Session { input, output: outputs };
         if request.terminal {
-            with_terminal(command, file, inputs, output)?
+            with_terminal(command, Execution { file, permit }, inputs, output)?
         } else {
-            with_pipes(command, file, request.stdin, inputs, output)?
+            with_pipes(command, Execution { file, permit }, request.stdin, inputs, output)?
         }
         Ok(session)
     }
@@ -77,7 +100,7 @@ fn process(own: &ProcessSpec, request: &ExecRequest) -> Result<ProcessSpec, &'st
 
 fn with_pipes(
     mut command: Command,
-    file: std::path::PathBuf,
+    execution: Execution,
     stdin: bool,
     mut inputs: mpsc::Receiver<SessionInput>,
     output: mpsc::Sender<SessionOutput>,
@@ -107,14 +130,14 @@ fn with_pipes(
         for reader in readers.into_iter().flatten() {
             let _ = reader.join();
         }
-        tell_end(child, &file, &output);
+        tell_end(child, execution, &output);
     });
     Ok(())
 }
 
 fn with_terminal(
     mut command: Command,
-    file: std::path::PathBuf,
+    execution: Execution,
     mut inputs: mpsc::Receiver<SessionInput>,
     output: mpsc::Sender<SessionOutput>,
 ) -> std::io::Result<()> {
@@ -149,7 +172,7 @@ fn with_terminal(
     let reader = pass(LogStream::Stdout, std::fs::File::from(master), output.clone());
     std::thread::spawn(move || {
         let _ = reader.join();
-        tell_end(child, &file, &output);
+        tell_end(child, execution, &output);
     });
     Ok(())
 }
@@ -170,7 +193,7 @@ fn pass(
     })
 }
 
-fn tell_end(mut child: Child, file: &std::path::Path, output: &mpsc::Sender<SessionOutput>) {
+fn tell_end(mut child: Child, execution: Execution, output: &mpsc::Sender<SessionOutput>) {
     use std::os::unix::process::ExitStatusExt;
     let message = match child.wait() {
         Ok(status) => {
@@ -179,6 +202,7 @@ fn tell_end(mut child: Child, file: &std::path::Path, output: &mpsc::Sender<Sess
         }
         Err(error) => SessionOutput::Failed(error.to_string()),
     };
-    let _ = std::fs::remove_file(file);
+    let _ = std::fs::remove_file(execution.file);
+    drop(execution.permit);
     let _ = output.blocking_send(message);
 }

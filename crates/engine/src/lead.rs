@@ -8,11 +8,12 @@ use drover_model::{
     Bytes, ContainerState, Explained, MigrationId, MigrationState, Mode, Outcome, PageCount, Report, Round,
 };
 use drover_protocol::{Source, SourceInput, SourceOutput, SourceResult, Stream, ToTarget, decode, encode};
+use rustix::process::{Signal, pidfd_send_signal};
 use tokio::sync::{OwnedMutexGuard, mpsc, watch};
 
 use crate::clock::{instant, moment};
 use crate::container::Container;
-use crate::departure::Departure;
+use crate::departure::{Departure, Reins};
 use crate::error::failure;
 use crate::journal::{Entry, Mark};
 use crate::link::{self, Link, Traffic};
@@ -20,6 +21,11 @@ use crate::node::{Inner, Peer, blocking};
 
 /// How often the machine hears of progress and watchers of bytes.
 pub(crate) const TICK: Duration = Duration::from_millis(200);
+
+/// How long a freeze waits for programs that were executed in the container while it was being copied.
+const EXECUTIONS: Duration = Duration::from_secs(5);
+/// How long CRIU may take to end after its dump has become pointless.
+const CRIU_ENDS: Duration = Duration::from_secs(5);
 
 /// Everything about one migration that leaves this node.
 #[derive(Debug)]
@@ -41,6 +47,7 @@ impl Lead {
         let mut operation = Some(operation);
         let traffic = Arc::new(Traffic::default());
         let departure = Departure::new(Arc::clone(&self.inner), Arc::clone(&self.container));
+        let reins = departure.reins();
         let departure = Arc::new(Mutex::new(departure));
         let pages = Arc::new(Mutex::new(PageCount(0)));
         let (done, mut steps) = mpsc::channel::<StepResult>(1);
@@ -86,6 +93,9 @@ impl Lead {
                     }
                     step => waiting.push_back(step),
                 }
+            }
+            if busy && waiting.contains(&SourceOutput::Thaw) {
+                end_in_time(Arc::clone(&reins), Arc::clone(&self.container));
             }
             if !busy && let Some(step) = waiting.pop_front() {
                 busy = true;
@@ -167,7 +177,18 @@ impl Lead {
                 let out = link.sender(Stream::Image);
                 Box::new(move |departure| result(departure.send_image(out), SourceInput::ImageSent))
             }
-            (SourceOutput::Freeze, _) => Box::new(|departure| result(departure.freeze(), SourceInput::Frozen)),
+            (SourceOutput::Freeze, _) => {
+                let executions = Arc::clone(&self.container.executions);
+                tokio::spawn(async move {
+                    let Ok(alone) = tokio::time::timeout(EXECUTIONS, executions.write_owned()).await else {
+                        let _ = done.send(SourceInput::StepFailed(executing())).await;
+                        return;
+                    };
+                    let frozen = blocking(move || result(lock(&departure).freeze(alone), SourceInput::Frozen)).await;
+                    let _ = done.send(frozen).await;
+                });
+                return;
+            }
             (SourceOutput::Checkpoint, Some(link)) => {
                 let (out, pages) = (link.sender(Stream::Memory), Arc::clone(pages));
                 Box::new(move |departure| match departure.checkpoint(out) {
@@ -231,10 +252,13 @@ impl Lead {
 
     fn show(&self, machine: &Source, traffic: &Traffic) {
         let (phase, in_doubt, bytes) = (machine.phase(), machine.in_doubt(), Bytes(traffic.total()));
+        let delayed = machine.delayed().map(|why| why.reason.clone());
         self.state.send_if_modified(|state| {
             let changed = state.phase != phase || state.in_doubt != in_doubt || state.bytes_sent != bytes;
+            let changed = changed || state.delayed != delayed;
             state.phase = phase;
             state.in_doubt = in_doubt;
+            state.delayed = delayed;
             state.bytes_sent = bytes;
             changed
         });
@@ -277,6 +301,30 @@ impl Lead {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// CRIU must not keep a container frozen that is to go on: it gets a moment to end by itself, which is what it does when
+/// nobody takes its pages any more.
+fn end_in_time(reins: Reins, container: Arc<Container>) {
+    tokio::spawn(async move {
+        tokio::time::sleep(CRIU_ENDS).await;
+        if let Some(criu) = &*lock(&reins) {
+            tracing::warn!("criu hangs and is killed");
+            // Nobody must run on before CRIU's work at connections is undone, and CRIU has thawed the group for its own
+            // work. Held by CRIU, the processes cannot follow the order yet.
+            if let Err(error) = container.cgroup.freeze(Duration::ZERO)
+                && error.kind() != std::io::ErrorKind::TimedOut
+            {
+                tracing::warn!(%error, "cannot freeze a container that criu lets go");
+            }
+            let _ = pidfd_send_signal(criu, Signal::KILL);
+        }
+    });
+}
+
+fn executing() -> Explained {
+    let reason = "a program that was executed in the container still runs".to_owned();
+    Explained { reason, hint: Some("end running `drover exec` sessions first".into()) }
 }
 
 fn result(result: Result<(), Explained>, well: StepResult) -> StepResult {

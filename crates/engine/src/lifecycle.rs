@@ -4,12 +4,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use drover_api::RunRequest;
 use drover_container::shim::{Request, Shim, ShimError, ShimSpec};
 use drover_model::{ContainerState, Explained};
 use drover_network::Gate;
 
 use crate::container::{Container, SHIMS_CGROUP, Stored, cgroup_path};
 use crate::error::{NodeError, failure};
+use crate::journal::{Entry, Mark};
 use crate::node::{Inner, blocking, now};
 use crate::place;
 
@@ -38,6 +40,24 @@ impl Inner {
             cgroup: cgroup_path(&container.id),
             shims_cgroup: SHIMS_CGROUP.to_owned(),
         }
+    }
+
+    /// Makes a container and starts it; one that does not start leaves nothing behind.
+    pub(crate) async fn run(self: &Arc<Self>, request: RunRequest) -> Result<Arc<Container>, NodeError> {
+        let inner = Arc::clone(self);
+        let container = blocking(move || inner.create(request)).await?;
+        let _operation = hold(&container).await?;
+        if let Err(why) = self.launch(&container).await {
+            let (inner, own) = (Arc::clone(self), Arc::clone(&container));
+            let removed = blocking(move || place::unmake(&own, &inner.runc)).await;
+            if let Err(error) = removed {
+                tracing::warn!(container = %container.spec().name, %error, "leftovers of a container that did not start");
+            }
+            self.registry.remove(&container.id);
+            return Err(NodeError::Failed(why));
+        }
+        drop(_operation);
+        Ok(container)
     }
 
     /// Starts the container's program; its operation lock is held by the caller.
@@ -241,14 +261,17 @@ impl Inner {
             }
             patience = Duration::from_secs(20);
         }
-        if container.state() == ContainerState::Running {
-            let reason = format!("cannot stop container {}: it does not end", container.spec().name);
-            return Err(NodeError::Failed(Explained {
-                reason,
-                hint: Some("a process in uninterruptible sleep (state D) cannot be killed".into()),
-            }));
+        match container.state() {
+            ContainerState::Created | ContainerState::Exited { .. } => Ok(container),
+            state => {
+                // It stays as it was: its restart policy holds again, and it may move.
+                let _ = container.change(|stored| stored.stopped = false);
+                let reason = format!("cannot stop container {}: it is {state}", container.spec().name);
+                let hint = "a process in uninterruptible sleep (state D) cannot be killed";
+                let hint = (state == ContainerState::Running).then(|| hint.to_owned());
+                Err(NodeError::Failed(Explained { reason, hint }))
+            }
         }
-        Ok(container)
     }
 
     pub(crate) async fn kill(&self, wanted: &str, signal: i32) -> Result<(), NodeError> {
@@ -285,7 +308,24 @@ impl Inner {
         removed.map_err(NodeError::Failed)?;
         self.registry.remove(&container.id);
         container.show(ContainerState::Exited { status: KILLED });
+        self.close_entries(&container);
         Ok(())
+    }
+
+    /// Nothing is left to be decided about a container that was removed here.
+    fn close_entries(&self, container: &Container) {
+        let open = self.journal().unfinished().into_iter().filter(|entry| entry.container == container.id);
+        for entry in open {
+            let mark = match entry.mark {
+                Mark::Commit => Mark::Settled,
+                Mark::Promised => Mark::Discarded,
+                // The target may still have to be told.
+                _ => continue,
+            };
+            if let Err(error) = self.journal().append(Entry { mark, ..entry }) {
+                tracing::warn!(%error, "cannot close an entry of the journal");
+            }
+        }
     }
 
     pub(crate) async fn wait(&self, wanted: &str) -> Result<i32, NodeError> {

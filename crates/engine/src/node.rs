@@ -10,21 +10,20 @@ use drover_api::{ExecRequest, ImageInfo, LogQuery, LogRecord, MigrateRequest, Ru
 use drover_container::{Layout, Runc, criu};
 use drover_disk::{Image, ImageError, ImageStore};
 use drover_model::{
-    Bytes, ContainerRecord, ContainerState, ContainerStats, Digest, Explained, MigrationId, MigrationState, Mode,
-    NodeInfo, NodeName, Phase,
+    Bytes, ContainerRecord, ContainerState, ContainerStats, Digest, Explained, MigrationId, MigrationState, NodeInfo,
+    NodeName, Phase,
 };
-use drover_protocol::{Offer, Source};
+use drover_protocol::Source;
 use drover_sys::cgroup::Hierarchies;
 use ipnet::IpNet;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::sync::{mpsc, watch};
 
-use crate::clock::moment;
 use crate::container::{Container, Registry, Stored};
 use crate::error::{NodeError, failure};
-use crate::journal::{Entry, Journal, Mark};
+use crate::journal::Journal;
 use crate::lead::Lead;
-use crate::lifecycle::{hold, own_program};
+use crate::lifecycle::own_program;
 use crate::link::ChannelReader;
 use crate::receive::{self, Resumed};
 use crate::session::Session;
@@ -121,6 +120,14 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
     }
 }
 
+/// Does the work to its end, even when whoever asked for it goes away: what is half done would be nobody's.
+async fn to_the_end<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
+    match tokio::spawn(work).await {
+        Ok(result) => result,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
 /// Now, as RFC 3339 in UTC.
 pub(crate) fn now() -> String {
     let now = time::OffsetDateTime::now_utc();
@@ -167,6 +174,7 @@ impl Inner {
             to: peer.name.clone(),
             phase: Phase::Prepare,
             in_doubt: false,
+            delayed: None,
             bytes_sent: Bytes(0),
             report: None,
         };
@@ -257,18 +265,7 @@ impl Node {
     /// When the request makes no sense, contradicts what is there, or the container cannot be started.
     pub async fn run(&self, request: RunRequest) -> Result<ContainerRecord, NodeError> {
         let inner = Arc::clone(&self.inner);
-        let container = blocking(move || inner.create(request)).await?;
-        let _operation = hold(&container).await?;
-        if let Err(why) = self.inner.launch(&container).await {
-            let (inner, own) = (Arc::clone(&self.inner), Arc::clone(&container));
-            let removed = blocking(move || crate::place::unmake(&own, &inner.runc)).await;
-            if let Err(error) = removed {
-                tracing::warn!(container = %container.spec().name, %error, "leftovers of a container that did not start");
-            }
-            self.inner.registry.remove(&container.id);
-            return Err(NodeError::Failed(why));
-        }
-        Ok(self.record(&container))
+        to_the_end(async move { inner.run(request).await }).await.map(|container| self.record(&container))
     }
 
     /// All containers.
@@ -290,7 +287,8 @@ impl Node {
     /// # Errors
     /// When it runs, or cannot be started.
     pub async fn start(&self, name: &str) -> Result<ContainerRecord, NodeError> {
-        self.inner.start(name).await.map(|container| self.record(&container))
+        let (inner, name) = (Arc::clone(&self.inner), name.to_owned());
+        to_the_end(async move { inner.start(&name).await }).await.map(|container| self.record(&container))
     }
 
     /// Asks the program to end, and after `timeout` ends it.
@@ -298,7 +296,8 @@ impl Node {
     /// # Errors
     /// When there is no such container or it does not end.
     pub async fn stop(&self, name: &str, timeout: Duration) -> Result<ContainerRecord, NodeError> {
-        self.inner.stop(name, timeout).await.map(|container| self.record(&container))
+        let (inner, name) = (Arc::clone(&self.inner), name.to_owned());
+        to_the_end(async move { inner.stop(&name, timeout).await }).await.map(|container| self.record(&container))
     }
 
     /// Sends the program a signal.
@@ -314,7 +313,8 @@ impl Node {
     /// # Errors
     /// When it runs and `force` is not given, or something of it cannot be removed.
     pub async fn remove(&self, name: &str, force: bool) -> Result<(), NodeError> {
-        self.inner.remove(name, force).await
+        let (inner, name) = (Arc::clone(&self.inner), name.to_owned());
+        to_the_end(async move { inner.remove(&name, force).await }).await
     }
 
     /// What a container uses now.
@@ -452,34 +452,8 @@ impl Node {
     /// # Errors
     /// When there is no such container or node, or the container does not run.
     pub async fn migrate(&self, request: MigrateRequest) -> Result<MigrationState, NodeError> {
-        let inner = &self.inner;
-        let container = inner.registry.find(&request.container)?;
-        let name = container.spec().name;
-        let attempt = format!("cannot move container {name}");
-        if request.to == inner.config.name {
-            let reason = format!("{attempt} to {}: it is there already", request.to);
-            return Err(NodeError::conflict(reason, "choose another node; `drover ps` shows where containers are"));
-        }
-        let Some(peer) = inner.config.peers.iter().find(|peer| peer.name == request.to).cloned() else {
-            let known: Vec<_> = inner.config.peers.iter().map(|peer| peer.name.as_str()).collect();
-            let hint = format!("it knows: {}", known.join(", "));
-            let reason = format!("{attempt}: node {} knows no node {}", inner.config.name, request.to);
-            return Err(NodeError::not_found(reason, &hint));
-        };
-        let operation = hold(&container).await?;
-        if container.state() != ContainerState::Running {
-            return Err(NodeError::conflict(format!("{attempt}: it is {}", container.state()), "start it first"));
-        }
-        let (own, owner) = (Arc::clone(&container), Arc::clone(inner));
-        let mode = request.mode;
-        let to = peer.name.clone();
-        let offer = blocking(move || owner.offer(&own, &to, mode)).await;
-        let offer = offer.map_err(|why| {
-            NodeError::Failed(Explained { reason: format!("{attempt}: {}", why.reason), hint: why.hint })
-        })?;
-        let id = offer.migration.clone();
-        let machine = Source::new(moment(), inner.config.name.clone(), peer.name.clone(), offer);
-        Ok(inner.lead(container, peer, id, machine, operation))
+        let inner = Arc::clone(&self.inner);
+        to_the_end(async move { inner.migrate(&request).await }).await
     }
 
     /// Migrations away from this node: those under way, and the last that ended.
@@ -543,64 +517,4 @@ impl Node {
 
 fn unknown_migration(id: &MigrationId) -> NodeError {
     NodeError::not_found(format!("cannot find migration {id} on this node"), "`drover migrations` lists them")
-}
-
-impl Inner {
-    /// What is offered to the target, with the beginning in the journal.
-    fn offer(&self, container: &Container, to: &NodeName, mode: Mode) -> Result<Offer, Explained> {
-        refuse_strangers(container)?;
-        let (major, minor, _) = criu::version().map_err(|error| failure("cannot checkpoint on this node", &error))?;
-        let usage = container.cgroup.stats().map_err(|error| failure("cannot measure the container", &error))?;
-        let stored = container.stored();
-        let offer = Offer {
-            migration: fresh_id::<8>().parse().map_err(|error| failure("cannot name the migration", &error))?,
-            spec: stored.spec,
-            generation: stored.generation + 1,
-            restarts: stored.restarts,
-            started_at: stored.started_at,
-            mode,
-            criu: format!("{major}.{minor}"),
-            kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
-            architecture: std::env::consts::ARCH.to_owned(),
-            memory: usage.memory,
-            upper: tree_size(&container.layout.upper()),
-        };
-        let entry = Entry {
-            migration: offer.migration.clone(),
-            container: container.id.clone(),
-            peer: to.clone(),
-            mark: Mark::Began,
-        };
-        self.journal().append(entry).map_err(|error| failure("cannot write the journal", &error))?;
-        Ok(offer)
-    }
-}
-
-/// Refuses when a process of the container has its parent outside: it was executed there by an agent, which waits for it,
-/// and cannot come along.
-fn refuse_strangers(container: &Container) -> Result<(), Explained> {
-    let pids = container.cgroup.pids().map_err(|error| failure("cannot list the container's processes", &error))?;
-    for pid in pids.iter().filter(|pid| Some(**pid) != container.pid()) {
-        // A process that has just ended is no obstacle.
-        let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) else { continue };
-        let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
-        let parent = field("PPid:").and_then(|parent| parent.parse().ok());
-        if parent.is_some_and(|parent: u32| !pids.contains(&parent)) {
-            let reason = format!("process {} in it was started from outside", field("Name:").unwrap_or("?"));
-            return Err(Explained { reason, hint: Some("end running `drover exec` sessions first".into()) });
-        }
-    }
-    Ok(())
-}
-
-/// The bytes that the files of a tree take on the disk. What vanishes meanwhile does not count.
-fn tree_size(directory: &Path) -> u64 {
-    use std::os::unix::fs::MetadataExt;
-    const BLOCK: u64 = 512;
-    let Ok(entries) = std::fs::read_dir(directory) else { return 0 };
-    let size = |entry: std::fs::DirEntry| {
-        let Ok(metadata) = entry.metadata() else { return 0 };
-        metadata.blocks() * BLOCK + if metadata.is_dir() { tree_size(&entry.path()) } else { 0 }
-    };
-    entries.flatten().map(size).sum()
 }

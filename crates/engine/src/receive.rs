@@ -69,10 +69,15 @@ async fn resume(inner: &Arc<Inner>, peer: &NodeName, migration: MigrationId, res
         None => Err(mpsc::error::SendError(resumed)),
     };
     let Err(mpsc::error::SendError(Resumed { link, verdict, .. })) = resumed else { return };
-    let owned =
-        inner.journal().latest(&migration).is_some_and(|entry| entry.mark == Mark::Owned && &entry.peer == peer);
-    let answer = match (owned, verdict) {
-        (true, Verdict::Commit) => ToSource::Committed,
+    let mark = inner.journal().latest(&migration).filter(|entry| &entry.peer == peer).map(|entry| entry.mark);
+    let answer = match (mark, verdict) {
+        (Some(Mark::Owned), Verdict::Commit) => ToSource::Committed,
+        // It is here, and nobody deals with it: its record could not be read. To say that it is not here would have it
+        // thawed on the other side.
+        (Some(Mark::Promised), _) => {
+            tracing::error!(%migration, "a promised container cannot be taken up");
+            return link.close().await;
+        }
         _ => ToSource::Unknown,
     };
     link.send(encode(&answer), PATIENCE).await;

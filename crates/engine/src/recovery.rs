@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
-use drover_model::{ContainerState, NodeName, RestartPolicy};
-use drover_protocol::{Source, Verdict};
+use drover_model::{ContainerState, RestartPolicy};
+use drover_protocol::Source;
 
 use crate::arrival::Arrival;
 use crate::clock::moment;
 use crate::container::{Container, Stored};
 use crate::departure::Departure;
 use crate::journal::{Entry, Mark};
-use crate::node::{Inner, Peer, blocking};
+use crate::node::{Inner, blocking};
+use crate::recall::recall;
 use crate::receive::await_verdict;
 use crate::{NodeError, place};
 
@@ -26,6 +27,11 @@ impl Inner {
             self.take_up(&container, entry).await;
         }
         for entry in unfinished {
+            if entry.mark == Mark::Began {
+                // This concerns the target, whatever has become of the container here since.
+                tokio::spawn(recall(Arc::clone(self), entry));
+                continue;
+            }
             if self.journal().newest(&entry.container).is_some_and(|newest| newest != entry) {
                 continue;
             }
@@ -61,7 +67,11 @@ impl Inner {
         }
         match (container.state(), entry.map(|entry| entry.mark)) {
             // The verdict decides; both are dealt with by `finish`.
-            (_, Some(Mark::Commit | Mark::Promised)) => container.show(ContainerState::Frozen),
+            (_, Some(Mark::Commit | Mark::Promised)) => {
+                // A target that had been told already has let it go.
+                let frozen = container.cgroup.is_frozen().unwrap_or(true);
+                container.show(if frozen { ContainerState::Frozen } else { ContainerState::Running });
+            }
             (ContainerState::Arriving, _) => {
                 tracing::info!(container = %name, "an arrival that was not promised is discarded");
                 let (inner, own) = (Arc::clone(self), Arc::clone(container));
@@ -123,8 +133,7 @@ impl Inner {
     /// Sees a migration through that a stopped agent left behind.
     async fn finish(self: &Arc<Self>, entry: Entry, container: Result<Arc<Container>, NodeError>) {
         match (entry.mark, container) {
-            (Mark::Began, Ok(container)) => self.tell(entry, container, Verdict::Abort).await,
-            (Mark::Commit, Ok(container)) => self.tell(entry, container, Verdict::Commit).await,
+            (Mark::Commit, Ok(container)) => self.tell_commit(entry, container),
             (Mark::Promised, Ok(container)) => {
                 let arrival = Arrival::recovered(self, container);
                 tokio::spawn(await_verdict(Arc::clone(self), entry, arrival));
@@ -146,19 +155,15 @@ impl Inner {
         }
     }
 
-    /// Tells the target what was decided, however long that takes.
-    async fn tell(self: &Arc<Self>, entry: Entry, container: Arc<Container>, verdict: Verdict) {
+    /// Tells the target that the container is its own, however long that takes.
+    fn tell_commit(self: &Arc<Self>, entry: Entry, container: Arc<Container>) {
         let Some(peer) = self.peer(&entry.peer) else {
             tracing::error!(migration = %entry.migration, peer = %entry.peer, "the target is no longer a peer");
             return;
         };
         let Ok(operation) = Arc::clone(&container.operation).try_lock_owned() else { return };
         let own = self.config.name.clone();
-        let machine = Source::recovered(moment(), own, peer.name.clone(), entry.migration.clone(), verdict);
+        let machine = Source::recovered(moment(), own, peer.name.clone(), entry.migration.clone());
         self.lead(container, peer, entry.migration, machine, operation);
-    }
-
-    fn peer(&self, name: &NodeName) -> Option<Peer> {
-        self.config.peers.iter().find(|peer| &peer.name == name).cloned()
     }
 }

@@ -69,7 +69,10 @@ impl Inner {
             return Err(NodeError::invalid("a memory limit under 1 MiB lets nothing run", "use --memory 16m or more"));
         }
         if request.limits.cpu_millis.is_some_and(|millis| millis < LEAST_CPU_MILLIS) {
-            return Err(NodeError::invalid("the kernel knows no limit under 0.01 processors", "use --cpus 0.01 or more"));
+            return Err(NodeError::invalid(
+                "the kernel knows no limit under 0.01 processors",
+                "use --cpus 0.01 or more",
+            ));
         }
         if request.limits.pids == Some(0) {
             return Err(NodeError::invalid("a limit of zero lets nothing run", "leave the limit out for none"));

@@ -43,6 +43,9 @@ pub struct MigrationState {
     /// Set while the decision is durable on the source but the target has not confirmed it: the container must
     /// not run on the source any more, and may or may not run on the target.
     pub in_doubt: bool,
+    /// What keeps the target from confirming it, as the target said last.
+    #[serde(default)]
+    pub delayed: Option<String>,
     /// What has crossed so far.
     pub bytes_sent: Bytes,
     /// The outcome, once there is one.

@@ -164,24 +164,13 @@ impl Source {
         machine
     }
 
-    /// A migration that a restarted agent found in its journal with this verdict: the target has yet to hear it.
-    /// With `Abort` the container has been thawed already.
+    /// A migration that a restarted agent found decided in its journal: the target has yet to hear it.
     #[must_use]
-    pub fn recovered(now: Moment, node: NodeName, target: NodeName, migration: MigrationId, verdict: Verdict) -> Self {
+    pub fn recovered(now: Moment, node: NodeName, target: NodeName, migration: MigrationId) -> Self {
         let mut machine = Self::at(now, node, target, migration, Mode::Auto);
         machine.offered = true;
-        match verdict {
-            Verdict::Commit => {
-                machine.why_frozen = "the source's agent was restarted after the decision".to_owned();
-                machine.enter(now, Phase::Commit, Step::Committing);
-            }
-            Verdict::Abort => {
-                machine.failure = Some(Explained { reason: "the source's agent was restarted".into(), hint: None });
-                machine.running_at = Some(now);
-                machine.step = Step::Recalling;
-                machine.conclude(now, Outcome::RolledBack);
-            }
-        }
+        machine.why_frozen = "the source's agent was restarted after the decision".to_owned();
+        machine.enter(now, Phase::Commit, Step::Committing);
         machine.reconnect(now);
         machine
     }

@@ -6,4 +6,5 @@ pub mod launch;
 pub mod namespace;
 pub mod packet;
 pub mod process;
+pub mod repair;
 pub mod tree;

@@ -39,13 +39,8 @@ pub fn remove(path: &Path) -> io::Result<()> {
                 loop {
                     lifted += 1;
                     let free = format!(".removed-{lifted}");
-                    match rustix::fs::renameat_with(
-                        &directory,
-                        &inner,
-                        &top,
-                        &free,
-                        rustix::fs::RenameFlags::NOREPLACE,
-                    ) {
+                    match rustix::fs::renameat_with(&directory, &inner, &top, &free, rustix::fs::RenameFlags::NOREPLACE)
+                    {
                         Err(Errno::EXIST) => {}
                         // Some file systems cannot promise not to replace; an empty directory is all that could be.
                         Err(Errno::INVAL) => break renameat(&directory, &inner, &top, &free)?,
@@ -57,7 +52,7 @@ pub fn remove(path: &Path) -> io::Result<()> {
             unlinkat(&top, &name, AtFlags::REMOVEDIR)?;
         }
     }
-    Ok(std::fs::remove_dir(path)?)
+    std::fs::remove_dir(path)
 }
 
 /// Removes a file, or a directory that is empty; `false`: it is a directory that is not.

@@ -81,6 +81,7 @@ mod tests {
             to: "n2".parse().unwrap(),
             phase,
             in_doubt: false,
+            delayed: None,
             bytes_sent: Bytes(0),
             report: None,
         }

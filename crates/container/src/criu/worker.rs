@@ -16,6 +16,7 @@ use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketFlags, SocketType, recvmsg,
     send, socketpair,
 };
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::rlimits;
 use super::rpc::{Options, Request, Response};
@@ -117,6 +118,15 @@ impl Worker {
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// A handle by which it can be killed while its request is under way.
+    ///
+    /// # Errors
+    /// When it has ended already.
+    pub fn handle(&self) -> io::Result<OwnedFd> {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::NotFound)?;
+        Ok(pidfd_open(pid, PidfdFlags::empty())?)
     }
 
     /// Makes the request and sees it through: `answer` hears each step and says whether CRIU shall go on. Gives the

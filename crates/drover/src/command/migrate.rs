@@ -178,7 +178,11 @@ impl Drop for Progress {
 
 fn progress(state: &MigrationState, elapsed: Duration) -> String {
     let MigrationState { container, from, to, phase, bytes_sent, .. } = state;
-    let doubt = if state.in_doubt { format!(", {to} has not confirmed yet") } else { String::new() };
+    let doubt = match &state.delayed {
+        Some(why) => format!(", {to} has not confirmed yet: {why}"),
+        None if state.in_doubt => format!(", {to} has not confirmed yet"),
+        None => String::new(),
+    };
     format!("{container}: {from} → {to}   {phase}{doubt}   {bytes_sent}   {:.1} s", elapsed.as_secs_f64())
 }
 
@@ -221,6 +225,7 @@ pub mod tests {
             to: "n2".parse().unwrap(),
             phase: Phase::Commit,
             in_doubt: true,
+            delayed: None,
             bytes_sent: Bytes(1 << 20),
             report: None,
         };

@@ -134,6 +134,7 @@ mod tests {
             to: "n2".parse().unwrap(),
             phase: Phase::Copy,
             in_doubt: false,
+            delayed: None,
             bytes_sent: Bytes(34 << 20),
             report,
         }

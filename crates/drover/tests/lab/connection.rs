@@ -1,5 +1,7 @@
 //! A client's connection and the server's data outlive moves.
 
+use std::net::SocketAddr;
+
 use serde_json::Value;
 
 use crate::harness::{Lab, Running, until, witness};
@@ -16,13 +18,18 @@ pub struct Witness<'a> {
 impl<'a> Witness<'a> {
     /// Runs redis as `web` on n1, loads it, and begins to use it.
     pub fn of_redis(lab: &'a Lab, load_mib: u64) -> Self {
+        Self::of_redis_at(lab, load_mib, ADDRESS)
+    }
+
+    fn of_redis_at(lab: &'a Lab, load_mib: u64, address: &str) -> Self {
         witness();
         lab.import("redis");
-        lab.drover(format!("run --node n1 --name web --ip {ADDRESS} -d redis")).well();
+        lab.drover(format!("run --node n1 --name web --ip {address} -d redis")).well();
+        let address = address.split('/').next().unwrap();
+        let address = SocketAddr::new(address.parse().unwrap(), 6379);
         lab.await_log("web", "Ready to accept connections");
         let files = "--ready-file /run/ready --stop-file /run/stop";
-        let check =
-            format!("/opt/drover/drover-check redis --address {ADDRESS}:6379 --load-mib {load_mib} {files} --json");
+        let check = format!("/opt/drover/drover-check redis --address {address} --load-mib {load_mib} {files} --json");
         let mut check = lab.start(format!("lab exec client -- {check}"));
         until("a loaded server", || {
             assert!(check.runs(), "the witness ended early");
@@ -42,6 +49,16 @@ impl<'a> Witness<'a> {
         assert_eq!(ended.status, 0, "{report}");
         report
     }
+}
+
+#[test]
+fn a_client_over_ipv6_stays_connected() {
+    let lab = Lab::up();
+    let witness = Witness::of_redis_at(&lab, 4, "fd77::50/64");
+    for target in ["n2", "n1"] {
+        lab.migrate("web", target);
+    }
+    witness.content();
 }
 
 #[test]

@@ -8,4 +8,5 @@ mod harness;
 mod leftovers;
 mod lifecycle;
 mod moves;
+mod races;
 mod rollback;

@@ -1,0 +1,112 @@
+//! Beginning a migration: what is looked at on the source, and what is offered to the target.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use drover_api::MigrateRequest;
+use drover_container::criu;
+use drover_model::{ContainerState, Explained, MigrationState, Mode, NodeName};
+use drover_protocol::{Offer, Source};
+
+use crate::clock::moment;
+use crate::container::Container;
+use crate::error::{NodeError, failure};
+use crate::journal::{Entry, Mark};
+use crate::lifecycle::hold;
+use crate::node::{Inner, blocking, fresh_id};
+
+impl Inner {
+    pub(crate) async fn migrate(self: &Arc<Self>, request: &MigrateRequest) -> Result<MigrationState, NodeError> {
+        let inner = self;
+        let container = inner.registry.find(&request.container)?;
+        let name = container.spec().name;
+        let attempt = format!("cannot move container {name}");
+        if request.to == inner.config.name {
+            let reason = format!("{attempt} to {}: it is there already", request.to);
+            return Err(NodeError::conflict(reason, "choose another node; `drover ps` shows where containers are"));
+        }
+        let Some(peer) = inner.config.peers.iter().find(|peer| peer.name == request.to).cloned() else {
+            let known: Vec<_> = inner.config.peers.iter().map(|peer| peer.name.as_str()).collect();
+            let hint = format!("it knows: {}", known.join(", "));
+            let reason = format!("{attempt}: node {} knows no node {}", inner.config.name, request.to);
+            return Err(NodeError::not_found(reason, &hint));
+        };
+        let operation = hold(&container).await?;
+        if container.stored().stopped && container.state() == ContainerState::Running {
+            return Err(NodeError::conflict(format!("{attempt}: it is being stopped"), "start it again first"));
+        }
+        if container.state() != ContainerState::Running {
+            return Err(NodeError::conflict(format!("{attempt}: it is {}", container.state()), "start it first"));
+        }
+        let (own, owner) = (Arc::clone(&container), Arc::clone(inner));
+        let mode = request.mode;
+        let to = peer.name.clone();
+        let offer = blocking(move || owner.offer(&own, &to, mode)).await;
+        let offer = offer.map_err(|why| {
+            NodeError::Failed(Explained { reason: format!("{attempt}: {}", why.reason), hint: why.hint })
+        })?;
+        let id = offer.migration.clone();
+        let machine = Source::new(moment(), inner.config.name.clone(), peer.name.clone(), offer);
+        Ok(inner.lead(container, peer, id, machine, operation))
+    }
+}
+
+impl Inner {
+    /// What is offered to the target, with the beginning in the journal.
+    fn offer(&self, container: &Container, to: &NodeName, mode: Mode) -> Result<Offer, Explained> {
+        refuse_strangers(container)?;
+        let (major, minor, _) = criu::version().map_err(|error| failure("cannot checkpoint on this node", &error))?;
+        let usage = container.cgroup.stats().map_err(|error| failure("cannot measure the container", &error))?;
+        let stored = container.stored();
+        let offer = Offer {
+            migration: fresh_id::<8>().parse().map_err(|error| failure("cannot name the migration", &error))?,
+            spec: stored.spec,
+            generation: stored.generation + 1,
+            restarts: stored.restarts,
+            started_at: stored.started_at,
+            mode,
+            criu: format!("{major}.{minor}"),
+            kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
+            architecture: std::env::consts::ARCH.to_owned(),
+            memory: usage.memory,
+            upper: tree_size(&container.layout.upper()),
+        };
+        let entry = Entry {
+            migration: offer.migration.clone(),
+            container: container.id.clone(),
+            peer: to.clone(),
+            mark: Mark::Began,
+        };
+        self.journal().append(entry).map_err(|error| failure("cannot write the journal", &error))?;
+        Ok(offer)
+    }
+}
+
+/// Refuses when a process of the container has its parent outside: it was executed there by an agent, which waits for it,
+/// and cannot come along.
+pub(crate) fn refuse_strangers(container: &Container) -> Result<(), Explained> {
+    let pids = container.cgroup.pids().map_err(|error| failure("cannot list the container's processes", &error))?;
+    for pid in pids.iter().filter(|pid| Some(**pid) != container.pid()) {
+        // A process that has just ended is no obstacle.
+        let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) else { continue };
+        let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+        let parent = field("PPid:").and_then(|parent| parent.parse().ok());
+        if parent.is_some_and(|parent: u32| !pids.contains(&parent)) {
+            let reason = format!("process {} in it was started from outside", field("Name:").unwrap_or("?"));
+            return Err(Explained { reason, hint: Some("end running `drover exec` sessions first".into()) });
+        }
+    }
+    Ok(())
+}
+
+/// The bytes that the files of a tree take on the disk. What vanishes meanwhile does not count.
+fn tree_size(directory: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    const BLOCK: u64 = 512;
+    let Ok(entries) = std::fs::read_dir(directory) else { return 0 };
+    let size = |entry: std::fs::DirEntry| {
+        let Ok(metadata) = entry.metadata() else { return 0 };
+        metadata.blocks() * BLOCK + if metadata.is_dir() { tree_size(&entry.path()) } else { 0 }
+    };
+    entries.flatten().map(size).sum()
+}
