@@ -76,6 +76,8 @@ fn usage_errors_have_status_two() {
         "drover pong web --nodes n1,n2 --seed 3",
         "drover pong web --nodes n1,n2 --dwell 3",
         "drover lab exec n1",
+        "drover pong web --nodes n1,n2 --count 0",
+        "drover run --restart on-failure:0 image",
         "drover lab up --nodes 0",
         "drover rm",
         "drover exec web",
