@@ -232,6 +232,10 @@ impl Lead {
     fn show(&self, machine: &Source, traffic: &Traffic) {
         let (phase, in_doubt, bytes) = (machine.phase(), machine.in_doubt(), Bytes(traffic.total()));
         self.state.send_if_modified(|state| {
+            if state.report.is_some() {
+                // What is still said on the link counts for nobody: state and report tell the same.
+                return false;
+            }
             let changed = state.phase != phase || state.in_doubt != in_doubt || state.bytes_sent != bytes;
             state.phase = phase;
             state.in_doubt = in_doubt;
@@ -271,7 +275,10 @@ impl Lead {
         if report.outcome == Outcome::Failed {
             self.container.show(ContainerState::Frozen);
         }
-        self.state.send_modify(|state| state.report = Some(report));
+        self.state.send_modify(|state| {
+            state.bytes_sent = report.bytes_sent;
+            state.report = Some(report);
+        });
     }
 }
 

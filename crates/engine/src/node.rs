@@ -166,6 +166,7 @@ impl Inner {
             from: self.config.name.clone(),
             to: peer.name.clone(),
             phase: Phase::Prepare,
+            began_at: now(),
             in_doubt: false,
             bytes_sent: Bytes(0),
             report: None,

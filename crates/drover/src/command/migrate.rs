@@ -220,6 +220,7 @@ pub mod tests {
             from: "n1".parse().unwrap(),
             to: "n2".parse().unwrap(),
             phase: Phase::Commit,
+            began_at: String::new(),
             in_doubt: true,
             bytes_sent: Bytes(1 << 20),
             report: None,
