@@ -124,8 +124,11 @@ fn router() -> Router {
             routes::IMAGE,
             post(async |Segment(name): Segment<String>, body: Body| {
                 let length = to_bytes(body, usize::MAX).await.map_or(0, |bytes| bytes.len());
-                let error =
-                    ApiError { error: format!("cannot keep {length} bytes as {name}"), hint: Some("no".into()) };
+                let error = ApiError {
+                    error: format!("cannot keep {length} bytes as {name}"),
+                    hint: Some("no".into()),
+                    exit_status: None,
+                };
                 (StatusCode::CONFLICT, Json(error))
             }),
         )

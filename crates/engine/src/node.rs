@@ -267,7 +267,9 @@ impl Node {
                 tracing::warn!(container = %container.spec().name, %error, "leftovers of a container that did not start");
             }
             self.inner.registry.remove(&container.id);
-            return Err(NodeError::Failed(why));
+            let spec = container.spec();
+            let program = spec.process.args.first().map_or("", String::as_str);
+            return Err(NodeError::program(program, &spec.name, &why.reason).unwrap_or(NodeError::Failed(why)));
         }
         Ok(self.record(&container))
     }
@@ -347,7 +349,7 @@ impl Node {
     /// # Errors
     /// When there is no such container, or it leaves the node.
     pub async fn wait(&self, name: &str) -> Result<i32, NodeError> {
-        self.inner.wait(name).await
+        self.inner.unless_closing(name, self.inner.wait(name)).await
     }
 
     /// The log so far and, when following, what comes, until the receiver is dropped or the container is gone.
@@ -527,6 +529,8 @@ impl Node {
     /// Ends what runs in the agent; containers go on. Migrations that are not decided yet are rolled back first.
     pub async fn close(&self) {
         const PATIENCE: Duration = Duration::from_secs(10);
+        /// How long those who are attached have to hear of the end.
+        const FAREWELL: Duration = Duration::from_secs(2);
         let leaving: Vec<_> = {
             let migrations = lock(&self.inner.migrations);
             let under_way = migrations.iter().filter(|leaving| leaving.state.borrow().report.is_none());
@@ -539,6 +543,8 @@ impl Node {
             let _ = tokio::time::timeout(PATIENCE, ended).await;
         }
         self.inner.closing.send_replace(());
+        // Whoever was to hear of it lets go of its receiver when it has done so.
+        let _ = tokio::time::timeout(FAREWELL, self.inner.closing.closed()).await;
     }
 }
 

@@ -73,7 +73,13 @@ impl Ended {
     /// Its error in plain words with a hint; it must have failed.
     #[track_caller]
     pub fn refusal(self) -> String {
-        assert_eq!(self.status, 1, "stdout: {}\nstderr: {}", self.stdout, self.stderr);
+        self.refusal_with(1)
+    }
+
+    /// The same with another exit status.
+    #[track_caller]
+    fn refusal_with(self, status: i32) -> String {
+        assert_eq!(self.status, status, "stdout: {}\nstderr: {}", self.stdout, self.stderr);
         assert!(self.stderr.lines().any(|line| line.starts_with("cannot ")), "{}", self.stderr);
         for foreign in ["Os {", "Error(", "panicked", "RUST_BACKTRACE"] {
             assert!(!self.stderr.contains(foreign), "{}", self.stderr);
@@ -84,7 +90,13 @@ impl Ended {
     /// The same, when the user can do something about it.
     #[track_caller]
     pub fn hinted_refusal(self) -> String {
-        let error = self.refusal();
+        self.hinted_refusal_with(1)
+    }
+
+    /// The same with another exit status.
+    #[track_caller]
+    pub fn hinted_refusal_with(self, status: i32) -> String {
+        let error = self.refusal_with(status);
         assert!(error.lines().any(|line| line.starts_with("hint: ")), "no hint: {error}");
         error
     }
