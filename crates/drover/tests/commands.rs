@@ -219,7 +219,7 @@ async fn a_node_that_is_down_is_a_warning_and_what_is_nowhere_an_error() {
     let stage = Stage::set().await;
     let listed = stage.run("ps").await;
     assert!(listed.status.success());
-    assert!(text(&listed.stdout).contains("\nweb    n1     running"), "{}", text(&listed.stdout));
+    assert!(text(&listed.stdout).contains("\naa   web    n1     running"), "{}", text(&listed.stdout));
     assert!(text(&listed.stderr).starts_with("warning: cannot reach node n3 at 127.0.0.1:"));
     let listed = stage.run("ps --json --node n1").await;
     let records: Value = serde_json::from_slice(&listed.stdout).unwrap();
