@@ -143,6 +143,12 @@ impl Running {
         Ended { status, stdout, stderr }
     }
 
+    /// What ctrl-c sends.
+    pub fn interrupt(&self) {
+        let process = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(process, rustix::process::Signal::INT).unwrap();
+    }
+
     /// Whether it still runs.
     pub fn runs(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
@@ -319,6 +325,12 @@ impl Lab {
         })
     }
 
+    /// What a node's agent has said.
+    pub fn agent_log(&self, node: &str) -> String {
+        let path = home().join(format!("lab-{}/{node}/agent.log", self.name));
+        std::fs::read_to_string(path).unwrap_or_default()
+    }
+
     /// Everything on `host` that has a container's id in its name: files, mounts, cgroups, processes, links.
     #[track_caller]
     pub fn traces(&self, host: &str, id: &str) -> String {
@@ -340,8 +352,7 @@ impl Drop for Lab {
     fn drop(&mut self) {
         if std::thread::panicking() {
             for host in ["n1", "n2"] {
-                let log = format!("/var/lib/drover/lab-{}/{host}/agent.log", self.name);
-                let log = std::fs::read_to_string(home().join(log)).unwrap_or_default();
+                let log = self.agent_log(host);
                 let lines: Vec<&str> = log.lines().collect();
                 eprintln!("--- agent of {host}\n{}", lines[lines.len().saturating_sub(40)..].join("\n"));
             }

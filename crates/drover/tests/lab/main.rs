@@ -8,4 +8,6 @@ mod harness;
 mod leftovers;
 mod lifecycle;
 mod moves;
+mod operator;
 mod rollback;
+mod sessions;
