@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use drover_api::stream::{self, StreamError};
 use drover_api::{Client, LogQuery, LogRecord, SessionInput, SessionLink, SessionOutput};
+use drover_model::{ContainerRecord, ContainerState};
 use tokio::io::{AsyncRead, AsyncWriteExt};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
@@ -146,6 +147,10 @@ impl Seat {
             };
             let again = cluster.locate_again(&located.record.spec.id).await.map_err(|cause| failed(cause, &located))?;
             match again {
+                // It ended before we were back: its log has what we missed.
+                Some(Located { record: ContainerRecord { state: ContainerState::Exited { status }, .. }, .. }) => {
+                    return Ok(Ended::Exited(status));
+                }
                 Some(again) if again.record.generation != located.record.generation => located = again,
                 _ => return Err(failed(Cause::Session(reason), &located)),
             }
