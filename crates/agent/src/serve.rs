@@ -39,9 +39,7 @@ impl AgentError {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Node(
-                NodeError::NotFound(why) | NodeError::Conflict(why) | NodeError::Invalid(why) | NodeError::Failed(why),
-            ) => why.hint.clone(),
+            Self::Node(error) => error.explained().hint.clone(),
             Self::Listen(..) => {
                 Some("check that no other agent runs and that `listen` is an address of this machine".into())
             }

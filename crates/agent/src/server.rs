@@ -111,9 +111,16 @@ where
             debug!(%error, "cannot set up a connection");
             return;
         }
-        let shaking = TlsAcceptor::from(self.tls.clone()).accept(stream);
+        let shaking = async {
+            // A connection that ends before its first byte is a look at whether somebody listens.
+            if stream.peek(&mut [0]).await? == 0 {
+                return Ok(None);
+            }
+            TlsAcceptor::from(self.tls.clone()).accept(stream).await.map(Some)
+        };
         let stream = match tokio::time::timeout(self.limits.handshake, shaking).await {
-            Ok(Ok(stream)) => stream,
+            Ok(Ok(Some(stream))) => stream,
+            Ok(Ok(None)) => return debug!("connection ended before its first byte"),
             Ok(Err(error)) => return warn!(%error, "TLS handshake failed"),
             Err(_) => return warn!("TLS handshake took too long"),
         };

@@ -124,8 +124,11 @@ fn router() -> Router {
             routes::IMAGE,
             post(async |Segment(name): Segment<String>, body: Body| {
                 let length = to_bytes(body, usize::MAX).await.map_or(0, |bytes| bytes.len());
-                let error =
-                    ApiError { error: format!("cannot keep {length} bytes as {name}"), hint: Some("no".into()) };
+                let error = ApiError {
+                    error: format!("cannot keep {length} bytes as {name}"),
+                    hint: Some("no".into()),
+                    exit_status: None,
+                };
                 (StatusCode::CONFLICT, Json(error))
             }),
         )
@@ -201,7 +204,10 @@ async fn only_certificates_of_the_cluster_and_of_the_right_name_are_accepted() {
     // A user of another cluster, who trusts this one. TLS 1.3 tells the client late, or just hangs up.
     let foreign = TlsFiles { ca: node.ca.clone(), ..stranger.issue("user") };
     let error = client("n1", running.address, &foreign).containers().await.unwrap_err();
-    assert!(matches!(error, ClientError::Tls { .. } | ClientError::Broken { .. }), "{error:?}");
+    assert!(
+        matches!(error, ClientError::Tls { .. } | ClientError::Broken { .. } | ClientError::Ended { .. }),
+        "{error:?}"
+    );
 
     // A user without certificate.
     let mut roots = rustls::RootCertStore::empty();
@@ -213,7 +219,10 @@ async fn only_certificates_of_the_cluster_and_of_the_right_name_are_accepted() {
     anonymous.alpn_protocols = vec![API_PROTOCOL.to_vec()];
     let endpoint = NodeEndpoint { name: "n1".parse().unwrap(), address: running.address, netns: None };
     let error = Client::new(endpoint, Arc::new(anonymous)).containers().await.unwrap_err();
-    assert!(matches!(error, ClientError::Tls { .. } | ClientError::Broken { .. }), "{error:?}");
+    assert!(
+        matches!(error, ClientError::Tls { .. } | ClientError::Broken { .. } | ClientError::Ended { .. }),
+        "{error:?}"
+    );
 }
 
 fn ca(path: &Path) -> rustls_pki_types::CertificateDer<'static> {
@@ -249,6 +258,22 @@ async fn a_silent_client_is_dropped_and_an_idle_one_does_not_delay_the_end() {
     assert_eq!(silent.read(&mut [0; 8]).await.unwrap(), 0);
     drop(running.stop.take());
     tokio::time::timeout(Duration::from_secs(2), running.server).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn an_agent_that_is_killed_in_the_middle_is_told_of_in_plain_words() {
+    let authority = Authority::new();
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let tls = authority.issue("n1").server().unwrap();
+    tokio::spawn(async move {
+        let (tcp, _) = listener.accept().await.unwrap();
+        let mut stream = tokio_rustls::TlsAcceptor::from(tls).accept(tcp).await.unwrap();
+        assert!(stream.read(&mut [0; 1024]).await.unwrap() > 0);
+    });
+    let error = client("n1", address, &authority.issue("user")).containers().await.unwrap_err();
+    assert_eq!(error.to_string(), "node n1 ended the connection before it had answered");
+    assert!(error.is_lost() && std::error::Error::source(&error).is_none());
 }
 
 #[tokio::test]

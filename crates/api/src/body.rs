@@ -13,6 +13,10 @@ pub struct ApiError {
     pub error: String,
     /// What the reader can do about it.
     pub hint: Option<String>,
+    /// When a program cannot be run: the status that shells give it, 127 when there is none, 126 when it cannot be
+    /// executed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_status: Option<i32>,
 }
 
 /// `POST /v1/containers`: make a container and start it.
@@ -91,7 +95,7 @@ pub struct ExecRequest {
     /// Working directory; absent: the container's own.
     #[serde(default)]
     pub cwd: Option<String>,
-    /// `UID[:GID]`, numeric; absent: the container's own.
+    /// `UID[:GID]`, numeric or a name in the container's `/etc/passwd`; absent: the container's own.
     #[serde(default)]
     pub user: Option<String>,
     /// Whether it gets a terminal.

@@ -217,8 +217,11 @@ impl Client {
             return Ok(answer);
         }
         let bytes = self.collect(answer.into_body()).await?;
-        let error = serde_json::from_slice(&bytes)
-            .unwrap_or_else(|_| ApiError { error: format!("node {node} answered {status}"), hint: None });
+        let error = serde_json::from_slice(&bytes).unwrap_or_else(|_| ApiError {
+            error: format!("node {node} answered {status}"),
+            hint: None,
+            exit_status: None,
+        });
         Err(ClientError::Refused { node: node.clone(), status, error })
     }
 

@@ -73,6 +73,12 @@ pub enum ClientError {
         #[source]
         source: hyper::Error,
     },
+    /// The connection ended before the answer was complete.
+    #[error("node {node} ended the connection before it had answered")]
+    Ended {
+        /// The node.
+        node: NodeName,
+    },
     /// No answer came in time.
     #[error("node {node} did not answer within {} s", limit.as_secs())]
     Late {
@@ -114,7 +120,7 @@ impl ClientError {
     /// Whether the node never heard the request, or its answer was lost on the way: asking again may help.
     #[must_use]
     pub fn is_lost(&self) -> bool {
-        matches!(self, Self::Unreachable { .. } | Self::Broken { .. } | Self::Late { .. })
+        matches!(self, Self::Unreachable { .. } | Self::Broken { .. } | Self::Ended { .. } | Self::Late { .. })
     }
 
     /// What the reader can do about it.
@@ -130,6 +136,9 @@ impl ClientError {
                  out for the DNS name {node}"
             )),
             Self::Answer { .. } => Some("check that both sides run the same version of drover".into()),
+            Self::Ended { node } => Some(format!(
+                "if the agent of {node} was stopped, try again when it runs: its containers go on meanwhile"
+            )),
             Self::Name { .. } | Self::Broken { .. } | Self::Late { .. } => None,
         }
     }
@@ -138,6 +147,8 @@ impl ClientError {
     pub(crate) fn from_hyper(node: &NodeName, source: hyper::Error) -> Self {
         match tls_cause(&source) {
             Some(cause) => Self::Tls { node: node.clone(), source: cause },
+            // What TLS and HTTP have to say about an early end tells nobody more.
+            None if source.is_incomplete_message() || is_early_end(&source) => Self::Ended { node: node.clone() },
             None => Self::Broken { node: node.clone(), source },
         }
     }
@@ -157,6 +168,18 @@ fn tls_cause(error: &(dyn Error + 'static)) -> Option<rustls::Error> {
         };
     }
     None
+}
+
+/// Whether the connection ended where more was to come.
+fn is_early_end(error: &(dyn Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            return error.kind() == io::ErrorKind::UnexpectedEof;
+        }
+        next = error.source();
+    }
+    false
 }
 
 /// Has the kernel find out within half a minute that the other side of a silent connection is gone.

@@ -39,7 +39,9 @@ pub struct NodeEndpoint {
 #[derive(Debug, thiserror::Error)]
 pub enum ContextError {
     /// No file names a cluster.
-    #[error("no cluster is known: neither DROVER_CONTEXT nor a running lab names one")]
+    #[error(
+        "no cluster is known: neither DROVER_CONTEXT nor a running lab names one, and there is no /etc/drover/context.json"
+    )]
     Unknown,
     /// The file cannot be read.
     #[error("cannot read context file {0}")]

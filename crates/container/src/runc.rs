@@ -52,6 +52,27 @@ pub struct ExecSpec {
     pub file: PathBuf,
 }
 
+impl ExecSpec {
+    /// The file that runc writes once the program has been started.
+    #[must_use]
+    pub fn pid_file(&self) -> PathBuf {
+        self.file.with_extension("pid")
+    }
+
+    /// Where runc says why it was not.
+    #[must_use]
+    pub fn log(&self) -> PathBuf {
+        self.file.with_extension("log")
+    }
+
+    /// Removes the files; those that are not there do not matter.
+    pub fn clean_up(&self) {
+        for file in [&self.file, &self.pid_file(), &self.log()] {
+            let _ = fs::remove_file(file);
+        }
+    }
+}
+
 impl Runc {
     /// runc with its states below `run`, the node's directory for what does not survive a reboot.
     #[must_use]
@@ -166,7 +187,8 @@ impl Runc {
         let description = process(&exec.process).to_string();
         fs::write(&exec.file, description).map_err(|error| RuncError::File(exec.file.clone(), error))?;
         let mut command = self.command();
-        command.args(["exec", "--process"]).arg(&exec.file).arg(id.as_str());
+        command.arg("--log").arg(exec.log());
+        command.args(["exec", "--process"]).arg(&exec.file).arg("--pid-file").arg(exec.pid_file()).arg(id.as_str());
         Ok(command)
     }
 }
@@ -205,9 +227,13 @@ fn refusal(output: &Output) -> Result<(), RuncError> {
     Err(RuncError::Refused(last_reason(&String::from_utf8_lossy(&output.stderr))))
 }
 
-/// runc's reason, without its log prefix: the last line that it wrote.
-pub(crate) fn last_reason(text: &str) -> String {
-    let reason = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it gave no reason");
-    let reason = reason.rsplit_once("msg=").map_or(reason, |(_, reason)| reason);
-    reason.trim_matches('"').to_owned()
+/// runc's reason, without its log prefix and the quoting of its log: the last line that it wrote.
+#[must_use]
+pub fn last_reason(text: &str) -> String {
+    let line = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it gave no reason");
+    let Some((_, message)) = line.rsplit_once("msg=") else { return line.to_owned() };
+    match serde_json::from_str(message.trim_end()) {
+        Ok(unquoted) => unquoted,
+        Err(_) => message.trim_matches('"').to_owned(),
+    }
 }

@@ -1,6 +1,8 @@
 //! The nodes of the context, asked all at once.
 
+use std::collections::BTreeSet;
 use std::future::Future;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use drover_api::tls::API_PROTOCOL;
@@ -17,6 +19,8 @@ use crate::print::Printer;
 pub struct Cluster {
     clients: Vec<Client>,
     printer: Printer,
+    /// What was warned of: a node that is down for one question is down for the next.
+    warned: Mutex<BTreeSet<String>>,
 }
 
 /// A container and the node that has it.
@@ -39,7 +43,7 @@ impl Cluster {
         let context = Context::find()?;
         let tls = context.tls_files().client(API_PROTOCOL)?;
         let clients = context.nodes.into_iter().map(|endpoint| Client::new(endpoint, tls.clone())).collect();
-        Ok(Self { clients, printer })
+        Ok(Self { clients, printer, warned: Mutex::default() })
     }
 
     /// The client of the node of this name.
@@ -124,9 +128,11 @@ impl Cluster {
         Ok((Located { client: self.client(&record.node)?.clone(), record }, errors))
     }
 
-    /// Finds a container again that may be on its way between two nodes; none when it is gone.
+    /// Finds a container again that may be on its way between two nodes; none when it is gone. A node that cannot be
+    /// asked for so long that it may have the container is an error.
     pub async fn locate_again(&self, id: &ContainerId) -> Result<Option<Located>, Cause> {
         let mut misses = 0;
+        let mut unreached = None;
         for _ in 0..SEARCH_LIMIT {
             match self.search(id.as_str(), None).await {
                 Ok((located, _)) => match located.record.state {
@@ -134,7 +140,9 @@ impl Cluster {
                     _ => return Ok(Some(located)),
                 },
                 Err(Cause::Choice(ChoiceError::NotFound { unreached, .. })) if unreached.is_empty() => misses += 1,
-                Err(Cause::Choice(ChoiceError::NotFound { .. }) | Cause::Client(_)) => {}
+                Err(cause @ (Cause::Choice(ChoiceError::NotFound { .. }) | Cause::Client(_))) => {
+                    unreached = Some(cause)
+                }
                 Err(cause) => return Err(cause),
             }
             if misses == SEARCH_MISSES {
@@ -142,13 +150,18 @@ impl Cluster {
             }
             tokio::time::sleep(SEARCH_PAUSE).await;
         }
+        if let Some(cause) = unreached.filter(|_| misses < SEARCH_MISSES) {
+            return Err(cause);
+        }
         Ok(None)
     }
 
-    /// Warns of a node that could not be asked.
+    /// Warns of a node that could not be asked; once, however often it is asked.
     pub fn warn(&self, error: &ClientError) {
         let text = drover_model::Explained::from_chain(error).reason;
-        self.printer.warning(&text);
+        if self.warned.lock().unwrap_or_else(PoisonError::into_inner).insert(text.clone()) {
+            self.printer.warning(&text);
+        }
     }
 }
 

@@ -126,9 +126,9 @@ pub fn execute(command: Command, printer: Printer) -> Result<ExitCode, Failure> 
         Command::Start(chosen) => in_runtime(lifecycle::start(chosen, printer)).map(done),
         Command::Stop(args) => in_runtime(lifecycle::stop(args, printer)).map(done),
         Command::Kill(args) => in_runtime(lifecycle::kill(args, printer)).map(done),
-        Command::Rm(args) => in_runtime(lifecycle::rm(args, printer)).map(done),
+        Command::Rm(args) => in_runtime(lifecycle::rm(args, printer)),
         Command::Image(command) => in_runtime(image::execute(command, printer)).map(done),
-        Command::Migrate(args) => in_runtime(migrate::execute(args, printer)).map(done),
+        Command::Migrate(args) => in_runtime(migrate::execute(args, printer)),
         Command::Migrations(args) => in_runtime(migrations::execute(args, printer)).map(done),
         Command::Pong(args) => in_runtime(pong::execute(args, printer)).map(done),
     }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use drover_agent::AgentError;
 use drover_api::tls::TlsError;
 use drover_api::{ApiError, ClientError, ContextError};
-use drover_model::{Explained, Outcome};
+use drover_model::{ContainerState, Explained, NodeName, Outcome};
 
 use crate::choice::ChoiceError;
 
@@ -19,6 +19,7 @@ pub struct Failure {
     // In a box: every result in this crate is as large as its failure.
     #[source]
     cause: Box<Cause>,
+    status: u8,
 }
 
 /// Why.
@@ -50,6 +51,15 @@ pub enum Cause {
     /// An attached program's stream ended without its exit status.
     #[error("the session broke: {0}")]
     Session(String),
+    /// The agent that carried the stream went away in the middle of it.
+    #[error("the agent of {node} went away")]
+    AgentGone { node: NodeName, hint: String },
+    /// Programs cannot have a terminal when we have none.
+    #[error("the input device is not a terminal")]
+    NoTerminal,
+    /// The container does not run.
+    #[error("it is {0}")]
+    State(ContainerState),
     /// A name that images or archives cannot have.
     #[error("{0}")]
     Invalid(&'static str),
@@ -81,7 +91,23 @@ impl<T, E: Into<Cause>> Doing<T> for Result<T, E> {
 impl Failure {
     /// The failure to `action`, as in `cannot {action}`.
     pub fn new(action: String, cause: impl Into<Cause>) -> Self {
-        Self { action, cause: Box::new(cause.into()) }
+        Self { action, cause: Box::new(cause.into()), status: 1 }
+    }
+
+    /// The same with another exit status.
+    #[must_use]
+    pub fn with_status(self, status: u8) -> Self {
+        Self { status, ..self }
+    }
+
+    /// The exit status of the command: a program that cannot be run has that of shells.
+    #[must_use]
+    pub fn status(&self) -> u8 {
+        let program = match &*self.cause {
+            Cause::Client(ClientError::Refused { error, .. }) => error.exit_status,
+            _ => None,
+        };
+        program.and_then(|status| u8::try_from(status).ok()).unwrap_or(self.status)
     }
 
     /// The chain and the hint, fit to print.
@@ -98,7 +124,7 @@ impl Failure {
             error.push_str(cause.to_string().trim_end());
             next = cause.source();
         }
-        ApiError { error, hint: self.cause.hint() }
+        ApiError { error, hint: self.cause.hint(), exit_status: None }
     }
 
     /// Whether a node answered that it does not do it.
@@ -121,10 +147,16 @@ impl Cause {
             Self::Choice(error) => error.hint(),
             Self::Unmoved { hint, .. } => hint.clone(),
             Self::Context(ContextError::Unknown) => {
-                Some("start a lab with `drover lab up`, or name a cluster's context file in DROVER_CONTEXT".into())
+                Some(
+                    "start a lab with `drover lab up`, or name a cluster's context file in DROVER_CONTEXT (docs/operating.md \
+                     has an example)"
+                        .into(),
+                )
             }
             Self::Agent(error) => error.hint(),
             Self::Lab(hinted) => hinted.0.hint.clone(),
+            Self::AgentGone { hint, .. } => Some(hint.clone()),
+            Self::NoTerminal => Some("leave -t out to pass on what comes from a pipe or a file".into()),
             _ => None,
         }
     }
@@ -135,21 +167,36 @@ mod tests {
     use super::*;
 
     fn refused(text: &str) -> Result<(), ClientError> {
-        let error = ApiError { error: text.into(), hint: Some("start it".into()) };
+        let error = ApiError { error: text.into(), hint: Some("start it".into()), exit_status: None };
         Err(ClientError::Refused { node: "n1".parse().unwrap(), status: 409u16.try_into().unwrap(), error })
     }
 
     #[test]
     fn a_chain_is_joined_and_keeps_the_hint() {
         let failure = refused("it does not run").doing(|| "stop web".into()).unwrap_err();
-        let expected = ApiError { error: "cannot stop web: it does not run".into(), hint: Some("start it".into()) };
-        assert_eq!(failure.explain(), expected);
+        let explained = failure.explain();
+        assert_eq!(explained.error, "cannot stop web: it does not run");
+        assert_eq!(explained.hint.as_deref(), Some("start it"));
     }
 
     #[test]
     fn a_node_that_says_what_it_cannot_do_is_not_repeated() {
         let failure = refused("cannot stop web: it does not run").doing(|| "stop web".into()).unwrap_err();
         assert_eq!(failure.explain().error, "cannot stop web: it does not run");
+    }
+
+    #[test]
+    fn a_program_that_cannot_be_run_has_the_status_of_shells() {
+        let error = ApiError { error: "cannot run x in web: there is none".into(), hint: None, exit_status: Some(127) };
+        let refused = ClientError::Refused { node: "n1".parse().unwrap(), status: 422u16.try_into().unwrap(), error };
+        let failure = Failure::new("run image".into(), refused).with_status(125);
+        assert_eq!(failure.status(), 127);
+        let failure = refused_stop().with_status(125);
+        assert_eq!((refused_stop().status(), failure.status()), (1, 125));
+    }
+
+    fn refused_stop() -> Failure {
+        refused("cannot stop web").doing(|| "stop web".into()).unwrap_err()
     }
 
     #[test]

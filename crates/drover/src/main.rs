@@ -28,7 +28,7 @@ fn main() -> ExitCode {
         Ok(status) => status,
         Err(failure) => {
             printer.failure(&failure);
-            ExitCode::FAILURE
+            ExitCode::from(failure.status())
         }
     }
 }

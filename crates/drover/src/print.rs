@@ -49,7 +49,16 @@ impl Printer {
         }
     }
 
-    /// Prints the failure that ends the command.
+    /// Says something beside the result.
+    pub fn note(self, text: &str) {
+        if self.json {
+            eprintln!("{}", serde_json::json!({ "note": text }));
+        } else {
+            eprintln!("{text}");
+        }
+    }
+
+    /// Prints a failure: the one that ends the command, or that of one thing of several.
     pub fn failure(self, failure: &Failure) {
         if !failure.is_unheard() {
             // Nobody can be told that standard error is gone.

@@ -4,7 +4,9 @@ use std::future::pending;
 use std::io;
 use std::time::Duration;
 
-use drover_api::{Client, LogQuery, LogRecord, SessionInput, SessionLink, SessionOutput, stream};
+use drover_api::stream::{self, StreamError};
+use drover_api::{Client, LogQuery, LogRecord, SessionInput, SessionLink, SessionOutput};
+use drover_model::{ContainerRecord, ContainerState};
 use tokio::io::{AsyncRead, AsyncWriteExt};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
@@ -22,14 +24,18 @@ pub enum Ended {
     Exited(i32),
     /// The user left it running.
     Detached,
-    /// The stream broke off for this reason.
+    /// The node ended the stream for this reason.
     Lost(String),
+    /// The stream ended without a word: the agent stopped, or cannot be reached any more.
+    AgentGone,
 }
 
 /// The user's side of a session; lives on when the stream has to be opened again.
 #[derive(Debug)]
 pub struct Seat {
     keys: Option<mpsc::Receiver<Vec<u8>>>,
+    /// Whether the program takes what is typed.
+    input: bool,
     detach: Option<DetachKeys>,
     resized: Option<Signal>,
     ordered: [Signal; 2],
@@ -42,13 +48,16 @@ const OUTPUT_QUEUED: usize = 16;
 const BACKLOG_LIMIT: Duration = Duration::from_secs(5);
 
 impl Seat {
-    /// Takes standard input when `input` is set, and the terminal when `terminal` is set, too.
+    /// Takes standard input when `input` is set, and the terminal when `terminal` is set: to pass on what is typed, or,
+    /// without `input`, only to find out that the user detaches.
     pub fn take(input: bool, terminal: bool) -> io::Result<Self> {
-        let raw = if input && terminal { RawMode::enter()? } else { None };
+        let raw = if terminal { RawMode::enter()? } else { None };
+        let keys = if input { DetachKeys::default } else { DetachKeys::of_a_listener };
         Ok(Self {
-            detach: raw.is_some().then(DetachKeys::default),
+            detach: raw.is_some().then(keys),
+            keys: (input || raw.is_some()).then(keyboard),
+            input,
             _raw: raw,
-            keys: input.then(keyboard),
             resized: if terminal { Some(signal(SignalKind::window_change())?) } else { None },
             ordered: [signal(SignalKind::terminate())?, signal(SignalKind::hangup())?],
         })
@@ -94,12 +103,12 @@ impl Seat {
                 message = said.recv() => match message {
                     Some(SessionOutput::Output(to, bytes)) => print::output(to, &bytes)?,
                     Some(end) => return Ok(ended(end).unwrap_or(Ended::Detached)),
-                    None => return Ok(Ended::Lost("the node ended it".into())),
+                    None => return Ok(Ended::AgentGone),
                 },
                 typed = next(&mut self.keys) => match typed {
                     None => {
                         self.keys = None;
-                        to_send = Some(SessionInput::StdinClosed);
+                        to_send = self.input.then_some(SessionInput::StdinClosed);
                     }
                     Some(typed) => match &mut self.detach {
                         None => to_send = Some(SessionInput::Stdin(typed)),
@@ -109,7 +118,7 @@ impl Seat {
                                 let _ = writer.shutdown().await;
                                 return Ok(Ended::Detached);
                             }
-                            to_send = Some(SessionInput::Stdin(passed));
+                            to_send = (!passed.is_empty()).then_some(SessionInput::Stdin(passed));
                         }
                     },
                 },
@@ -131,14 +140,29 @@ impl Seat {
             let link = located.client.attach(id).await.map_err(|error| failed(error.into(), &located))?;
             let log = if std::mem::take(&mut backlog) { Some(log_so_far(&located.client, id).await) } else { None };
             let ended = self.carry(link, log).await.map_err(|error| failed(error.into(), &located))?;
-            let Ended::Lost(reason) = ended else { return Ok(ended) };
+            let reason = match ended {
+                Ended::Lost(reason) => reason,
+                Ended::AgentGone => return Err(failed(agent_gone(&located), &located)),
+                ended => return Ok(ended),
+            };
             let again = cluster.locate_again(&located.record.spec.id).await.map_err(|cause| failed(cause, &located))?;
             match again {
+                // It ended before we were back: its log has what we missed.
+                Some(Located { record: ContainerRecord { state: ContainerState::Exited { status }, .. }, .. }) => {
+                    return Ok(Ended::Exited(status));
+                }
                 Some(again) if again.record.generation != located.record.generation => located = again,
                 _ => return Err(failed(Cause::Session(reason), &located)),
             }
         }
     }
+}
+
+/// Containers do not live in the agent.
+fn agent_gone(located: &Located) -> Cause {
+    let name = &located.record.spec.name;
+    let hint = format!("{name} goes on; when the agent runs again: drover attach {name}");
+    Cause::AgentGone { node: located.client.node_name().clone(), hint }
 }
 
 /// The log, or what of it comes in time: it is only there to miss nothing.
@@ -170,7 +194,11 @@ fn read_messages(mut reader: impl AsyncRead + Send + Unpin + 'static) -> mpsc::R
             let message = match stream::read(&mut reader).await {
                 Ok(Some(message)) => message,
                 Ok(None) => return,
-                Err(error) => SessionOutput::Failed(drover_model::Explained::from_chain(&error).reason),
+                // A peer that does not speak our language is a fault; a connection that broke is an agent that is gone.
+                Err(error @ StreamError::Frame(_)) => {
+                    SessionOutput::Failed(drover_model::Explained::from_chain(&error).reason)
+                }
+                Err(StreamError::Read(_)) => return,
             };
             let last = !matches!(message, SessionOutput::Output(..));
             if sender.send(message).await.is_err() || last {

@@ -67,25 +67,36 @@ pub fn keyboard() -> mpsc::Receiver<Vec<u8>> {
     receiver
 }
 
-/// Finds ctrl-p ctrl-q, which detaches, in what is typed.
+/// Finds the keys that detach in what is typed: ctrl-p ctrl-q.
 #[derive(Debug, Default)]
 pub struct DetachKeys {
     /// Whether the last key was a ctrl-p that has not been passed on.
     held: bool,
+    /// Whether nothing is passed on: then ctrl-c detaches, too, for it can interrupt nothing else.
+    listens: bool,
 }
 
 impl DetachKeys {
     const FIRST: u8 = 0x10;
     const SECOND: u8 = 0x11;
+    const INTERRUPT: u8 = 0x03;
+
+    /// For a program that takes no input.
+    pub fn of_a_listener() -> Self {
+        Self { held: false, listens: true }
+    }
 
     /// What of `typed` is to be passed on, and whether the user detaches.
     pub fn filter(&mut self, typed: &[u8]) -> (Vec<u8>, bool) {
         let mut passed = Vec::with_capacity(typed.len() + 1);
+        let mut detached = false;
         for &key in typed {
-            if std::mem::take(&mut self.held) {
-                if key == Self::SECOND {
-                    return (passed, true);
-                }
+            let second = std::mem::take(&mut self.held);
+            if (second && key == Self::SECOND) || (self.listens && key == Self::INTERRUPT) {
+                detached = true;
+                break;
+            }
+            if second {
                 passed.push(Self::FIRST);
             }
             if key == Self::FIRST {
@@ -94,7 +105,10 @@ impl DetachKeys {
                 passed.push(key);
             }
         }
-        (passed, false)
+        if self.listens {
+            passed.clear();
+        }
+        (passed, detached)
     }
 }
 
@@ -115,5 +129,14 @@ mod tests {
         assert_eq!(keys.filter(b"a\x11b\x10c"), (b"a\x11b\x10c".to_vec(), false));
         assert_eq!(keys.filter(b"\x10\x10"), (b"\x10".to_vec(), false));
         assert_eq!(keys.filter(b"\x11"), (vec![], true));
+    }
+
+    #[test]
+    fn who_only_listens_detaches_by_the_same_keys_and_by_ctrl_c_and_passes_nothing_on() {
+        let mut keys = DetachKeys::of_a_listener();
+        assert_eq!(keys.filter(b"abc\x10"), (vec![], false));
+        assert_eq!(keys.filter(b"\x11"), (vec![], true));
+        assert_eq!(DetachKeys::of_a_listener().filter(b"a\x03"), (vec![], true));
+        assert_eq!(DetachKeys::default().filter(b"a\x03"), (b"a\x03".to_vec(), false));
     }
 }

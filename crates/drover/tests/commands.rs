@@ -124,7 +124,7 @@ fn state(id: &str, outcome: Option<&str>) -> Json<Value> {
 }
 
 fn missing() -> Response {
-    let error = ApiError { error: "there is no such thing here".into(), hint: None };
+    let error = ApiError { error: "there is no such thing here".into(), hint: None, exit_status: None };
     (StatusCode::NOT_FOUND, Json(error)).into_response()
 }
 
@@ -219,7 +219,7 @@ async fn a_node_that_is_down_is_a_warning_and_what_is_nowhere_an_error() {
     let stage = Stage::set().await;
     let listed = stage.run("ps").await;
     assert!(listed.status.success());
-    assert!(text(&listed.stdout).contains("\nweb    n1     running"), "{}", text(&listed.stdout));
+    assert!(text(&listed.stdout).contains("\naa   web    n1     running"), "{}", text(&listed.stdout));
     assert!(text(&listed.stderr).starts_with("warning: cannot reach node n3 at 127.0.0.1:"));
     let listed = stage.run("ps --json --node n1").await;
     let records: Value = serde_json::from_slice(&listed.stdout).unwrap();
@@ -231,7 +231,7 @@ async fn a_node_that_is_down_is_a_warning_and_what_is_nowhere_an_error() {
     let expected = "cannot inspect db: no node that answers has a container db, and n3 could not be asked\n";
     assert_eq!(text(&unknown.stderr), expected);
     let failed = stage.run("run busybox").await;
-    assert_eq!(failed.status.code(), Some(1));
+    assert_eq!(failed.status.code(), Some(125));
     let expected = "cannot run busybox: the context names more than one node: n1, n2 and n3\n\
                     hint: choose one with --node\n";
     assert_eq!(text(&failed.stderr), expected);

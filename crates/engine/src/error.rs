@@ -2,7 +2,8 @@
 
 use std::error::Error;
 
-use drover_model::Explained;
+use drover_container::RefusedProgram;
+use drover_model::{ContainerName, Explained};
 
 /// Why a node did not do what it was asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -19,6 +20,14 @@ pub enum NodeError {
     /// It was tried and failed (500).
     #[error("{0}")]
     Failed(Explained),
+    /// A program cannot be run in its container (422).
+    #[error("{why}")]
+    Program {
+        /// Why.
+        why: Explained,
+        /// The status that shells give such a program: 127 when there is none, 126 when it cannot be executed.
+        status: i32,
+    },
 }
 
 impl NodeError {
@@ -39,11 +48,18 @@ impl NodeError {
         Self::Failed(failure(attempt, error))
     }
 
+    /// `cannot run PROGRAM in CONTAINER`, when runc's `reason` is about the program.
+    pub(crate) fn program(program: &str, container: &ContainerName, reason: &str) -> Option<Self> {
+        let RefusedProgram { reason, hint, status } = RefusedProgram::read(reason)?;
+        Some(Self::Program { why: explained(format!("cannot run {program} in {container}: {reason}"), hint), status })
+    }
+
     /// The words in it.
     #[must_use]
     pub fn explained(&self) -> &Explained {
         match self {
             Self::NotFound(why) | Self::Conflict(why) | Self::Invalid(why) | Self::Failed(why) => why,
+            Self::Program { why, .. } => why,
         }
     }
 }

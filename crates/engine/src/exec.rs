@@ -2,13 +2,14 @@
 
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use drover_api::{ExecRequest, LogStream, SessionInput, SessionOutput};
-use drover_container::ExecSpec;
+use drover_container::{ExecSpec, RuncError, last_reason};
 use drover_model::ProcessSpec;
 use drover_sys::process::new_terminal_session;
 use rustix::fs::{Mode, OFlags};
@@ -19,6 +20,7 @@ use tokio::sync::mpsc;
 use crate::container::Container;
 use crate::error::NodeError;
 use crate::node::{Inner, blocking};
+use crate::request::resolve_user;
 use crate::session::{Session, WAITING};
 
 /// Numbers the files by which runc is told what to run.
@@ -28,36 +30,34 @@ const GULP: usize = 32 << 10;
 
 /// How long an execution waits for a container that is frozen for a move.
 const MOVING: Duration = Duration::from_secs(30);
-
 /// While it is held the container is not frozen for a move.
 type Permit = tokio::sync::OwnedRwLockReadGuard<()>;
-
-/// What ends with the program.
-#[derive(Debug)]
-struct Execution {
-    /// What runc was told to run.
-    file: std::path::PathBuf,
-    permit: Permit,
-}
+/// How long runc may take to start a program before what it prints is passed on as it comes: a container that is frozen
+/// starts nothing.
+const START: Duration = Duration::from_secs(20);
+/// The pause between two looks at whether it has.
+const START_PAUSE: Duration = Duration::from_millis(1);
+/// How much of a refusal is read, in bytes.
+const LONGEST_REFUSAL: u64 = 64 << 10;
+/// The kind of terminal that a program is told of when nobody says another.
+const TERMINAL: &str = "TERM=xterm";
 
 impl Inner {
     pub(crate) async fn exec(self: &Arc<Self>, wanted: &str, request: ExecRequest) -> Result<Session, NodeError> {
         let container = self.running(wanted, "execute a program in")?;
-        let attempt = format!("cannot execute a program in container {}", container.spec().name);
         if request.args.is_empty() {
-            return Err(NodeError::invalid(format!("{attempt}: there is none"), "give a command"));
+            let reason = format!("cannot execute a program in container {}: there is none", container.spec().name);
+            return Err(NodeError::invalid(reason, "give a command"));
         }
         let permit = Arc::clone(&container.executions).read_owned();
         let Ok(permit) = tokio::time::timeout(MOVING, permit).await else {
-            let reason = format!("{attempt}: it is moving to another node");
+            let reason = format!("cannot execute a program in container {}: it is moving", container.spec().name);
             return Err(NodeError::conflict(reason, "try again in a moment"));
         };
         // It may have left while this waited.
         let container = self.running(wanted, "execute a program in")?;
         let inner = Arc::clone(self);
-        blocking(move || inner.exec_blocking(&container, &request, permit))
-            .await
-            .map_err(|error| NodeError::failed(&attempt, error.as_ref()))
+        blocking(move || inner.exec_blocking(&container, &request, permit)).await
     }
 
     fn exec_blocking(
@@ -65,48 +65,97 @@ impl Inner {
         container: &Container,
         request: &ExecRequest,
         permit: Permit,
-    ) -> Result<Session, Box<dyn std::error::Error + Send + Sync>> {
-        let process = process(&container.spec().process, request)?;
+    ) -> Result<Session, NodeError> {
+        let spec = container.spec();
+        let attempt = format!("cannot execute a program in container {}", spec.name);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let file = container.layout.run.join(format!("exec-{number}.json"));
-        let command = self.runc.exec(&container.id, &ExecSpec { process, file: file.clone() })?;
+        let process = process(&spec.process, request, &container.layout.rootfs())?;
+        let exec = ExecSpec { process, file: container.layout.run.join(format!("exec-{number}.json")) };
+        let command = self.runc.exec(&container.id, &exec).map_err(|error| NodeError::failed(&attempt, &error))?;
         let (output, outputs) = mpsc::channel(WAITING);
         let (input, inputs) = mpsc::channel(WAITING);
-        let session = Session { input, output: outputs };
-        if request.terminal {
-            with_terminal(command, Execution { file, permit }, inputs, output)?
+        let session = Session { input, output: outputs, closing: self.closing.subscribe() };
+        let begun = if request.terminal {
+            with_terminal(command, &exec, permit, inputs, output)
         } else {
-            with_pipes(command, Execution { file, permit }, request.stdin, inputs, output)?
+            with_pipes(command, &exec, permit, request.stdin, inputs, output)
+        };
+        match begun {
+            Ok(()) => Ok(session),
+            Err(error) => {
+                let refusal = std::fs::File::open(exec.log()).map(|log| log.take(LONGEST_REFUSAL));
+                exec.clean_up();
+                let Begin::Refused = error else { return Err(NodeError::failed(&attempt, &error)) };
+                let mut text = String::new();
+                let _ = refusal.and_then(|mut log| log.read_to_string(&mut text));
+                let reason = last_reason(&text);
+                let refused = NodeError::program(&request.args[0], &spec.name, &reason);
+                Err(refused.unwrap_or_else(|| NodeError::failed(&attempt, &RuncError::Refused(reason))))
+            }
         }
-        Ok(session)
     }
 }
 
-fn process(own: &ProcessSpec, request: &ExecRequest) -> Result<ProcessSpec, &'static str> {
+/// A program that did not begin.
+#[derive(Debug, thiserror::Error)]
+enum Begin {
+    /// runc says why in its log.
+    #[error("runc refused")]
+    Refused,
+    /// Something around it.
+    #[error("cannot start runc")]
+    Io(#[from] std::io::Error),
+    /// The kernel refused.
+    #[error("cannot make a terminal")]
+    Terminal(#[from] rustix::io::Errno),
+}
+
+fn process(own: &ProcessSpec, request: &ExecRequest, rootfs: &Path) -> Result<ProcessSpec, NodeError> {
     let mut process = own.clone();
     process.args.clone_from(&request.args);
     process.env.extend(request.env.iter().cloned());
+    name_terminal(&mut process.env, request.terminal);
     process.terminal = request.terminal;
     if let Some(cwd) = &request.cwd {
         process.cwd.clone_from(cwd);
     }
     if let Some(user) = &request.user {
-        let (uid, gid) = user.split_once(':').unwrap_or((user, "0"));
-        process.uid = uid.parse().map_err(|_| "the user must be a number, or two with a colon between")?;
-        process.gid = gid.parse().map_err(|_| "the group must be a number")?;
+        (process.uid, process.gid) = resolve_user(user, rootfs)?;
     }
     Ok(process)
 }
 
+/// Tells a program on a terminal of which kind it is, unless somebody has.
+pub(crate) fn name_terminal(env: &mut Vec<String>, terminal: bool) {
+    if terminal && !env.iter().any(|variable| variable.starts_with("TERM=")) {
+        env.push(TERMINAL.to_owned());
+    }
+}
+
+/// Waits until runc has started the program, which it says by a file.
+fn await_start(child: &mut Child, exec: &ExecSpec) -> Result<(), Begin> {
+    let end = Instant::now() + START;
+    let started = exec.pid_file();
+    while !started.exists() && Instant::now() < end {
+        if child.try_wait()?.is_some() {
+            return if started.exists() { Ok(()) } else { Err(Begin::Refused) };
+        }
+        std::thread::sleep(START_PAUSE);
+    }
+    Ok(())
+}
+
 fn with_pipes(
     mut command: Command,
-    execution: Execution,
+    exec: &ExecSpec,
+    permit: Permit,
     stdin: bool,
     mut inputs: mpsc::Receiver<SessionInput>,
     output: mpsc::Sender<SessionOutput>,
-) -> std::io::Result<()> {
+) -> Result<(), Begin> {
     command.stdin(if stdin { Stdio::piped() } else { Stdio::null() }).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn()?;
+    await_start(&mut child, exec)?;
     let mut theirs: Option<ChildStdin> = child.stdin.take();
     std::thread::spawn(move || {
         while let Some(input) = inputs.blocking_recv() {
@@ -126,21 +175,23 @@ fn with_pipes(
         child.stdout.take().map(|pipe| pass(LogStream::Stdout, pipe, output.clone())),
         child.stderr.take().map(|pipe| pass(LogStream::Stderr, pipe, output.clone())),
     ];
+    let exec = exec.clone();
     std::thread::spawn(move || {
         for reader in readers.into_iter().flatten() {
             let _ = reader.join();
         }
-        tell_end(child, execution, &output);
+        tell_end(child, &exec, permit, &output);
     });
     Ok(())
 }
 
 fn with_terminal(
     mut command: Command,
-    execution: Execution,
+    exec: &ExecSpec,
+    permit: Permit,
     mut inputs: mpsc::Receiver<SessionInput>,
     output: mpsc::Sender<SessionOutput>,
-) -> std::io::Result<()> {
+) -> Result<(), Begin> {
     let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
     grantpt(&master)?;
     unlockpt(&master)?;
@@ -148,8 +199,9 @@ fn with_terminal(
     let slave = rustix::fs::open(name, OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty())?;
     // runc makes the program's own terminal and copies between that and this one, sizes included.
     command.stdin(slave.try_clone()?).stdout(slave.try_clone()?).stderr(slave);
-    let child = new_terminal_session(&mut command).spawn()?;
+    let mut child = new_terminal_session(&mut command).spawn()?;
     drop(command);
+    await_start(&mut child, exec)?;
     let writing: OwnedFd = master.try_clone()?;
     std::thread::spawn(move || {
         while let Some(input) = inputs.blocking_recv() {
@@ -170,9 +222,10 @@ fn with_terminal(
         }
     });
     let reader = pass(LogStream::Stdout, std::fs::File::from(master), output.clone());
+    let exec = exec.clone();
     std::thread::spawn(move || {
         let _ = reader.join();
-        tell_end(child, execution, &output);
+        tell_end(child, &exec, permit, &output);
     });
     Ok(())
 }
@@ -193,7 +246,7 @@ fn pass(
     })
 }
 
-fn tell_end(mut child: Child, execution: Execution, output: &mpsc::Sender<SessionOutput>) {
+fn tell_end(mut child: Child, exec: &ExecSpec, permit: Permit, output: &mpsc::Sender<SessionOutput>) {
     use std::os::unix::process::ExitStatusExt;
     let message = match child.wait() {
         Ok(status) => {
@@ -202,7 +255,43 @@ fn tell_end(mut child: Child, execution: Execution, output: &mpsc::Sender<Sessio
         }
         Err(error) => SessionOutput::Failed(error.to_string()),
     };
-    let _ = std::fs::remove_file(execution.file);
-    drop(execution.permit);
+    exec.clean_up();
+    drop(permit);
     let _ = output.blocking_send(message);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn own(env: &[&str]) -> ProcessSpec {
+        let env = env.iter().map(|&variable| variable.to_owned()).collect();
+        let (args, cwd) = (vec!["sh".to_owned()], "/".to_owned());
+        ProcessSpec { args, env, cwd, uid: 0, gid: 0, terminal: false, stdin_open: false }
+    }
+
+    fn request(user: Option<&str>, terminal: bool) -> ExecRequest {
+        let (args, user) = (vec!["id".to_owned()], user.map(str::to_owned));
+        ExecRequest { args, env: Vec::new(), cwd: None, user, terminal, stdin: false }
+    }
+
+    #[test]
+    fn exec_finds_users_by_name_with_their_group() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir(root.path().join("etc")).unwrap();
+        std::fs::write(root.path().join("etc/passwd"), "nobody:x:65534:65533::/:/bin/sh\n").unwrap();
+        let ids =
+            |user| process(&own(&[]), &request(Some(user), false), root.path()).map(|found| (found.uid, found.gid));
+        assert_eq!(ids("nobody"), Ok((65534, 65533)));
+        assert_eq!(ids("5:6"), Ok((5, 6)));
+        assert!(ids("no-such-user").is_err());
+    }
+
+    #[test]
+    fn a_program_on_a_terminal_is_told_of_which_kind() {
+        let env = |env: &[&str], terminal| process(&own(env), &request(None, terminal), Path::new("/")).unwrap().env;
+        assert_eq!(env(&["A=1"], true), ["A=1", "TERM=xterm"]);
+        assert_eq!(env(&["TERM=vt100"], true), ["TERM=vt100"]);
+        assert_eq!(env(&["A=1"], false), ["A=1"]);
+    }
 }

@@ -254,6 +254,10 @@ impl Lead {
         let (phase, in_doubt, bytes) = (machine.phase(), machine.in_doubt(), Bytes(traffic.total()));
         let delayed = machine.delayed().map(|why| why.reason.clone());
         self.state.send_if_modified(|state| {
+            if state.report.is_some() {
+                // What is still said on the link counts for nobody: state and report tell the same.
+                return false;
+            }
             let changed = state.phase != phase || state.in_doubt != in_doubt || state.bytes_sent != bytes;
             let changed = changed || state.delayed != delayed;
             state.phase = phase;
@@ -295,7 +299,10 @@ impl Lead {
         if report.outcome == Outcome::Failed {
             self.container.show(ContainerState::Frozen);
         }
-        self.state.send_modify(|state| state.report = Some(report));
+        self.state.send_modify(|state| {
+            state.bytes_sent = report.bytes_sent;
+            state.report = Some(report);
+        });
     }
 }
 

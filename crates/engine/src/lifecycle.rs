@@ -54,7 +54,9 @@ impl Inner {
                 tracing::warn!(container = %container.spec().name, %error, "leftovers of a container that did not start");
             }
             self.registry.remove(&container.id);
-            return Err(NodeError::Failed(why));
+            let spec = container.spec();
+            let program = spec.process.args.first().map_or("", String::as_str);
+            return Err(NodeError::program(program, &spec.name, &why.reason).unwrap_or(NodeError::Failed(why)));
         }
         drop(_operation);
         Ok(container)

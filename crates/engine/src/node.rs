@@ -173,6 +173,7 @@ impl Inner {
             from: self.config.name.clone(),
             to: peer.name.clone(),
             phase: Phase::Prepare,
+            began_at: now(),
             in_doubt: false,
             delayed: None,
             bytes_sent: Bytes(0),
@@ -346,7 +347,7 @@ impl Node {
     /// # Errors
     /// When there is no such container, or it leaves the node.
     pub async fn wait(&self, name: &str) -> Result<i32, NodeError> {
-        self.inner.wait(name).await
+        self.inner.unless_closing(name, self.inner.wait(name)).await
     }
 
     /// The log so far and, when following, what comes, until the receiver is dropped or the container is gone.
@@ -500,6 +501,8 @@ impl Node {
     /// Ends what runs in the agent; containers go on. Migrations that are not decided yet are rolled back first.
     pub async fn close(&self) {
         const PATIENCE: Duration = Duration::from_secs(10);
+        /// How long those who are attached have to hear of the end.
+        const FAREWELL: Duration = Duration::from_secs(2);
         let leaving: Vec<_> = {
             let migrations = lock(&self.inner.migrations);
             let under_way = migrations.iter().filter(|leaving| leaving.state.borrow().report.is_none());
@@ -512,6 +515,8 @@ impl Node {
             let _ = tokio::time::timeout(PATIENCE, ended).await;
         }
         self.inner.closing.send_replace(());
+        // Whoever was to hear of it lets go of its receiver when it has done so.
+        let _ = tokio::time::timeout(FAREWELL, self.inner.closing.closed()).await;
     }
 }
 

@@ -110,6 +110,7 @@ fn process(request: &RunRequest, config: &ImageConfig, rootfs: &Path) -> Result<
             env.push(variable.clone());
         }
     }
+    crate::exec::name_terminal(&mut env, request.terminal);
     let user = request.user.as_deref().or(config.user.as_deref()).filter(|user| !user.is_empty());
     let (uid, gid) = user.map_or(Ok((0, 0)), |user| resolve_user(user, rootfs))?;
     let cwd = request.cwd.clone().or_else(|| config.working_dir.clone()).filter(|cwd| !cwd.is_empty());
@@ -122,7 +123,7 @@ fn process(request: &RunRequest, config: &ImageConfig, rootfs: &Path) -> Result<
 }
 
 /// `USER[:GROUP]`, numbers or names in the image's own files.
-fn resolve_user(text: &str, rootfs: &Path) -> Result<(u32, u32), NodeError> {
+pub(crate) fn resolve_user(text: &str, rootfs: &Path) -> Result<(u32, u32), NodeError> {
     let (user, group) = text.split_once(':').map_or((text, None), |(user, group)| (user, Some(group)));
     let unknown = |what: &str, name: &str| {
         NodeError::invalid(format!("the image knows no {what} {name:?}"), "use a number, or a name in its /etc/passwd")

@@ -1,12 +1,14 @@
 //! Attached programs and logs: between a shim's blocking channel and the API's.
 
+use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use drover_api::{LogQuery, LogRecord, LogStream, SessionInput, SessionOutput};
 use drover_container::LogReader;
 use drover_container::shim::{Channel, Control, Packet, Reply, Request};
-use drover_model::ContainerState;
-use tokio::sync::mpsc;
+use drover_model::{ContainerState, Explained};
+use tokio::sync::{mpsc, watch};
 
 use crate::container::Container;
 use crate::error::NodeError;
@@ -19,10 +21,14 @@ pub struct Session {
     pub input: mpsc::Sender<SessionInput>,
     /// From the program.
     pub output: mpsc::Receiver<SessionOutput>,
+    /// Changes when the node closes, which waits a moment for this to be dropped.
+    pub closing: watch::Receiver<()>,
 }
 
 /// How many messages may wait in either direction.
 pub(crate) const WAITING: usize = 64;
+/// How long the node may take to know of an end that a shim has told.
+const SETTLING: Duration = Duration::from_secs(5);
 
 impl Inner {
     pub(crate) fn running(&self, wanted: &str, attempt: &str) -> Result<Arc<Container>, NodeError> {
@@ -39,9 +45,15 @@ impl Inner {
     pub(crate) async fn attach(&self, wanted: &str) -> Result<Session, NodeError> {
         let container = self.running(wanted, "attach to")?;
         let shim = container.shim();
-        let channel = blocking(move || shim.order(&Request::Attach)).await;
-        let channel = channel.map_err(|error| NodeError::failed("cannot attach", &error))?;
-        let channel = Arc::new(channel);
+        let channel = match blocking(move || shim.order(&Request::Attach)).await {
+            Ok(channel) => Arc::new(channel),
+            Err(error) => {
+                // Its shim has gone, with the program: the node is about to find that out.
+                settle(&container).await;
+                self.running(wanted, "attach to")?;
+                return Err(NodeError::failed("cannot attach", &error));
+            }
+        };
         let (input, mut inputs) = mpsc::channel::<SessionInput>(WAITING);
         let (output, outputs) = mpsc::channel(WAITING);
         let writing = Arc::clone(&channel);
@@ -54,11 +66,43 @@ impl Inner {
             // The user detached: the reading side is woken, and the shim forgets this listener.
             writing.close();
         });
+        let runtime = tokio::runtime::Handle::current();
         std::thread::spawn(move || {
-            pass_output(&channel, &output);
+            let last = pass_output(&channel, &output);
             channel.close();
+            if let Some(status) = last {
+                // Whoever hears of the end and asks the node next must not be told that it runs.
+                runtime.block_on(async {
+                    tokio::select! {
+                        biased;
+                        () = output.closed() => {}
+                        () = settle(&container) => {}
+                    }
+                });
+                let end = match status.or_else(|| container.exit()) {
+                    Some(status) => SessionOutput::Exited(status),
+                    None => SessionOutput::Failed("the container left this node".to_owned()),
+                };
+                let _ = output.blocking_send(end);
+            }
         });
-        Ok(Session { input, output: outputs })
+        Ok(Session { input, output: outputs, closing: self.closing.subscribe() })
+    }
+
+    /// What `work` gives, or a refusal as soon as the node closes.
+    pub(crate) async fn unless_closing<T>(
+        &self,
+        name: &str,
+        work: impl Future<Output = Result<T, NodeError>>,
+    ) -> Result<T, NodeError> {
+        let mut closing = self.closing.subscribe();
+        tokio::select! {
+            done = work => done,
+            _ = closing.changed() => {
+                let reason = format!("cannot wait for container {name}: the agent of {} stops", self.config.name);
+                Err(NodeError::Failed(Explained { reason, hint: Some("the container goes on".to_owned()) }))
+            }
+        }
     }
 
     pub(crate) async fn logs(&self, wanted: &str, query: LogQuery) -> Result<mpsc::Receiver<LogRecord>, NodeError> {
@@ -70,7 +114,7 @@ impl Inner {
             let channel = blocking(move || shim.order(&Request::Follow)).await;
             let channel = channel.map_err(|error| NodeError::failed("cannot follow the log", &error))?;
             let skip = self.skip(&container, &query)?;
-            follow(channel, skip, sender);
+            follow(channel, skip, sender, self.closing.subscribe());
             return Ok(receiver);
         }
         let attempt = "cannot read the log";
@@ -95,8 +139,8 @@ impl Inner {
     }
 }
 
-/// Passes records on until either side ends.
-fn follow(channel: Channel, skip: usize, records: mpsc::Sender<LogRecord>) {
+/// Passes records on until either side ends, or the node closes.
+fn follow(channel: Channel, skip: usize, records: mpsc::Sender<LogRecord>, mut closing: watch::Receiver<()>) {
     let channel = Arc::new(channel);
     let (reading, watched) = (Arc::clone(&channel), records.clone());
     let (over, ended) = tokio::sync::oneshot::channel::<()>();
@@ -121,6 +165,7 @@ fn follow(channel: Channel, skip: usize, records: mpsc::Sender<LogRecord>) {
     tokio::spawn(async move {
         tokio::select! {
             () = watched.closed() => channel.close(),
+            _ = closing.changed() => channel.close(),
             _ = ended => {}
         }
     });
@@ -134,19 +179,30 @@ fn pass_input(channel: &Channel, input: &SessionInput) -> std::io::Result<()> {
     }
 }
 
-fn pass_output(channel: &Channel, output: &mpsc::Sender<SessionOutput>) {
+/// Passes on what is printed; at the end the program's status, if the shim has told it. None: nobody listens any more.
+fn pass_output(channel: &Channel, output: &mpsc::Sender<SessionOutput>) -> Option<Option<i32>> {
     loop {
-        let message = match channel.receive::<Reply>() {
-            Ok(Some(Packet::Bytes(1, bytes))) => SessionOutput::Output(LogStream::Stdout, bytes),
-            Ok(Some(Packet::Bytes(_, bytes))) => SessionOutput::Output(LogStream::Stderr, bytes),
-            Ok(Some(Packet::Word(Reply::Exited(status)))) => SessionOutput::Exited(status),
-            Ok(Some(Packet::Word(_))) | Err(_) | Ok(None) => {
-                SessionOutput::Failed("the container left this node, or the connection to it broke".to_owned())
-            }
+        let (from, bytes) = match channel.receive::<Reply>() {
+            Ok(Some(Packet::Bytes(1, bytes))) => (LogStream::Stdout, bytes),
+            Ok(Some(Packet::Bytes(_, bytes))) => (LogStream::Stderr, bytes),
+            Ok(Some(Packet::Word(Reply::Exited(status)))) => return Some(Some(status)),
+            Ok(Some(Packet::Word(_)) | None) | Err(_) => return Some(None),
         };
-        let last = !matches!(message, SessionOutput::Output(..));
-        if output.blocking_send(message).is_err() || last {
-            return;
+        if output.blocking_send(SessionOutput::Output(from, bytes)).is_err() {
+            return None;
         }
     }
+}
+
+/// Waits, bounded, until the node knows that a container no longer runs, as its shim has told.
+async fn settle(container: &Container) {
+    let mut changes = container.changes();
+    let settled = async {
+        while matches!(container.state(), ContainerState::Running | ContainerState::Frozen) {
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(SETTLING, settled).await;
 }

@@ -22,6 +22,9 @@ pub enum AgentError {
     /// The host does not run.
     #[error(transparent)]
     Host(#[from] ExecError),
+    /// It is no node.
+    #[error("{0} runs no agent")]
+    None(String),
     /// A step failed.
     #[error("cannot control the agent of {0}")]
     Step(String, #[source] StepError),
@@ -34,7 +37,11 @@ impl AgentError {
     /// What the reader can do about it.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
-        if let Self::Host(error) = self { error.hint() } else { None }
+        match self {
+            Self::Host(error) => error.hint(),
+            Self::None(_) => Some("only nodes do: `drover lab status` lists them".into()),
+            _ => None,
+        }
     }
 }
 
@@ -44,7 +51,11 @@ impl AgentError {
 /// # Errors
 /// When the host does not run or does not follow.
 pub fn set_agent(host: &str, running: bool) -> Result<(), AgentError> {
-    let pid = running_host(host)?.pid;
+    let found = running_host(host)?;
+    if !found.has_agent() {
+        return Err(AgentError::None(host.into()));
+    }
+    let pid = found.pid;
     let path = PathBuf::from(format!("/proc/{pid}/root{STOPPED}"));
     let written = if running {
         fs::remove_file(&path).or_else(|error| if error.kind() == ErrorKind::NotFound { Ok(()) } else { Err(error) })

@@ -71,6 +71,14 @@ pub(crate) struct RunningHost {
     name: NodeName,
 }
 
+impl RunningHost {
+    /// Whether it is a node, with an agent to keep.
+    pub(crate) fn has_agent(&self) -> bool {
+        let plan = self.record.plan();
+        self.record.wanted.agent.is_some() && plan.host(self.name.as_str()).is_some_and(|host| host.number.is_some())
+    }
+}
+
 /// Finds the host called `name`.
 pub(crate) fn running_host(name: &str) -> Result<RunningHost, ExecError> {
     let place = Place::from_environment()?;

@@ -103,7 +103,9 @@ impl FromStr for RestartPolicy {
             None if text == "unless-stopped" => Ok(Self::UnlessStopped),
             None if text == "always" => Ok(Self::Always),
             Some(("on-failure", limit)) => {
-                limit.parse().map(Self::OnFailure).map_err(|_| format!("{limit:?} is no number of restarts"))
+                let number = limit.parse().map_err(|_| format!("{limit:?} is no number of restarts"))?;
+                // Without a limit it is called `on-failure`; nobody means that by a zero.
+                if number == 0 { Err("use a number of restarts from 1".into()) } else { Ok(Self::OnFailure(number)) }
             }
             _ => Err(format!("{text:?} is no restart policy: use no, on-failure[:N], unless-stopped or always")),
         }
@@ -209,7 +211,7 @@ mod tests {
         for text in ["no", "on-failure", "on-failure:3", "unless-stopped", "always"] {
             assert_eq!(text.parse::<RestartPolicy>().unwrap().to_string(), text);
         }
-        for bad in ["", "never", "on-failure:", "on-failure:x", "always:3"] {
+        for bad in ["", "never", "on-failure:", "on-failure:x", "on-failure:0", "always:3"] {
             assert!(bad.parse::<RestartPolicy>().is_err(), "{bad}");
         }
     }

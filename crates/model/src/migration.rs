@@ -38,6 +38,9 @@ pub struct MigrationState {
     pub from: NodeName,
     /// The node it goes to.
     pub to: NodeName,
+    /// When it began: RFC 3339, UTC. An agent that was started again counts from then; empty from an older agent.
+    #[serde(default)]
+    pub began_at: String,
     /// Where it is.
     pub phase: Phase,
     /// Set while the decision is durable on the source but the target has not confirmed it: the container must

@@ -9,6 +9,7 @@ use axum::http::StatusCode;
 use drover_api::{ApiError, ExitStatus, KillRequest, RemoveQuery, RunRequest, StopRequest};
 use drover_engine::Node;
 use drover_model::{ContainerRecord, ContainerStats};
+use tracing::info;
 
 use super::body::{JsonBody, Parameters, Segment};
 use super::refusal::Refusal;
@@ -26,7 +27,9 @@ pub(super) async fn run(
     State(node): State<Arc<Node>>,
     JsonBody(request): JsonBody<RunRequest>,
 ) -> Result<(StatusCode, Json<ContainerRecord>), Refusal> {
-    Ok((StatusCode::CREATED, Json(node.run(request).await?)))
+    let record = node.run(request).await?;
+    info!(container = %record.spec.name, id = %record.spec.id, image = %record.spec.image, "container made and started");
+    Ok((StatusCode::CREATED, Json(record)))
 }
 
 /// One container, by name, id, or unique beginning of an id.
@@ -48,7 +51,9 @@ pub(super) async fn remove(
     Segment(name): Segment<String>,
     Parameters(query): Parameters<RemoveQuery>,
 ) -> Result<StatusCode, Refusal> {
-    node.remove(&name, query.force).await?;
+    let spec = node.container(&name)?.spec;
+    node.remove(spec.id.as_str(), query.force).await?;
+    info!(container = %spec.name, id = %spec.id, "container removed");
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -59,7 +64,9 @@ pub(super) async fn start(
     State(node): State<Arc<Node>>,
     Segment(name): Segment<String>,
 ) -> Result<Json<ContainerRecord>, Refusal> {
-    Ok(Json(node.start(&name).await?))
+    let record = node.start(&name).await?;
+    info!(container = %record.spec.name, id = %record.spec.id, "container started");
+    Ok(Json(record))
 }
 
 /// End a container's program: SIGTERM, and SIGKILL after the timeout.

@@ -9,6 +9,7 @@ use axum::http::StatusCode;
 use drover_api::{ApiError, ImageInfo};
 use drover_engine::Node;
 use drover_model::Digest;
+use tracing::info;
 
 use super::body::{BodyReader, Segment};
 use super::refusal::Refusal;
@@ -30,7 +31,9 @@ pub(super) async fn import(
     Segment(name): Segment<String>,
     body: Body,
 ) -> Result<(StatusCode, Json<ImageInfo>), Refusal> {
-    Ok((StatusCode::CREATED, Json(node.import_image(&name, BodyReader::new(body)).await?)))
+    let image = node.import_image(&name, BodyReader::new(body)).await?;
+    info!(image = %name, digest = %image.digest, size = %image.size, "image imported");
+    Ok((StatusCode::CREATED, Json(image)))
 }
 
 /// Remove a name, and the image when no name is left.
@@ -41,5 +44,7 @@ pub(super) async fn remove(
     State(node): State<Arc<Node>>,
     Segment(name): Segment<String>,
 ) -> Result<Json<Digest>, Refusal> {
-    Ok(Json(node.remove_image(&name).await?))
+    let digest = node.remove_image(&name).await?;
+    info!(image = %name, %digest, "image removed");
+    Ok(Json(digest))
 }

@@ -80,6 +80,7 @@ mod tests {
             from: "n1".parse().unwrap(),
             to: "n2".parse().unwrap(),
             phase,
+            began_at: String::new(),
             in_doubt: false,
             delayed: None,
             bytes_sent: Bytes(0),

@@ -15,7 +15,7 @@ pub(super) struct Refusal {
 
 impl Refusal {
     fn new(status: StatusCode, error: impl Into<String>, hint: Option<&str>) -> Self {
-        Self { status, error: ApiError { error: error.into(), hint: hint.map(str::to_owned) } }
+        Self { status, error: ApiError { error: error.into(), hint: hint.map(str::to_owned), exit_status: None } }
     }
 
     pub(super) fn no_route() -> Self {
@@ -40,13 +40,15 @@ impl Refusal {
 
 impl From<NodeError> for Refusal {
     fn from(error: NodeError) -> Self {
+        let exit_status = if let NodeError::Program { status, .. } = error { Some(status) } else { None };
         let (status, why) = match error {
             NodeError::NotFound(why) => (StatusCode::NOT_FOUND, why),
             NodeError::Conflict(why) => (StatusCode::CONFLICT, why),
             NodeError::Invalid(why) => (StatusCode::BAD_REQUEST, why),
             NodeError::Failed(why) => (StatusCode::INTERNAL_SERVER_ERROR, why),
+            NodeError::Program { why, .. } => (StatusCode::UNPROCESSABLE_ENTITY, why),
         };
-        Self { status, error: ApiError { error: why.reason, hint: why.hint } }
+        Self { status, error: ApiError { error: why.reason, hint: why.hint, exit_status } }
     }
 }
 
@@ -69,11 +71,13 @@ mod tests {
             (NodeError::Conflict(why.clone()), 409),
             (NodeError::Invalid(why.clone()), 400),
             (NodeError::Failed(why.clone()), 500),
+            (NodeError::Program { why: why.clone(), status: 127 }, 422),
         ];
         for (error, status) in cases {
             let refusal = Refusal::from(error);
             assert_eq!(refusal.status.as_u16(), status);
-            assert_eq!(refusal.error, ApiError { error: why.reason.clone(), hint: why.hint.clone() });
+            let exit_status = (status == 422).then_some(127);
+            assert_eq!(refusal.error, ApiError { error: why.reason.clone(), hint: why.hint.clone(), exit_status });
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, Request, State};
@@ -21,6 +22,8 @@ use super::refusal::Refusal;
 
 /// How many log records are put into one piece of an answer at most.
 const LOG_BATCH: usize = 256;
+/// How long the last word of a session may take.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// A container's output, one JSON record a line.
 #[utoipa::path(get, path = "/v1/containers/{name}/logs", tag = "containers", params(("name" = String, Path), LogQuery),
@@ -104,7 +107,7 @@ fn switch(upgrade: OnUpgrade, session: Session) -> Response {
 /// Carries messages both ways until the program's last one, or until the client goes.
 async fn carry(link: impl AsyncRead + AsyncWrite, session: Session) {
     let (mut reader, mut writer) = tokio::io::split(link);
-    let Session { input, mut output } = session;
+    let Session { input, mut output, mut closing } = session;
     let inwards = async {
         loop {
             match stream::read(&mut reader).await {
@@ -124,13 +127,19 @@ async fn carry(link: impl AsyncRead + AsyncWrite, session: Session) {
                 return debug!(%error, "session's output broke");
             }
         }
-        if let Err(error) = writer.shutdown().await {
-            debug!(%error, "session's output broke");
-        }
     };
     tokio::select! {
         () = inwards => {}
         () = outwards => {}
+        // The client is told in order: a connection that only breaks may mean anything.
+        _ = closing.changed() => {}
+    }
+    // The program hears of it first: a client that is gone without a word takes no farewell.
+    drop((input, output));
+    match tokio::time::timeout(FAREWELL, writer.shutdown()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => debug!(%error, "session's output broke"),
+        Err(_) => debug!("session's client does not listen"),
     }
 }
 
@@ -139,13 +148,15 @@ mod tests {
     use super::*;
     use drover_api::{LogStream, SessionInput, SessionOutput};
     use http_body_util::BodyExt;
+    use tokio::sync::watch;
 
     #[tokio::test]
     async fn a_session_carries_both_ways_and_ends_with_the_last_message() {
         let (client, server) = tokio::io::duplex(64);
         let (input, mut typed) = mpsc::channel(1);
         let (said, output) = mpsc::channel(1);
-        let carried = tokio::spawn(carry(server, Session { input, output }));
+        let (_open, closing) = watch::channel(());
+        let carried = tokio::spawn(carry(server, Session { input, output, closing }));
         let (mut reader, mut writer) = tokio::io::split(client);
         stream::write(&mut writer, &SessionInput::StdinClosed).await.unwrap();
         assert_eq!(typed.recv().await, Some(SessionInput::StdinClosed));
@@ -165,11 +176,25 @@ mod tests {
         let (client, server) = tokio::io::duplex(64);
         let (input, mut typed) = mpsc::channel(1);
         let (said, output) = mpsc::channel(1);
-        let carried = tokio::spawn(carry(server, Session { input, output }));
+        let (_open, closing) = watch::channel(());
+        let carried = tokio::spawn(carry(server, Session { input, output, closing }));
         drop(client);
         carried.await.unwrap();
         assert_eq!(typed.recv().await, None);
         assert!(said.is_closed());
+    }
+
+    #[tokio::test]
+    async fn a_session_ends_in_order_when_the_agent_stops() {
+        let (mut client, server) = tokio::io::duplex(64);
+        let ((input, _typed), (_said, output)) = (mpsc::channel(1), mpsc::channel(1));
+        let (open, closing) = watch::channel(());
+        let carried = tokio::spawn(carry(server, Session { input, output, closing }));
+        open.send_replace(());
+        carried.await.unwrap();
+        // Whoever closes waits for this.
+        open.closed().await;
+        assert_eq!(stream::read::<SessionOutput>(&mut client).await.unwrap(), None);
     }
 
     #[tokio::test]

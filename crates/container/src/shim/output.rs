@@ -35,6 +35,8 @@ struct State {
     logged: Vec<SyncSender<Event>>,
     backlog: Option<Vec<(LogStream, Vec<u8>)>>,
     backlog_length: usize,
+    /// How the program ended, once it has; without a status it goes on elsewhere.
+    end: Option<Option<i32>>,
 }
 
 /// The container's output. All of it passes under one lock, so that log, listeners and drains agree on the order.
@@ -53,6 +55,7 @@ impl Output {
             logged: Vec::new(),
             backlog: Some(Vec::new()),
             backlog_length: 0,
+            end: None,
         };
         Arc::new(Self { state: Mutex::new(state), ended: Condvar::new() })
     }
@@ -114,11 +117,15 @@ impl Output {
         self.drain();
     }
 
-    /// Hears what is printed from now on; the first listener also what was printed before.
+    /// Hears what is printed from now on; the first listener also what was printed before. One that comes after the end
+    /// hears of it all the same.
     pub fn attach(&self) -> (Vec<(LogStream, Vec<u8>)>, Receiver<Event>) {
         let (sender, receiver) = sync_channel(BEHIND);
         let mut state = self.lock();
         state.printed.push(sender);
+        if let Some(status) = state.end {
+            tell_end(&mut state.printed, status);
+        }
         (state.backlog.take().unwrap_or_default(), receiver)
     }
 
@@ -128,18 +135,18 @@ impl Output {
         let mut state = self.lock();
         let reader = LogReader::open(directory)?;
         state.logged.push(sender);
+        if let Some(status) = state.end {
+            tell_end(&mut state.logged, status);
+        }
         Ok((reader, receiver))
     }
 
     /// Tells everybody that the program has ended; without a status it goes on elsewhere, and they only hear no more.
     pub fn exited(&self, status: Option<i32>) {
         let mut state = self.lock();
-        if let Some(status) = status {
-            tell(&mut state.printed, &Event::Exited(status));
-            tell(&mut state.logged, &Event::Exited(status));
-        }
-        state.printed.clear();
-        state.logged.clear();
+        state.end = Some(status);
+        tell_end(&mut state.printed, status);
+        tell_end(&mut state.logged, status);
     }
 }
 
@@ -214,4 +221,39 @@ fn tell(listeners: &mut Vec<SyncSender<Event>>, event: &Event) {
         Ok(()) => true,
         Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => false,
     });
+}
+
+/// Tells all listeners of the end, which is the last that they hear.
+fn tell_end(listeners: &mut Vec<SyncSender<Event>>, status: Option<i32>) {
+    if let Some(status) = status {
+        tell(listeners, &Event::Exited(status));
+    }
+    listeners.clear();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_comes_after_the_end_hears_what_was_said_and_of_the_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let output = Output::new(LogWriter::open(directory.path()).unwrap());
+        output.lock().take(LogStream::Stdout, b"hello\n".to_vec());
+        output.exited(Some(7));
+        let (backlog, events) = output.attach();
+        assert_eq!(backlog, [(LogStream::Stdout, b"hello\n".to_vec())]);
+        assert_eq!(events.iter().collect::<Vec<_>>(), [Event::Exited(7)]);
+        let (log, events) = output.follow(directory.path()).unwrap();
+        assert_eq!(log.map(|record| record.text).collect::<Vec<_>>(), ["hello\n"]);
+        assert_eq!(events.iter().collect::<Vec<_>>(), [Event::Exited(7)]);
+    }
+
+    #[test]
+    fn whoever_comes_after_a_departure_hears_of_no_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let output = Output::new(LogWriter::open(directory.path()).unwrap());
+        output.exited(None);
+        assert_eq!(output.attach().1.iter().count(), 0);
+    }
 }

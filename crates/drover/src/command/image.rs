@@ -127,7 +127,8 @@ async fn remove(args: RmArgs, printer: Printer) -> Result<(), Failure> {
         match answer {
             Ok(digest) => removed.push((client.node_name().clone(), digest)),
             Err(error) if error.is_not_found() => missing = Some(error),
-            Err(error) => failed = Some(error),
+            Err(error) if failed.is_none() => failed = Some(error),
+            Err(error) => cluster.warn(&error),
         }
     }
     let lost = if removed.is_empty() { failed.or(missing) } else { failed };

@@ -122,10 +122,15 @@ pub fn execute(command: LabCommand, printer: Printer) -> Result<ExitCode, Failur
             let running = matches!(args.change, Change::Start);
             let set = drover_lab::set_agent(&args.host, running).map_err(|error| Hinted::new(&error, error.hint()));
             set.doing(|| format!("change the agent of {}", args.host))?;
+            let word = if running { "running" } else { "stopped" };
+            let text = || format!("the agent of {} is {word}", args.host);
+            printer.either(&serde_json::json!({ "host": args.host, "agent": word }), text)?;
         }
         LabCommand::Link(args) => {
             let set = drover_lab::set_link(args.rate.rate()).map_err(|error| Hinted::new(&error, error.hint()));
             set.doing(|| "change the links of the lab".into())?;
+            let rate = args.rate.rate();
+            printer.either(&serde_json::json!({ "link": rate }), || format!("links: {}", pace(rate)))?;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -157,8 +162,7 @@ fn status(printer: Printer) -> Result<(), Failure> {
             let pid = host.pid.map_or("dead".to_owned(), |pid| pid.to_string());
             table.row([host.name.to_string(), host.v4.to_string(), pid, word(host.agent).to_owned()]);
         }
-        let rate = status.link.map_or("as fast as it goes".to_owned(), |rate| rate.to_string());
-        format!("{}links: {rate}\n", table.render())
+        format!("{}links: {}\n", table.render(), pace(status.link))
     })
 }
 
@@ -166,6 +170,10 @@ fn status(printer: Printer) -> Result<(), Failure> {
 pub fn host(args: &LabHostArgs) -> Result<ExitCode, Failure> {
     let lived = drover_lab::host_main(&args.spec).map_err(|error| Hinted::new(&error, error.hint()));
     lived.doing(|| "be a host of a lab".into()).map(|()| ExitCode::SUCCESS)
+}
+
+fn pace(rate: Option<Bandwidth>) -> String {
+    rate.map_or("as fast as it goes".to_owned(), |rate| rate.to_string())
 }
 
 fn word(agent: AgentState) -> &'static str {

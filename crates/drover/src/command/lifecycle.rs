@@ -1,12 +1,14 @@
 //! `drover start`, `stop`, `kill` and `rm`.
 
+use std::process::ExitCode;
+
 use clap::Args;
 use drover_api::{KillRequest, StopRequest};
-use drover_model::NodeName;
+use drover_model::{ContainerRecord, NodeName};
 use serde_json::json;
 
 use super::{Chosen, open};
-use crate::cluster::Located;
+use crate::cluster::{Cluster, Located};
 use crate::failure::{Doing, Failure};
 use crate::print::Printer;
 use crate::unit;
@@ -66,21 +68,36 @@ pub async fn kill(args: KillArgs, printer: Printer) -> Result<(), Failure> {
     printer.either(&value, || record.spec.name.to_string())
 }
 
-/// Removes containers, one after the other, up to the first that cannot be removed.
-pub async fn rm(args: RmArgs, printer: Printer) -> Result<(), Failure> {
+/// Removes containers, one after the other. One that cannot be removed keeps no other from it; the command fails then.
+pub async fn rm(args: RmArgs, printer: Printer) -> Result<ExitCode, Failure> {
     let cluster = open(printer, || "remove containers".into())?;
     let mut removed = Vec::new();
+    let mut status = ExitCode::SUCCESS;
     for container in args.containers {
         let chosen = Chosen { container, node: args.node.clone() };
-        let Located { client, record } = chosen.locate(&cluster, "remove").await?;
-        let done = client.remove(record.spec.id.as_str(), args.force).await;
-        done.doing(|| format!("remove {}", chosen.container))?;
-        if !printer.json {
-            crate::print::line(record.spec.name.as_str())?;
+        match remove(&cluster, &chosen, args.force).await {
+            Ok(record) => {
+                if !printer.json {
+                    crate::print::line(record.spec.name.as_str())?;
+                }
+                removed.push(json!({ "container": record.spec.name, "node": record.node }));
+            }
+            Err(failure) => {
+                printer.failure(&failure);
+                status = ExitCode::FAILURE;
+            }
         }
-        removed.push(json!({ "container": record.spec.name, "node": record.node }));
     }
-    if printer.json { printer.value(&removed) } else { Ok(()) }
+    if printer.json {
+        printer.value(&removed)?;
+    }
+    Ok(status)
+}
+
+async fn remove(cluster: &Cluster, chosen: &Chosen, force: bool) -> Result<ContainerRecord, Failure> {
+    let Located { client, record } = chosen.locate(cluster, "remove").await?;
+    client.remove(record.spec.id.as_str(), force).await.doing(|| format!("remove {}", chosen.container))?;
+    Ok(record)
 }
 
 async fn find(chosen: &Chosen, printer: Printer, action: &str) -> Result<Located, Failure> {

@@ -2,7 +2,7 @@
 
 use clap::Args;
 use drover_api::Client;
-use drover_model::{ContainerRecord, ContainerState, NodeName};
+use drover_model::{ContainerId, ContainerRecord, ContainerState, NodeName};
 
 use super::open;
 use crate::choice::settle;
@@ -15,12 +15,18 @@ pub struct PsArgs {
     /// Also those that do not run
     #[arg(short, long)]
     all: bool,
+    /// Only ids, one a line
+    #[arg(short, long)]
+    quiet: bool,
     /// Only those on this node
     #[arg(long)]
     node: Option<NodeName>,
 }
 
-/// Lists the containers of all nodes.
+/// How many digits of an id are shown; any beginning that is no other's will do.
+const SHORT: usize = 12;
+
+/// Lists the containers of all nodes that answer: one that does not is a warning, and an error only if none does.
 pub async fn execute(args: PsArgs, printer: Printer) -> Result<(), Failure> {
     let action = || "list containers".to_owned();
     let cluster = open(printer, action)?;
@@ -28,17 +34,22 @@ pub async fn execute(args: PsArgs, printer: Printer) -> Result<(), Failure> {
     let answers = answers.await.doing(action)?;
     let mut records = settle(answers.into_iter().flat_map(|(_, records)| records).collect());
     records.retain(|record| args.all || matches!(record.state, ContainerState::Running | ContainerState::Frozen));
+    if args.quiet {
+        let ids: Vec<&ContainerId> = records.iter().map(|record| &record.spec.id).collect();
+        return printer.either(&ids, || ids.iter().map(|id| format!("{id}\n")).collect());
+    }
     printer.either(&records, || table(&records))
 }
 
 fn table(records: &[ContainerRecord]) -> String {
-    let mut table = Table::new(&["NAME", "NODE", "STATE", "IMAGE", "ADDRESS", "MOVES", "UP"]);
+    let mut table = Table::new(&["ID", "NAME", "NODE", "STATE", "IMAGE", "ADDRESS", "MOVES", "UP"]);
     for record in records {
         let running = matches!(record.state, ContainerState::Running | ContainerState::Frozen);
         let started = record.started_at.as_deref().filter(|_| running);
         let addresses = record.spec.interface.iter().flat_map(|interface| &interface.addresses);
         let addresses: Vec<String> = addresses.map(|address| address.addr().to_string()).collect();
         table.row([
+            record.spec.id.as_str().chars().take(SHORT).collect(),
             record.spec.name.to_string(),
             record.node.to_string(),
             record.state.to_string(),
@@ -58,12 +69,12 @@ mod tests {
 
     #[test]
     fn containers_are_listed_in_columns() {
-        let mut other = record("bb", "worker", "n2", ContainerState::Exited { status: 137 }, 12);
+        let mut other = record("bbbbbbbbbbbbbbbb", "worker", "n2", ContainerState::Exited { status: 137 }, 12);
         other.spec.interface = None;
         let records = [record("aa", "web", "n1", ContainerState::Running, 0), other];
-        let expected = "NAME     NODE   STATE          IMAGE     ADDRESS     MOVES   UP\n\
-                        web      n1     running        busybox   10.77.1.5   0       -\n\
-                        worker   n2     exited (137)   busybox   -           12      -\n";
+        let expected = "ID             NAME     NODE   STATE          IMAGE     ADDRESS     MOVES   UP\n\
+                        aa             web      n1     running        busybox   10.77.1.5   0       -\n\
+                        bbbbbbbbbbbb   worker   n2     exited (137)   busybox   -           12      -\n";
         assert_eq!(table(&records), expected);
     }
 }

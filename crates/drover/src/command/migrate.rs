@@ -1,6 +1,7 @@
 //! `drover migrate`.
 
 use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -8,6 +9,7 @@ use clap::builder::PossibleValue;
 use drover_api::{Client, ClientError, MigrateRequest};
 use drover_model::{MigrationId, MigrationState, Mode, NodeName, Outcome, Report};
 use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Chosen, migrations, open};
 use crate::cluster::Located;
@@ -56,27 +58,48 @@ const POLL: Duration = Duration::from_secs(20);
 /// How often in a row the source may not answer, and the pause after it: a restart of its agent takes seconds.
 const LOST_LIMIT: u32 = 60;
 const LOST_PAUSE: Duration = Duration::from_secs(1);
+/// The exit status of a command that SIGINT ended: 128 + 2.
+const INTERRUPTED: u8 = 130;
 
 /// Moves a container, or cancels a migration.
-pub async fn execute(args: MigrateArgs, printer: Printer) -> Result<(), Failure> {
+pub async fn execute(args: MigrateArgs, printer: Printer) -> Result<ExitCode, Failure> {
     if let Some(id) = args.cancel {
-        return cancel(&id, printer).await;
+        return cancel(&id, printer).await.map(|()| ExitCode::SUCCESS);
     }
-    let (Some(container), Some(to)) = (args.container, args.to) else { return Ok(()) };
+    let (Some(container), Some(to)) = (args.container, args.to) else { return Ok(ExitCode::SUCCESS) };
     let action = || format!("move {container} to {to}");
     let cluster = open(printer, action)?;
     let chosen = Chosen { container: container.clone(), node: args.node };
     let located = chosen.locate(&cluster, "move").await?;
+    // Listened to before it begins: afterwards nobody may be left in doubt about what an interrupt did.
+    let mut interrupted = signal(SignalKind::interrupt()).doing(action)?;
     let begun = begin(&located, &to, args.mode.0).await.doing(action)?;
     if args.detach {
-        return printer.either(&begun, || begun.id.to_string());
+        return printer.either(&begun, || begun.id.to_string()).map(|()| ExitCode::SUCCESS);
     }
-    let report = follow(&located.client, begun, Progress::new(printer)).await.doing(action)?;
+    let id = begun.id.clone();
+    let followed = tokio::select! {
+        report = follow(&located.client, begun, Progress::new(printer)) => Some(report),
+        _ = interrupted.recv() => None,
+    };
+    let Some(report) = followed else {
+        printer.note(&left_alone(&id));
+        return Ok(ExitCode::from(INTERRUPTED));
+    };
+    let report = report.doing(action)?;
     if printer.json {
         printer.value(&report)?;
     }
     let report = moved(report).doing(action)?;
-    if printer.json { Ok(()) } else { print::line(&summary(&report)) }
+    if !printer.json {
+        print::line(&summary(&report))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What becomes of a move that nobody waits for any more.
+fn left_alone(id: &MigrationId) -> String {
+    format!("the move goes on; drover migrations {id} shows it, drover migrate --cancel {id} ends it")
 }
 
 /// Begins a migration.
@@ -224,6 +247,7 @@ pub mod tests {
             from: "n1".parse().unwrap(),
             to: "n2".parse().unwrap(),
             phase: Phase::Commit,
+            began_at: String::new(),
             in_doubt: true,
             delayed: None,
             bytes_sent: Bytes(1 << 20),

@@ -3,6 +3,8 @@
 use clap::Args;
 use drover_api::Client;
 use drover_model::{MigrationId, MigrationState, NodeName, Outcome, Phase};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use super::open;
 use crate::choice::ChoiceError;
@@ -32,7 +34,7 @@ pub async fn execute(args: MigrationsArgs, printer: Printer) -> Result<(), Failu
     let cluster = open(printer, action)?;
     let answers = cluster.ask(args.node.as_ref(), async |client: Client| client.migrations().await);
     let answers = answers.await.doing(action)?;
-    let states: Vec<MigrationState> = answers.into_iter().flat_map(|(_, states)| states).collect();
+    let states = in_order(answers.into_iter().flat_map(|(_, states)| states).collect());
     printer.either(&states, || table(&states))
 }
 
@@ -43,16 +45,21 @@ pub(super) async fn find(cluster: &Cluster, id: &MigrationId) -> Result<(Client,
         let wanted = wanted.clone();
         async move { client.migration(&wanted, None).await }
     });
-    let mut unreached = Vec::new();
-    for (client, answer) in answers.await {
+    let (mut unreached, mut lost) = (Vec::new(), None);
+    let answers = answers.await;
+    let count = answers.len();
+    for (client, answer) in answers {
         match answer {
             Ok(state) => return Ok((client, state)),
             Err(error) if error.is_not_found() => {}
             Err(error) => {
-                cluster.warn(&error);
                 unreached.push(client.node_name().clone());
+                lost.get_or_insert(error);
             }
         }
+    }
+    if let Some(error) = lost.filter(|_| unreached.len() == count) {
+        return Err(error.into());
     }
     Err(ChoiceError::NotFound { what: "migration", name: id.to_string(), unreached }.into())
 }
@@ -73,19 +80,36 @@ fn standing(state: &MigrationState) -> String {
     }
 }
 
+/// By the time they began, on whatever node; those of which that is not known come first.
+fn in_order(mut states: Vec<MigrationState>) -> Vec<MigrationState> {
+    states.sort_by_key(|state| OffsetDateTime::parse(&state.began_at, &Rfc3339).ok());
+    states
+}
+
+/// Why a migration did not move its container.
+fn reason(state: &MigrationState) -> Option<String> {
+    let report = state.report.as_ref().filter(|report| report.outcome != Outcome::Moved)?;
+    Some(report.reason.clone())
+}
+
 fn table(states: &[MigrationState]) -> String {
-    let mut table = Table::new(&["ID", "CONTAINER", "FROM", "TO", "STATE", "DOWNTIME", "TOTAL", "SENT"]);
+    const HEADINGS: [&str; 10] =
+        ["ID", "CONTAINER", "FROM", "TO", "BEGAN", "STATE", "DOWNTIME", "TOTAL", "SENT", "REASON"];
+    let mut table = Table::new(&HEADINGS);
     for state in states {
         let report = state.report.as_ref();
+        let began = print::since(&state.began_at).map(|span| format!("{span} ago"));
         table.row([
             state.id.to_string(),
             state.container.to_string(),
             state.from.to_string(),
             state.to.to_string(),
+            began.unwrap_or_default(),
             standing(state),
             report.map(|report| print::millis(report.downtime_ms)).unwrap_or_default(),
             report.map(|report| print::millis(report.total_ms)).unwrap_or_default(),
-            state.bytes_sent.to_string(),
+            report.map_or(state.bytes_sent, |report| report.bytes_sent).to_string(),
+            reason(state).unwrap_or_default(),
         ]);
     }
     table.render()
@@ -97,6 +121,7 @@ fn details(state: &MigrationState) -> String {
         ("migration", state.id.to_string()),
         ("container", state.container.to_string()),
         ("way", format!("{} → {}", state.from, state.to)),
+        ("began", state.began_at.clone()),
         ("state", standing(state)),
         ("sent", state.bytes_sent.to_string()),
     ];
@@ -133,6 +158,7 @@ mod tests {
             from: "n1".parse().unwrap(),
             to: "n2".parse().unwrap(),
             phase: Phase::Copy,
+            began_at: "2999-01-01T00:00:00Z".into(),
             in_doubt: false,
             delayed: None,
             bytes_sent: Bytes(34 << 20),
@@ -142,11 +168,23 @@ mod tests {
 
     #[test]
     fn migrations_are_listed_with_where_they_are_or_how_they_ended() {
-        let states = [state(None), state(Some(report(Outcome::RolledBack, 12.0)))];
-        let expected = "ID   CONTAINER   FROM   TO   STATE         DOWNTIME   TOTAL    SENT\n\
-                        0a   web         n1     n2   copy          -          -        34.0 MiB\n\
-                        0a   web         n1     n2   rolled back   12.0 ms    1.40 s   34.0 MiB\n";
-        assert_eq!(table(&states), expected);
+        let mut rolled_back = state(Some(report(Outcome::RolledBack, 12.0)));
+        // The report counts what was sent.
+        rolled_back.bytes_sent = Bytes(7);
+        let header = "ID   CONTAINER   FROM   TO   BEGAN     STATE         DOWNTIME   TOTAL    SENT       REASON\n";
+        let going = "0a   web         n1     n2   0 s ago   copy          -          -        34.0 MiB   -\n";
+        let back = "0a   web         n1     n2   0 s ago   rolled back   12.0 ms    1.40 s   34.0 MiB   \
+                    n2 refused: no room\n";
+        assert_eq!(table(&[state(None), rolled_back]), format!("{header}{going}{back}"));
+    }
+
+    #[test]
+    fn migrations_of_all_nodes_are_in_the_order_in_which_they_began() {
+        let times = ["2026-01-01T00:00:02Z", "2026-01-01T00:00:01.5Z", "", "2026-01-01T00:00:01Z"];
+        let began = |&began_at: &&str| MigrationState { began_at: began_at.into(), ..state(None) };
+        let ordered = in_order(times.iter().map(began).collect());
+        let ordered: Vec<_> = ordered.iter().map(|state| state.began_at.as_str()).collect();
+        assert_eq!(ordered, ["", times[3], times[1], times[0]]);
     }
 
     #[test]
@@ -154,7 +192,7 @@ mod tests {
         let mut ended = report(Outcome::Moved, 12.0);
         ended.phases.insert(Phase::Freeze, 3.0);
         let text = details(&state(Some(ended)));
-        assert!(text.starts_with("migration  0a\ncontainer  web\nway        n1 → n2\nstate      moved\n"), "{text}");
+        assert!(text.starts_with("migration  0a\ncontainer  web\nway        n1 → n2\nbegan      2999-"), "{text}");
         assert!(text.contains("\nfreeze     3.00 ms\n"), "{text}");
     }
 }

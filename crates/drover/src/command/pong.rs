@@ -24,7 +24,7 @@ pub struct PongArgs {
     #[arg(long, value_delimiter = ',', required = true, value_name = "NODE,NODE")]
     nodes: Vec<NodeName>,
     /// How many moves; by default until ctrl-c
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
     /// The time between two moves
     #[arg(long, default_value = "2s", value_parser = unit::span, value_name = "TIME")]

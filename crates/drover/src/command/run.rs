@@ -7,6 +7,7 @@ use drover_api::{ClientError, KillRequest, RunRequest};
 use drover_model::{Bytes, ContainerName, Limits, NodeName, RestartPolicy};
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::exec::check_input;
 use super::{exit_code, open};
 use crate::cluster::{Cluster, Located};
 use crate::failure::{Cause, Doing, Failure};
@@ -14,6 +15,9 @@ use crate::follow::{Follower, wait};
 use crate::print::Printer;
 use crate::session::{Ended, Seat};
 use crate::{names, unit};
+
+/// The exit status when there is no container whose status could be passed on; as other container engines have it.
+const NOT_STARTED: u8 = 125;
 
 #[derive(Debug, Args)]
 pub struct RunArgs {
@@ -98,24 +102,32 @@ impl RunArgs {
 
 /// Makes a container; without `--detach` stays with it until its program has ended, and passes its status on.
 pub async fn execute(args: RunArgs, printer: Printer) -> Result<ExitCode, Failure> {
-    let image = args.image.clone();
-    let action = || format!("run {image}");
-    let cluster = open(printer, action)?;
-    let client = cluster.one(args.node.as_ref()).doing(action)?.clone();
-    let name = args.name.clone().or_else(|| names::generate(&mut rand::rng()));
-    let name = name.ok_or(Cause::Invalid("no name could be made up")).doing(action)?;
     let (detach, interactive, terminal) = (args.detach, args.interactive, args.terminal);
-    let record = client.run(&args.request(name)).await.doing(action)?;
+    let (cluster, located) = begin(args, printer).await.map_err(|failure| failure.with_status(NOT_STARTED))?;
     if detach {
-        printer.either(&record, || record.spec.name.to_string())?;
+        printer.either(&located.record, || located.record.spec.name.to_string())?;
         return Ok(ExitCode::SUCCESS);
     }
-    let located = Located { client, record };
     if interactive || terminal {
         converse(&cluster, located, interactive, terminal, printer).await
     } else {
         watch(&cluster, located, printer).await
     }
+}
+
+/// Has the node make the container.
+async fn begin(args: RunArgs, printer: Printer) -> Result<(Cluster, Located), Failure> {
+    let image = args.image.clone();
+    let action = || format!("run {image}");
+    if !args.detach {
+        check_input(args.interactive, args.terminal).doing(action)?;
+    }
+    let cluster = open(printer, action)?;
+    let client = cluster.one(args.node.as_ref()).doing(action)?.clone();
+    let name = args.name.clone().or_else(|| names::generate(&mut rand::rng()));
+    let name = name.ok_or(Cause::Invalid("no name could be made up")).doing(action)?;
+    let record = client.run(&args.request(name)).await.doing(action)?;
+    Ok((cluster, Located { client, record }))
 }
 
 /// Connects the user to the program.

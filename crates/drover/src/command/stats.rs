@@ -50,11 +50,12 @@ type Before = BTreeMap<(ContainerId, NodeName), (Instant, u64)>;
 pub async fn execute(args: StatsArgs, printer: Printer) -> Result<(), Failure> {
     let action = || "show what containers use".to_owned();
     let cluster = open(printer, action)?;
+    let wanted = wanted(&cluster, &args).await?;
     let mut before = Before::new();
-    sample(&cluster, &args, &mut before).await.doing(action)?;
+    sample(&cluster, &args, &wanted, &mut before).await.doing(action)?;
     loop {
         tokio::time::sleep(INTERVAL).await;
-        let usages = sample(&cluster, &args, &mut before).await.doing(action)?;
+        let usages = sample(&cluster, &args, &wanted, &mut before).await.doing(action)?;
         let clear = !printer.json && !args.no_stream && std::io::stdout().is_terminal();
         let prefix = if clear { "\x1b[H\x1b[J" } else { "" };
         if printer.json && !args.no_stream {
@@ -68,15 +69,33 @@ pub async fn execute(args: StatsArgs, printer: Printer) -> Result<(), Failure> {
     }
 }
 
-async fn sample(cluster: &Cluster, args: &StatsArgs, before: &mut Before) -> Result<Vec<Usage>, Cause> {
-    let wanted = args.containers.clone();
+/// The containers that were asked for, each of which must be there and run; none: all.
+async fn wanted(cluster: &Cluster, args: &StatsArgs) -> Result<Vec<ContainerId>, Failure> {
+    let mut wanted = Vec::new();
+    for name in &args.containers {
+        let action = || format!("show what {name} uses");
+        let record = cluster.locate(name, args.node.as_ref()).await.doing(action)?.record;
+        if !matches!(record.state, ContainerState::Running | ContainerState::Frozen) {
+            return Err(Failure::new(action(), Cause::State(record.state)));
+        }
+        wanted.push(record.spec.id);
+    }
+    Ok(wanted)
+}
+
+async fn sample(
+    cluster: &Cluster,
+    args: &StatsArgs,
+    wanted: &[ContainerId],
+    before: &mut Before,
+) -> Result<Vec<Usage>, Cause> {
+    let wanted = wanted.to_vec();
     let answers = cluster.ask(args.node.as_ref(), move |client: Client| {
         let wanted = wanted.clone();
         async move {
             let mut sampled = Vec::new();
             for record in client.containers().await? {
-                let asked = wanted.is_empty()
-                    || wanted.iter().any(|name| *name == record.spec.name.as_str() || *name == record.spec.id.as_str());
+                let asked = wanted.is_empty() || wanted.contains(&record.spec.id);
                 if !asked || !matches!(record.state, ContainerState::Running | ContainerState::Frozen) {
                     continue;
                 }

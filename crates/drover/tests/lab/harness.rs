@@ -73,7 +73,13 @@ impl Ended {
     /// Its error in plain words with a hint; it must have failed.
     #[track_caller]
     pub fn refusal(self) -> String {
-        assert_eq!(self.status, 1, "stdout: {}\nstderr: {}", self.stdout, self.stderr);
+        self.refusal_with(1)
+    }
+
+    /// The same with another exit status.
+    #[track_caller]
+    fn refusal_with(self, status: i32) -> String {
+        assert_eq!(self.status, status, "stdout: {}\nstderr: {}", self.stdout, self.stderr);
         assert!(self.stderr.lines().any(|line| line.starts_with("cannot ")), "{}", self.stderr);
         for foreign in ["Os {", "Error(", "panicked", "RUST_BACKTRACE"] {
             assert!(!self.stderr.contains(foreign), "{}", self.stderr);
@@ -84,7 +90,13 @@ impl Ended {
     /// The same, when the user can do something about it.
     #[track_caller]
     pub fn hinted_refusal(self) -> String {
-        let error = self.refusal();
+        self.hinted_refusal_with(1)
+    }
+
+    /// The same with another exit status.
+    #[track_caller]
+    pub fn hinted_refusal_with(self, status: i32) -> String {
+        let error = self.refusal_with(status);
         assert!(error.lines().any(|line| line.starts_with("hint: ")), "no hint: {error}");
         error
     }
@@ -129,6 +141,12 @@ impl Running {
         let (stdout, stderr) = (streams.next().unwrap(), streams.next().unwrap());
         let status = status.code().unwrap_or_else(|| panic!("killed: {status}\n{stdout}\n{stderr}"));
         Ended { status, stdout, stderr }
+    }
+
+    /// What ctrl-c sends.
+    pub fn interrupt(&self) {
+        let process = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(process, rustix::process::Signal::INT).unwrap();
     }
 
     /// Whether it still runs.
@@ -307,6 +325,12 @@ impl Lab {
         })
     }
 
+    /// What a node's agent has said.
+    pub fn agent_log(&self, node: &str) -> String {
+        let path = home().join(format!("lab-{}/{node}/agent.log", self.name));
+        std::fs::read_to_string(path).unwrap_or_default()
+    }
+
     /// Everything on `host` that has a container's id in its name: files, mounts, cgroups, processes, links.
     #[track_caller]
     pub fn traces(&self, host: &str, id: &str) -> String {
@@ -328,8 +352,7 @@ impl Drop for Lab {
     fn drop(&mut self) {
         if std::thread::panicking() {
             for host in ["n1", "n2"] {
-                let log = format!("/var/lib/drover/lab-{}/{host}/agent.log", self.name);
-                let log = std::fs::read_to_string(home().join(log)).unwrap_or_default();
+                let log = self.agent_log(host);
                 let lines: Vec<&str> = log.lines().collect();
                 eprintln!("--- agent of {host}\n{}", lines[lines.len().saturating_sub(40)..].join("\n"));
             }

@@ -8,5 +8,7 @@ mod harness;
 mod leftovers;
 mod lifecycle;
 mod moves;
+mod operator;
 mod races;
 mod rollback;
+mod sessions;

@@ -142,11 +142,13 @@ fn who_sleeps_sleeps_on() {
 #[test]
 fn a_program_that_ends_as_it_arrives_has_moved() {
     let lab = Lab::with_toolbox();
-    // It ends at the first step that it takes after a pause.
-    let script = "while :; do now=${EPOCHREALTIME/./}; ((last && now - last > 40000)) && test -e /go && exit 4
-        last=$now; done";
+    // It ends at a time that comes while it is frozen: its memory takes more than two seconds to cross.
+    let script = "ballast=$(head -c 24M /dev/urandom | base64 -w0); echo ready
+        until test -s /end && (( ${EPOCHREALTIME/./} > $(cat /end) )); do sleep 0.02; done; exit 4";
     lab.drover(("run --node n1 --name box -d toolbox bash -c", script)).well();
-    lab.inside("box", "touch /go");
+    lab.await_log("box", "ready\n");
+    lab.drover("lab link 100mbit").well();
+    lab.inside("box", "echo $(( $(date +%s%N) / 1000 + 1500000 )) >/end");
     lab.migrate("box", "n2");
     assert_eq!(lab.await_exit("box"), 4);
     assert_eq!(lab.inspect("box")["node"], "n2");
