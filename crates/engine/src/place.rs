@@ -113,9 +113,12 @@ fn write_inside(root: &Path, name: &str, text: &str) -> std::io::Result<()> {
     if regular == Some(false) {
         rustix::fs::unlinkat(&etc, name, AtFlags::empty())?;
     }
-    let kind = if regular == Some(true) { OFlags::TRUNC } else { OFlags::CREATE | OFlags::EXCL };
+    let (kind, mode) = match regular {
+        Some(true) => (OFlags::TRUNC, Mode::empty()),
+        _ => (OFlags::CREATE | OFlags::EXCL, Mode::from_raw_mode(0o644)),
+    };
     let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | kind;
-    let file = openat2(&etc, name, flags, Mode::from_raw_mode(0o644), ResolveFlags::BENEATH)?;
+    let file = openat2(&etc, name, flags, mode, ResolveFlags::BENEATH)?;
     fs::File::from(file).write_all(text.as_bytes())
 }
 

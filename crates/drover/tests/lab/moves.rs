@@ -148,7 +148,7 @@ fn a_program_that_ends_as_it_arrives_has_moved() {
     lab.drover(("run --node n1 --name box -d toolbox bash -c", script)).well();
     lab.await_log("box", "ready\n");
     lab.drover("lab link 100mbit").well();
-    lab.inside("box", "echo $(( $(date +%s%N) / 1000 + 1500000 )) >/end");
+    lab.drover(("exec box bash -c", "echo $(( ${EPOCHREALTIME/./} + 1500000 )) >/end")).well();
     lab.migrate("box", "n2");
     assert_eq!(lab.await_exit("box"), 4);
     assert_eq!(lab.inspect("box")["node"], "n2");
