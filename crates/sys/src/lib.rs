@@ -1,10 +1,14 @@
 //! Linux mechanisms: every system call that needs `unsafe`, and readers of the kernel's files.
 
 pub mod cgroup;
+pub mod inject;
 pub mod interpose;
 pub mod launch;
+pub mod map;
 pub mod namespace;
 pub mod packet;
+pub mod pagemap;
 pub mod process;
 pub mod repair;
 pub mod tree;
+pub mod uffd;
