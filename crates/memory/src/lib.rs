@@ -4,9 +4,15 @@
 //! between them is ours, and is where rounds, compression and a store slot in.
 
 mod image;
+mod mappings;
+mod pieces;
 mod server;
+mod store;
 mod stream;
+mod tracker;
 
 pub use image::{ImageError, receive};
 pub use server::{Served, ServerError, serve};
+pub use store::{KEEP, StoreError, Stored, ZERO, store};
 pub use stream::{Object, Record, StreamError, StreamReader, StreamWriter};
+pub use tracker::{TrackError, Tracker, probe};

@@ -38,6 +38,8 @@ const fn request(number: u32, size: u32) -> libc::Ioctl {
     ((3_u32 << 30) | (size << 16) | (0xaa << 8) | number) as libc::Ioctl
 }
 
+/// The number of `userfaultfd(2)`.
+pub const NUMBER: i64 = libc::SYS_userfaultfd;
 /// The flags by which it is made: closed on exec, never waiting, and also for faults in the kernel.
 pub const FLAGS: u64 = (libc::O_CLOEXEC | libc::O_NONBLOCK) as u64;
 

@@ -1,0 +1,65 @@
+//! The mappings of a process whose pages can be followed, and can be brought back one by one.
+
+use std::io;
+use std::ops::Range;
+
+/// Those of `pid` that are private and anonymous, in ascending order. The main stack is not among them: CRIU needs what
+/// is on it before anybody could bring it.
+///
+/// # Errors
+/// When there is no such process, or it keeps memory locked: locked mappings are brought back whole, and which they are
+/// is told only together with a count of all pages, which takes as long as the memory is large.
+pub(crate) fn followed(pid: u32) -> io::Result<Vec<Range<u64>>> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let locked = status.lines().find_map(|line| line.strip_prefix("VmLck:")).map(str::trim);
+    if locked != Some("0 kB") {
+        return Err(io::Error::new(io::ErrorKind::Unsupported, "it has locked memory"));
+    }
+    Ok(parse(&std::fs::read_to_string(format!("/proc/{pid}/maps"))?))
+}
+
+/// From the lines of `/proc/PID/maps` (`proc_pid_maps(5)`).
+fn parse(maps: &str) -> Vec<Range<u64>> {
+    let followed = maps.lines().filter_map(|line| {
+        let mut fields = line.split_ascii_whitespace();
+        let (start, end) = fields.next()?.split_once('-')?;
+        let (permissions, inode) = (fields.next()?, fields.nth(2)?);
+        let name = fields.next().unwrap_or_default();
+        let ours = name.is_empty() || name == "[heap]" || name.starts_with("[anon:");
+        let private = permissions.ends_with('p') && inode == "0" && ours;
+        let address = |text| u64::from_str_radix(text, 16).ok();
+        private.then_some(address(start)?..address(end)?)
+    });
+    followed.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn private_anonymous_mappings_are_followed_and_no_others() {
+        let maps = "\
+55d0a0000000-55d0a0001000 r--p 00000000 fe:00 123                        /usr/bin/redis-server
+55d0a0001000-55d0a0002000 rw-p 00001000 fe:00 123                        /usr/bin/redis-server
+55d0a1000000-55d0a1021000 rw-p 00000000 00:00 0                          [heap]
+7f0000000000-7f0000400000 rw-p 00000000 00:00 0 
+7f0000400000-7f0000401000 ---p 00000000 00:00 0 
+7f0001000000-7f0001200000 rw-p 00000000 00:10 77                         /anon_hugepage (deleted)
+7f0002000000-7f0002001000 rw-s 00000000 00:01 9                          /dev/zero (deleted)
+7f0003000000-7f0003001000 rw-p 00000000 00:00 0                          [anon: arena]
+7ffc00000000-7ffc00021000 rw-p 00000000 00:00 0                          [stack]
+7ffc00100000-7ffc00104000 r--p 00000000 00:00 0                          [vvar]
+7ffc00104000-7ffc00106000 r-xp 00000000 00:00 0                          [vdso]
+";
+        assert_eq!(
+            parse(maps),
+            [
+                0x55d0_a100_0000..0x55d0_a102_1000,
+                0x7f00_0000_0000..0x7f00_0040_0000,
+                0x7f00_0040_0000..0x7f00_0040_1000,
+                0x7f00_0300_0000..0x7f00_0300_1000,
+            ]
+        );
+    }
+}
