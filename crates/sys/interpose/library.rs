@@ -10,14 +10,17 @@ use core::ffi::{c_int, c_long, c_ulong, c_void};
 const SOCKET: c_int = 99;
 /// `PAGEMAP_SCAN`, `linux/fs.h`: `_IOWR('f', 16, struct pm_scan_arg)`.
 const PAGEMAP_SCAN: c_ulong = 0xc060_6610;
-/// The words of `struct pm_scan_arg`, and the one of them that the kernel writes: where it stopped.
+/// The words of `struct pm_scan_arg`, the one that says where the scan ends, and the one that the kernel writes: where
+/// it stopped.
 const SCAN_WORDS: usize = 12;
+const END: usize = 3;
 const WALK_END: usize = 4;
 
 const ASK_PRLIMIT: u64 = 1;
 const ASK_SCAN: u64 = 2;
-/// The call is answered, and nothing else happens.
-const ANSWERED: u64 = 1;
+/// What an answer begins with: the kernel does the call as it was asked for, or with another end of the scan.
+const PASSED: u64 = 0;
+const SHORTENED: u64 = 2;
 
 #[cfg(target_arch = "x86_64")]
 const IOCTL: c_long = 16;
@@ -80,7 +83,7 @@ fn ask(question: &Question) -> Option<Answer> {
         send(SOCKET, question.as_ptr().cast(), asked, NO_SIGNAL) == asked as isize
             && recv(SOCKET, answer.as_mut_ptr().cast(), wanted, 0) == wanted as isize
     };
-    (heard && answer[0] == ANSWERED).then_some(answer)
+    (heard && answer[0] != PASSED).then_some(answer)
 }
 
 /// `prlimit64(2)`: reading the limits of another process is asked about.
@@ -141,10 +144,15 @@ pub unsafe extern "C" fn ioctl(descriptor: c_int, request: c_ulong, argument: *m
         question[..2].copy_from_slice(&[ASK_SCAN, descriptor as u64]);
         // SAFETY: the request says that the argument is a `pm_scan_arg`.
         question[2..2 + SCAN_WORDS].copy_from_slice(unsafe { core::slice::from_raw_parts(argument, SCAN_WORDS) });
-        if let Some(answer) = ask(&question) {
+        match ask(&question) {
             // SAFETY: as above.
-            unsafe { argument.add(WALK_END).write(answer[2]) };
-            return answer[1] as c_int;
+            Some([SHORTENED, _, until, _]) => unsafe { argument.add(END).write(until) },
+            Some([_, result, until, _]) => {
+                // SAFETY: as above.
+                unsafe { argument.add(WALK_END).write(until) };
+                return result as c_int;
+            }
+            None => {}
         }
     }
     // SAFETY: the arguments are the caller's.

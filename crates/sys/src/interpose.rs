@@ -57,8 +57,16 @@ pub enum Answer {
         /// The hard limit.
         hard: u64,
     },
-    /// The scan found nothing at all.
-    Nothing,
+    /// The scan found nothing, and has come to this address.
+    Nothing {
+        /// Where the program goes on.
+        until: u64,
+    },
+    /// The kernel scans, but only to this address.
+    Shorten {
+        /// The address behind the last.
+        until: u64,
+    },
 }
 
 /// The calls of a program that was started with the library in it.
@@ -96,7 +104,7 @@ impl Calls {
                 Err(error) => return Err(error.into()),
             }
             let answer = Question::parse(&bytes).map_or(Answer::Pass, |question| answer(&question));
-            match send(&self.socket, &answer.bytes(&bytes), SendFlags::NOSIGNAL) {
+            match send(&self.socket, &answer.bytes(), SendFlags::NOSIGNAL) {
                 Ok(_) => {}
                 Err(rustix::io::Errno::PIPE) => return Ok(()),
                 Err(error) => return Err(error.into()),
@@ -111,9 +119,6 @@ fn word(bytes: &[u8; QUESTION], index: usize) -> u64 {
     u64::from_ne_bytes(bytes[at..at + WORD].try_into().expect("eight bytes"))
 }
 
-/// The word of a scan's question that says where the scan ends.
-const SCAN_END: usize = 2 + 3;
-
 impl Question {
     fn parse(bytes: &[u8; QUESTION]) -> Option<Self> {
         match word(bytes, 0) {
@@ -124,7 +129,7 @@ impl Question {
             ASK_SCAN => Some(Self::Scan {
                 descriptor: RawFd::try_from(word(bytes, 1)).ok()?,
                 start: word(bytes, 2 + 2),
-                end: word(bytes, SCAN_END),
+                end: word(bytes, 2 + 3),
             }),
             _ => None,
         }
@@ -132,14 +137,16 @@ impl Question {
 }
 
 impl Answer {
-    fn bytes(self, question: &[u8; QUESTION]) -> Vec<u8> {
+    fn bytes(self) -> Vec<u8> {
         const PASS: u64 = 0;
         const ANSWERED: u64 = 1;
+        const SHORTENED: u64 = 2;
         let words = match self {
             Self::Pass => [PASS, 0, 0, 0],
             Self::Limit { soft, hard } => [ANSWERED, 0, soft, hard],
-            // It went to the end and returns no region.
-            Self::Nothing => [ANSWERED, 0, word(question, SCAN_END), 0],
+            // It returns no region.
+            Self::Nothing { until } => [ANSWERED, 0, until, 0],
+            Self::Shorten { until } => [SHORTENED, 0, until, 0],
         };
         words.into_iter().flat_map(u64::to_ne_bytes).collect()
     }
@@ -189,13 +196,13 @@ mod tests {
     }
 
     #[test]
-    fn a_scan_that_finds_nothing_went_to_its_end() {
+    fn a_scan_that_finds_nothing_says_how_far_it_went() {
         let mut bytes = [0; QUESTION];
         for (index, value) in [ASK_SCAN, 9, 96, 0, 0x1000, 0x9000].into_iter().enumerate() {
             bytes[index * WORD..][..WORD].copy_from_slice(&value.to_ne_bytes());
         }
         assert_eq!(Question::parse(&bytes), Some(Question::Scan { descriptor: 9, start: 0x1000, end: 0x9000 }));
         let answer: Vec<u8> = [1_u64, 0, 0x9000, 0].into_iter().flat_map(u64::to_ne_bytes).collect();
-        assert_eq!(Answer::Nothing.bytes(&bytes), answer);
+        assert_eq!(Answer::Nothing { until: 0x9000 }.bytes(), answer);
     }
 }

@@ -2,12 +2,14 @@
 //!
 //! Source of the format: CRIU's `images/rpc.proto` (MIT). Only what Drover uses is declared.
 
+mod coverage;
 mod rlimits;
 mod rpc;
 mod sleepers;
 mod wire;
 mod worker;
 
+pub use coverage::Coverage;
 pub use rpc::{InheritFd, Options, PageServer};
 pub(crate) use sleepers::let_sleep;
 pub use worker::{CriuError, Notification, RequestKind, Worker, version};

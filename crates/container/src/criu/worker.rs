@@ -6,6 +6,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use drover_sys::interpose::{Answer, Calls, Question, interpose};
@@ -18,6 +19,7 @@ use rustix::net::{
 };
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use super::coverage::Coverage;
 use super::rlimits;
 use super::rpc::{Options, Request, Response};
 
@@ -70,6 +72,7 @@ pub enum CriuError {
 pub struct Worker {
     socket: OwnedFd,
     child: Child,
+    coverage: Arc<OnceLock<Coverage>>,
 }
 
 /// The number at which the worker finds its end of the socket pair.
@@ -92,14 +95,20 @@ impl Worker {
     /// When there is none.
     pub fn start_for_dump(mut descriptors: Vec<(OwnedFd, RawFd)>) -> Result<Self, CriuError> {
         let mut command = Command::new("criu");
-        if rlimits::hidden() {
-            let (calls, passed) = interpose(&mut command).map_err(CriuError::Start)?;
-            descriptors.extend(passed);
-            // It ends with CRIU: then nobody is left to ask.
-            let answering = std::thread::Builder::new().name("criu-calls".into()).spawn(move || answer(&calls));
-            answering.map_err(CriuError::Start)?;
-        }
-        Self::spawn(command, descriptors)
+        let (calls, passed) = interpose(&mut command).map_err(CriuError::Start)?;
+        descriptors.extend(passed);
+        let worker = Self::spawn(command, descriptors)?;
+        let (criu, coverage) = (worker.pid(), Arc::clone(&worker.coverage));
+        // It ends with CRIU: then nobody is left to ask.
+        let answering =
+            std::thread::Builder::new().name("criu-calls".into()).spawn(move || answer(&calls, criu, &coverage));
+        answering.map_err(CriuError::Start)?;
+        Ok(worker)
+    }
+
+    /// What a dump is to leave out. Before the request, and once.
+    pub fn cover(&self, coverage: Coverage) {
+        let _ = self.coverage.set(coverage);
     }
 
     fn spawn(mut command: Command, mut descriptors: Vec<(OwnedFd, RawFd)>) -> Result<Self, CriuError> {
@@ -111,7 +120,7 @@ impl Worker {
         new_session(&mut command);
         pass_descriptors(&mut command, descriptors);
         let child = command.spawn().map_err(CriuError::Start)?;
-        Ok(Self { socket, child })
+        Ok(Self { socket, child, coverage: Arc::default() })
     }
 
     /// CRIU's process id.
@@ -195,13 +204,17 @@ impl Drop for Worker {
     }
 }
 
-fn answer(calls: &Calls) {
+fn answer(calls: &Calls, criu: u32, coverage: &OnceLock<Coverage>) {
+    let limits_hidden = rlimits::hidden();
     let answered = calls.answer(|question| match *question {
+        Question::Limit { .. } if !limits_hidden => Answer::Pass,
         // When we do not know either, the kernel says why.
         Question::Limit { pid, resource } => {
             rlimits::limit(pid, resource).map_or(Answer::Pass, |(soft, hard)| Answer::Limit { soft, hard })
         }
-        Question::Scan { .. } => Answer::Pass,
+        Question::Scan { descriptor, start, end } => {
+            coverage.get().map_or(Answer::Pass, |coverage| coverage.answer(criu, descriptor, start, end))
+        }
     });
     if let Err(error) = answered {
         tracing::warn!(%error, "cannot answer criu's questions");
