@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use drover_model::Neighbour;
 
-use crate::criu::{CriuError, Options, PageServer, RequestKind, Worker, let_sleep};
+use crate::criu::{Coverage, CriuError, Options, PageServer, RequestKind, Worker, let_sleep};
 use crate::{External, Layout, Notes, UnknownMount};
 
 /// What to dump.
@@ -29,6 +29,8 @@ pub struct DumpRequest {
     pub unread_stdin: Vec<u8>,
     /// Whom the container knows on its link.
     pub neighbours: Vec<Neighbour>,
+    /// Pages that the target has already.
+    pub coverage: Coverage,
     /// A CRIU process that was started before the container was frozen, and that found the page server's socket at
     /// `PAGE_SERVER`.
     pub worker: Worker,
@@ -77,7 +79,7 @@ pub const LOG_LEVEL: i32 = 1;
 /// # Errors
 /// For whatever cannot travel, and when CRIU fails. The processes are frozen in any case.
 pub fn dump(request: DumpRequest, mut cut_network: impl FnMut() -> bool) -> Result<(), DumpError> {
-    let DumpRequest { layout, pid, processes, freezer, terminal, unread_stdin, neighbours, worker } = request;
+    let DumpRequest { layout, pid, processes, freezer, terminal, unread_stdin, neighbours, coverage, worker } = request;
     let open = |path: PathBuf| File::open(&path).map_err(|error| DumpError::Open(path, error));
     let images = open(layout.images())?;
     let work = open(layout.criu_work())?;
@@ -117,6 +119,7 @@ pub fn dump(request: DumpRequest, mut cut_network: impl FnMut() -> bool) -> Resu
         root: layout.rootfs().to_str().map(str::to_owned),
         ..Options::default()
     };
+    worker.cover(coverage);
     let mut cut = false;
     worker.request(RequestKind::Dump, options, &layout.criu_work(), PATIENCE, |notification| {
         if notification.step != "network-lock" {

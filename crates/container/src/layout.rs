@@ -104,6 +104,12 @@ impl Layout {
         self.checkpoint().join("images")
     }
 
+    /// The pages that arrived before the images did.
+    #[must_use]
+    pub fn store(&self) -> PathBuf {
+        self.checkpoint().join("store")
+    }
+
     /// CRIU's working directory, with its log.
     #[must_use]
     pub fn criu_work(&self) -> PathBuf {

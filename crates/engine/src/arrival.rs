@@ -1,6 +1,6 @@
 //! What the target does at each step of a migration. Everything here blocks.
 
-use std::io::{BufReader, Read};
+use std::io::{BufRead, BufReader, Read};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::SystemTime;
@@ -117,6 +117,7 @@ impl Arrival {
             (Stream::Log, layout.log()),
             (Stream::Checkpoint, layout.images()),
             (Stream::Memory, layout.images()),
+            (Stream::Pages, layout.store()),
         ];
         for (stream, place) in places {
             let again = || Explained { reason: format!("the stream {stream:?} came twice"), hint: None };
@@ -124,7 +125,13 @@ impl Arrival {
             let receive = move || {
                 let mut input = BufReader::with_capacity(GULP, input);
                 let attempt = format!("cannot receive {}", place.display());
-                if stream == Stream::Memory {
+                if stream == Stream::Pages {
+                    // Nothing comes when there were no rounds.
+                    if !input.fill_buf().map_err(|error| failure(&attempt, &error))?.is_empty() {
+                        std::fs::create_dir(&place).map_err(|error| failure(&attempt, &error))?;
+                        drover_memory::store(&place, &mut input).map_err(|error| failure(&attempt, &error))?;
+                    }
+                } else if stream == Stream::Memory {
                     drover_memory::receive(&place, &mut input).map(drop).map_err(|error| failure(&attempt, &error))?;
                 } else {
                     layer::apply(&place, &mut input).map(drop).map_err(|error| failure(&attempt, &error))?;

@@ -1,15 +1,16 @@
 //! What the source does at each step of a migration. Everything here blocks.
 
-use std::io;
+use std::io::{self, BufWriter};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use drover_container::criu::Worker;
+use drover_container::criu::{Coverage, Worker};
 use drover_container::{DumpRequest, PAGE_SERVER, dump};
 use drover_disk::layer;
-use drover_model::{ContainerState, Explained, Neighbour, PageCount};
+use drover_memory::{Last, RoundDone, Rounds, Tracker};
+use drover_model::{Bytes, ContainerState, Explained, Neighbour, PageCount, Round};
 use drover_network::Gate;
 use drover_protocol::Stream;
 use drover_sys::repair::end_repair;
@@ -22,6 +23,8 @@ use crate::node::Inner;
 use crate::offer::refuse_strangers;
 use crate::place;
 
+/// How much of a page stream is gathered for the link, in bytes.
+const BUFFER: usize = 1 << 20;
 /// How long the last process may take to stand still.
 const FREEZE: Duration = Duration::from_secs(5);
 
@@ -45,6 +48,10 @@ pub(crate) struct Departure {
     container: Arc<Container>,
     ready: Option<Ready>,
     reins: Reins,
+    /// What is followed and sent while it runs.
+    rounds: Option<Rounds<BufWriter<StreamSender>>>,
+    /// What was followed until it was frozen.
+    trackers: Vec<Tracker>,
     /// Held from the freeze until the container runs again, here or elsewhere: nobody executes anything in it.
     alone: Option<OwnedRwLockWriteGuard<()>>,
 }
@@ -54,7 +61,7 @@ pub(crate) type Reins = Arc<Mutex<Option<OwnedFd>>>;
 
 impl Departure {
     pub fn new(inner: Arc<Inner>, container: Arc<Container>) -> Self {
-        Self { inner, container, ready: None, reins: Arc::default(), alone: None }
+        Self { inner, container, ready: None, reins: Arc::default(), rounds: None, trackers: Vec::new(), alone: None }
     }
 
     pub fn reins(&self) -> Reins {
@@ -71,6 +78,8 @@ impl Departure {
     /// Makes ready what the dump needs while the container still runs: CRIU starts, and waits.
     pub fn prepare(&mut self) -> Result<(), Explained> {
         let attempt = "cannot prepare the checkpoint";
+        // Pages that are still on their way from its last move are seen by nobody.
+        self.container.shim().await_filled().map_err(|error| failure(attempt, &error))?;
         place::make_checkpoint(&self.container.layout)?;
         let (ours, theirs) = UnixStream::pair().map_err(|error| failure(attempt, &error))?;
         let worker = Worker::start_for_dump(vec![(theirs.into(), PAGE_SERVER)]);
@@ -101,7 +110,7 @@ impl Departure {
     }
 
     /// Dumps the processes; their memory crosses meanwhile.
-    pub fn checkpoint(&mut self, out: StreamSender) -> Result<PageCount, Explained> {
+    pub fn checkpoint(&mut self, out: StreamSender, pages_out: StreamSender) -> Result<PageCount, Explained> {
         let attempt = "cannot checkpoint the container";
         let missing = || Explained { reason: format!("{attempt}: it is not frozen"), hint: None };
         let Ready { worker, pages, neighbours, unread_stdin } = self.ready.take().ok_or_else(missing)?;
@@ -110,6 +119,7 @@ impl Departure {
         let wire = self.container.wire().map_err(|error| error.explained().clone())?;
         let freezer = self.container.cgroup.freezer_path().ok_or_else(missing)?;
         let processes = self.container.cgroup.pids().map_err(|error| failure(attempt, &error))?;
+        let (coverage, sent) = self.end_rounds(pages_out)?;
         std::thread::scope(|scope| {
             let serving = scope.spawn(move || {
                 let mut out = out;
@@ -119,7 +129,8 @@ impl Departure {
                 Ok::<_, Explained>(served.pages)
             });
             let terminal = self.container.spec().process.terminal;
-            let request = DumpRequest { layout, pid, processes, freezer, terminal, unread_stdin, neighbours, worker };
+            let request =
+                DumpRequest { layout, pid, processes, freezer, terminal, unread_stdin, neighbours, coverage, worker };
             let mut uncut = None;
             let dumped = dump(request, || match wire.set_gate(Gate::Closed) {
                 Ok(()) => true,
@@ -136,8 +147,45 @@ impl Departure {
             }
             *lock(&self.reins) = None;
             dumped.map_err(|error| failure(attempt, &error))?;
-            served
+            Ok(PageCount(served?.0 + sent.0))
         })
+    }
+
+    /// Sends what was written since the last round; gives what CRIU need not dump.
+    fn end_rounds(&mut self, pages_out: StreamSender) -> Result<(Coverage, PageCount), Explained> {
+        let attempt = "cannot send memory";
+        let Some(rounds) = self.rounds.take() else {
+            pages_out.finish().map_err(|error| failure(attempt, &error))?;
+            return Ok((Coverage::default(), PageCount(0)));
+        };
+        let Last { covered, pages, out, trackers } = rounds.last().map_err(|error| failure(attempt, &error))?;
+        self.trackers = trackers;
+        let out = out.into_inner().map_err(|error| failure(attempt, error.error()))?;
+        out.finish().map_err(|error| failure(attempt, &error))?;
+        Ok((Coverage(covered), pages))
+    }
+
+    /// One round: sends what the container has written since the last one. Gives why not when nothing of it can be
+    /// followed.
+    pub fn round(&mut self, out: StreamSender) -> Result<Result<Round, Explained>, Explained> {
+        let attempt = "cannot send memory";
+        let begun = Instant::now();
+        let pids = self.container.cgroup.pids().map_err(|error| failure(attempt, &error))?;
+        let rounds = match &mut self.rounds {
+            Some(rounds) => rounds,
+            None => {
+                let rounds = Rounds::new(BufWriter::with_capacity(BUFFER, out));
+                self.rounds.insert(rounds.map_err(|error| failure(attempt, &error))?)
+            }
+        };
+        let RoundDone { pages, dirty_after } = rounds.round(&pids).map_err(|error| failure(attempt, &error))?;
+        if !rounds.follows() {
+            let why = rounds.refusal().map(|why| failure("its writes cannot be followed", why));
+            let unknown = || Explained { reason: "it has no process that can be followed".into(), hint: None };
+            return Ok(Err(why.unwrap_or_else(unknown)));
+        }
+        let bytes = Bytes(pages.0 * PageCount::PAGE);
+        Ok(Ok(Round { pages, bytes, ms: begun.elapsed().as_secs_f64() * 1e3, dirty_after }))
     }
 
     /// Sends what is left: files, what is in memory file systems, the log, CRIU's images.
@@ -162,12 +210,14 @@ impl Departure {
     /// Undoes the freeze. The gate opens first, so that the first packet passes.
     pub fn thaw(&mut self) -> Result<(), Explained> {
         self.ready = None;
+        self.rounds = None;
         let wire = self.container.wire().map_err(|error| error.explained().clone())?;
         wire.set_gate(Gate::Open).map_err(|error| failure("cannot open the container's gate", &error))?;
         self.end_repair();
         self.container.cgroup.thaw().map_err(|error| failure("cannot thaw the container", &error))?;
         self.container.show(ContainerState::Running);
         self.alone = None;
+        self.trackers = Vec::new();
         Ok(())
     }
 
@@ -187,6 +237,7 @@ impl Departure {
     /// Removes what was prepared, when the container stays.
     pub fn clean_up(&mut self) {
         self.ready = None;
+        self.rounds = None;
         if self.inner.registry.find(self.container.id.as_str()).is_ok() {
             place::remove_checkpoint(&self.container.layout);
         }

@@ -177,6 +177,14 @@ impl Lead {
                 let out = link.sender(Stream::Image);
                 Box::new(move |departure| result(departure.send_image(out), SourceInput::ImageSent))
             }
+            (SourceOutput::SendRound, Some(link)) => {
+                let out = link.sender(Stream::Pages);
+                Box::new(move |departure| match departure.round(out) {
+                    Ok(Ok(round)) => SourceInput::RoundSent(round),
+                    Ok(Err(why)) => SourceInput::RoundRefused(why),
+                    Err(why) => SourceInput::StepFailed(why),
+                })
+            }
             (SourceOutput::Freeze, _) => {
                 let executions = Arc::clone(&self.container.executions);
                 tokio::spawn(async move {
@@ -191,7 +199,8 @@ impl Lead {
             }
             (SourceOutput::Checkpoint, Some(link)) => {
                 let (out, pages) = (link.sender(Stream::Memory), Arc::clone(pages));
-                Box::new(move |departure| match departure.checkpoint(out) {
+                let pages_out = link.sender(Stream::Pages);
+                Box::new(move |departure| match departure.checkpoint(out, pages_out) {
                     Ok(count) => {
                         *lock(&pages) = count;
                         SourceInput::Checkpointed
@@ -272,8 +281,12 @@ impl Lead {
         let ms = |duration: Duration| (duration.as_secs_f64() * 1e6).round() / 1e3;
         let frozen = [drover_model::Phase::Checkpoint, drover_model::Phase::Transfer];
         let last = frozen.iter().filter_map(|phase| result.phases.get(phase)).sum::<Duration>();
-        let bytes = Bytes(traffic.memory() + traffic.files());
-        let rounds = (pages.0 > 0).then_some(Round { pages, bytes, ms: ms(last), dirty_after: PageCount(0) });
+        let mode = if result.rounds.is_empty() { Mode::StopAndCopy } else { Mode::PreCopy };
+        let before_freeze: u64 = result.rounds.iter().map(|round| round.bytes.0).sum();
+        let bytes = Bytes((traffic.memory() + traffic.files()).saturating_sub(before_freeze));
+        let mut rounds = result.rounds;
+        // What crossed while it was frozen.
+        rounds.extend((pages.0 > 0).then_some(Round { pages, bytes, ms: ms(last), dirty_after: PageCount(0) }));
         let before = self.state.borrow().clone();
         let report = Report {
             id: self.id.clone(),
@@ -284,11 +297,11 @@ impl Lead {
             downtime_ms: ms(result.downtime),
             total_ms: ms(result.total),
             phases: result.phases.into_iter().map(|(phase, time)| (phase, ms(time))).collect(),
-            rounds: rounds.into_iter().collect(),
+            rounds,
             bytes_sent: Bytes(traffic.total()),
             bytes_memory: Bytes(traffic.memory()),
             bytes_disk: Bytes(traffic.files()),
-            mode: Mode::StopAndCopy,
+            mode,
             reason: result.reason.reason,
             hint: result.reason.hint,
         };

@@ -71,7 +71,10 @@ impl Image {
         Ok(Self { map_path: directory.join(name), map, pages_path, pages })
     }
 
+    /// A page in the images is not to be brought by somebody else later: the flag that says so is left out.
     fn run(&mut self, flags: u32, address: u64, pages: u32) {
+        const LAZY: u32 = 2;
+        let flags = flags & !LAZY;
         let entry = Entry { address, old_pages: 0, flags: Some(flags), pages: Some(u64::from(pages)) };
         append(&mut self.map, &entry);
     }

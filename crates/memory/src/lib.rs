@@ -15,7 +15,7 @@ mod tracker;
 
 pub use filler::{FillError, Filled, Filler};
 pub use image::{ImageError, receive};
-pub use rounds::{Covered, RoundDone, RoundError, Rounds};
+pub use rounds::{Covered, Last, RoundDone, RoundError, Rounds};
 pub use server::{Served, ServerError, serve};
 pub use store::{KEEP, StoreError, Stored, ZERO, store};
 pub use stream::{Object, Record, StreamError, StreamReader, StreamWriter};

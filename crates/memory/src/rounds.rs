@@ -36,6 +36,20 @@ pub struct RoundDone {
 /// Pages that the target has, by process: mapping after mapping, but for those that CRIU must dump.
 pub type Covered = BTreeMap<u32, Vec<Range<u64>>>;
 
+/// What the last round gave.
+#[derive(Debug)]
+pub struct Last<W> {
+    /// What need not be dumped.
+    pub covered: Covered,
+    /// How many pages were sent.
+    pub pages: PageCount,
+    /// Where the stream went, which has ended.
+    pub out: W,
+    /// To be kept as long as nothing may be lost by waiting: taking the protection off again takes the longer the more
+    /// memory there is.
+    pub trackers: Vec<Tracker>,
+}
+
 #[derive(Debug)]
 struct Process {
     /// Its id in its own namespace.
@@ -112,12 +126,11 @@ impl<W: Write> Rounds<W> {
         self.refused.values().next()
     }
 
-    /// Sends the rest while every process stands still, and says which pages are to be kept. Gives what need not be
-    /// dumped, and how many pages were sent.
+    /// Sends the rest while every process stands still, and says which pages are to be kept.
     ///
     /// # Errors
     /// When the stream refuses.
-    pub fn last(mut self) -> Result<(Covered, PageCount), RoundError> {
+    pub fn last(mut self) -> Result<Last<W>, RoundError> {
         let mut covered = Covered::new();
         let mut present = BTreeMap::new();
         self.processes.retain(|pid, process| {
@@ -139,8 +152,9 @@ impl<W: Write> Rounds<W> {
                 }
             }
         }
-        self.stream.end()?;
-        Ok((covered, PageCount(sent)))
+        let (_, out) = self.stream.end()?;
+        let trackers = self.processes.into_values().map(|process| process.tracker).collect();
+        Ok(Last { covered, pages: PageCount(sent), out, trackers })
     }
 
     /// Sends what is pending of all processes; how many pages had content.
@@ -167,6 +181,7 @@ impl<W: Write> Rounds<W> {
             }
             process.known = true;
         }
+        stream.content().flush()?;
         Ok(sent)
     }
 }
@@ -300,8 +315,12 @@ mod tests {
             assert!(done.dirty_after.0 > 0, "{done:?}");
         }
         assert!(rounds.follows() && rounds.refusal().is_none());
-        // It waits for its next line: it stands still.
-        let (covered, _) = rounds.last().unwrap();
+        let stopped = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process(stopped, rustix::process::Signal::STOP).unwrap();
+        while std::fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap().starts_with("running") {
+            std::thread::yield_now();
+        }
+        let Last { covered, .. } = rounds.last().unwrap();
         let directory = tempfile::tempdir().unwrap();
         store(directory.path(), &stream[..]).unwrap();
         let stored = Stored::open(directory.path()).unwrap().unwrap();

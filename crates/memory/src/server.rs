@@ -64,7 +64,7 @@ pub fn serve(socket: OwnedFd, out: impl Write) -> Result<Served, ServerError> {
             PARENT => criu.write_all(&0_i32.to_ne_bytes()).map_err(ServerError::Read)?,
             ADD => add(&header, &mut criu, &mut stream, &mut buffer)?,
             CLOSE | FORCE_CLOSE => {
-                let pages = stream.end().map_err(ServerError::Send)?;
+                let (pages, _) = stream.end().map_err(ServerError::Send)?;
                 criu.write_all(&0_i32.to_ne_bytes()).map_err(ServerError::Read)?;
                 return Ok(Served { pages });
             }

@@ -102,15 +102,15 @@ impl<W: Write> StreamWriter<W> {
         &mut self.out
     }
 
-    /// Ends the stream; gives the number of pages whose content was written.
+    /// Ends the stream; gives the number of pages whose content was written, and where the stream went.
     ///
     /// # Errors
     /// When the stream refuses.
-    pub fn end(mut self) -> io::Result<PageCount> {
+    pub fn end(mut self) -> io::Result<(PageCount, W)> {
         self.out.write_all(&[3])?;
         self.out.write_all(&self.total.to_le_bytes())?;
         self.out.flush()?;
-        Ok(PageCount(self.total))
+        Ok((PageCount(self.total), self.out))
     }
 }
 
@@ -206,7 +206,7 @@ mod tests {
         writer.run(PRESENT, 0x1000, 2).unwrap();
         writer.content().write_all(&[5; 8192]).unwrap();
         writer.run(2, 0x9000, 1).unwrap();
-        assert_eq!(writer.end().unwrap(), PageCount(2));
+        assert_eq!(writer.end().unwrap().0, PageCount(2));
 
         let mut reader = StreamReader::new(&out[..]).unwrap();
         assert_eq!(reader.record().unwrap(), Record::Object(Object::Process(7)));

@@ -43,7 +43,7 @@ impl Tracker {
     /// # Errors
     /// When it cannot be held, its kernel cannot do it, or it keeps memory locked.
     pub fn attach(pid: u32) -> Result<Self, TrackError> {
-        let made = make_descriptor(pid, uffd::NUMBER, [uffd::FLAGS, 0, 0]);
+        let made = make_descriptor(pid, uffd::NUMBER, [uffd::FLAGS | uffd::USER_MODE_ONLY, 0, 0]);
         let faults = Userfaultfd::from_descriptor(made.map_err(|error| TrackError::Attach(pid, error))?);
         faults.agree(feature::WP_ASYNC | feature::WP_UNPOPULATED).map_err(TrackError::Kernel)?;
         let scan = Scan::open(pid).map_err(|error| TrackError::Follow(pid, error))?;

@@ -9,9 +9,11 @@ use crate::{Bytes, ContainerName, MigrationId, NodeName, Phase, Report};
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mode {
-    /// The engine chooses. Today that is always `stop-and-copy`.
+    /// The engine chooses: `pre-copy`, and `stop-and-copy` where the kernel cannot follow what is written.
     #[default]
     Auto,
+    /// Memory crosses in rounds while the container runs; what was written last crosses while it is frozen.
+    PreCopy,
     /// All memory crosses while the container is frozen.
     StopAndCopy,
 }
@@ -22,6 +24,7 @@ impl Mode {
     pub fn as_str(self) -> &'static str {
         match self {
             Mode::Auto => "auto",
+            Mode::PreCopy => "pre-copy",
             Mode::StopAndCopy => "stop-and-copy",
         }
     }

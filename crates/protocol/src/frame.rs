@@ -29,17 +29,17 @@ pub enum Stream {
     Memory = 6,
     /// CRIU's images and Drover's notes about them.
     Checkpoint = 7,
+    /// Memory pages that cross in rounds, in the page stream's format.
+    Pages = 8,
 }
 
 impl Stream {
-    /// The streams that cross while the container is frozen, all of which must end before it is restored.
-    pub const FROZEN: [Stream; 6] =
-        [Stream::Memory, Stream::Upper, Stream::Dev, Stream::Shm, Stream::Log, Stream::Checkpoint];
+    /// The streams that must have ended before the container is restored.
+    pub const AWAITED: [Stream; 7] =
+        [Stream::Pages, Stream::Memory, Stream::Upper, Stream::Dev, Stream::Shm, Stream::Log, Stream::Checkpoint];
 
     fn from_wire(byte: u8) -> Option<Self> {
-        [Self::Image, Self::Upper, Self::Dev, Self::Shm, Self::Log, Self::Memory, Self::Checkpoint]
-            .into_iter()
-            .find(|stream| *stream as u8 == byte)
+        [Self::Image].into_iter().chain(Self::AWAITED).find(|stream| *stream as u8 == byte)
     }
 }
 

@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use drover_model::{Explained, MigrationId, Mode, Moment, NodeName, Outcome, Phase};
+use drover_model::{Explained, MigrationId, Mode, Moment, NodeName, Outcome, Phase, Round};
 
 use crate::convergence::{Decision, decide};
 use crate::message::{Offer, ToSource, ToTarget, Verdict};
 use crate::{VERSIONS, negotiate};
 
 /// What happened.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum SourceInput {
     /// The link stands: after `Connect` or `Reconnect`.
     Connected,
@@ -22,6 +22,10 @@ pub enum SourceInput {
     Progressed,
     /// `SendImage` is done.
     ImageSent,
+    /// `SendRound` is done.
+    RoundSent(Round),
+    /// `SendRound` cannot be done, for the container's writes cannot be followed; nothing was sent.
+    RoundRefused(Explained),
     /// `Freeze` is done: no process runs and no packet passes.
     Frozen,
     /// `Checkpoint` is done: CRIU has finished, the processes are still frozen.
@@ -49,7 +53,7 @@ pub enum SourceInput {
 }
 
 /// What to do next, one at a time and in order.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum SourceOutput {
     /// Connect to the target.
     Connect,
@@ -59,6 +63,8 @@ pub enum SourceOutput {
     Send(ToTarget),
     /// Send the image.
     SendImage,
+    /// Send what the container has written since the last round, in the first all its memory, while it runs.
+    SendRound,
     /// Freeze the container, then close its network gate.
     Freeze,
     /// Dump the processes; memory crosses meanwhile.
@@ -80,7 +86,7 @@ pub enum SourceOutput {
 }
 
 /// The outcome by the source's clock.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct SourceResult {
     /// How it ended.
     pub outcome: Outcome,
@@ -90,6 +96,8 @@ pub struct SourceResult {
     pub total: Duration,
     /// Time in each phase that was entered.
     pub phases: BTreeMap<Phase, Duration>,
+    /// The rounds while the container ran.
+    pub rounds: Vec<Round>,
     /// Why it ended so.
     pub reason: Explained,
 }
@@ -100,6 +108,7 @@ enum Step {
     Greeting,
     Preparing,
     SendingImage,
+    Copying,
     Freezing,
     Checkpointing,
     Transferring,
@@ -136,6 +145,7 @@ pub struct Source {
     target: NodeName,
     mode: Mode,
     offer: Option<Box<Offer>>,
+    rounds: Vec<Round>,
     step: Step,
     phase: Phase,
     phase_since: Moment,
@@ -182,6 +192,7 @@ impl Source {
             target,
             mode,
             offer: None,
+            rounds: Vec::new(),
             step: Step::Connecting,
             phase: Phase::Prepare,
             phase_since: now,
@@ -320,12 +331,16 @@ impl Source {
             }
             (Step::SendingImage, In::ImageSent) => self.wait(now, Step::Preparing, CRIU),
             (Step::Preparing, In::Heard(ToSource::Ready)) => {
-                self.enter(now, Phase::Copy, Step::Freezing);
-                let Decision::Freeze(why) = decide(self.mode, &[]);
-                self.why_frozen = why;
-                self.enter(now, Phase::Freeze, Step::Freezing);
-                self.frozen_at = Some(now);
-                self.order(now, Step::Freezing, SourceOutput::Freeze, ANSWER);
+                self.enter(now, Phase::Copy, Step::Copying);
+                self.go_on_copying(now);
+            }
+            (Step::Copying, In::RoundSent(round)) => {
+                self.rounds.push(round);
+                self.go_on_copying(now);
+            }
+            (Step::Copying, In::RoundRefused(why)) => {
+                let why = format!("all memory crossed while the container was frozen, for {}", why.reason);
+                self.freeze(now, why);
             }
             (Step::Freezing, In::Frozen) => {
                 self.enter(now, Phase::Checkpoint, Step::Checkpointing);
@@ -345,7 +360,7 @@ impl Source {
                 // A slow disk is no reason to doubt: the answer will come.
                 self.deadline = None;
             }
-            (Step::SendingImage, In::Progressed) => self.deadline = Some(now.after(STALL)),
+            (Step::SendingImage | Step::Copying, In::Progressed) => self.deadline = Some(now.after(STALL)),
             (Step::Checkpointing | Step::Transferring, In::Progressed) => {
                 self.deadline = Some(now.after(FROZEN_STALL));
             }
@@ -355,6 +370,20 @@ impl Source {
             }
             _ => {}
         }
+    }
+
+    fn go_on_copying(&mut self, now: Moment) {
+        match decide(self.mode, &self.rounds) {
+            Decision::Round => self.order(now, Step::Copying, SourceOutput::SendRound, STALL),
+            Decision::Freeze(why) => self.freeze(now, why),
+        }
+    }
+
+    fn freeze(&mut self, now: Moment, why: String) {
+        self.why_frozen = why;
+        self.enter(now, Phase::Freeze, Step::Freezing);
+        self.frozen_at = Some(now);
+        self.order(now, Step::Freezing, SourceOutput::Freeze, ANSWER);
     }
 
     fn handle_committing(&mut self, now: Moment, input: SourceInput) {
@@ -494,7 +523,14 @@ impl Source {
         let ended = self.running_at.unwrap_or(now);
         let downtime = self.frozen_at.map_or(Duration::ZERO, |frozen| ended.since(frozen));
         let total = now.since(self.began);
-        self.outputs.push_back(SourceOutput::Conclude(SourceResult { outcome, downtime, total, phases, reason }));
+        self.outputs.push_back(SourceOutput::Conclude(SourceResult {
+            outcome,
+            downtime,
+            total,
+            phases,
+            rounds: self.rounds.clone(),
+            reason,
+        }));
     }
 
     fn finish(&mut self) {
@@ -508,7 +544,7 @@ impl Source {
             Step::Connecting => "could not be reached",
             Step::Greeting => "did not answer",
             Step::Preparing => "did not get ready",
-            Step::SendingImage | Step::Checkpointing | Step::Transferring => "took no more data",
+            Step::SendingImage | Step::Copying | Step::Checkpointing | Step::Transferring => "took no more data",
             Step::Restoring => "did not restore the container",
             Step::Freezing => {
                 return explained("the container could not be frozen in time")

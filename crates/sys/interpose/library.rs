@@ -145,8 +145,14 @@ pub unsafe extern "C" fn ioctl(descriptor: c_int, request: c_ulong, argument: *m
         // SAFETY: the request says that the argument is a `pm_scan_arg`.
         question[2..2 + SCAN_WORDS].copy_from_slice(unsafe { core::slice::from_raw_parts(argument, SCAN_WORDS) });
         match ask(&question) {
-            // SAFETY: as above.
-            Some([SHORTENED, _, until, _]) => unsafe { argument.add(END).write(until) },
+            // SAFETY: as above. The program finds its own end again, and that the scan did not come so far.
+            Some([SHORTENED, _, until, _]) => unsafe {
+                let end = argument.add(END).read();
+                argument.add(END).write(until);
+                let result = call(IOCTL, [descriptor as u64, request, argument as u64, 0, 0, 0]) as c_int;
+                argument.add(END).write(end);
+                return result;
+            },
             Some([_, result, until, _]) => {
                 // SAFETY: as above.
                 unsafe { argument.add(WALK_END).write(until) };

@@ -43,6 +43,10 @@ pub const NUMBER: i64 = libc::SYS_userfaultfd;
 /// The flags by which it is made: closed on exec, never waiting, and also for faults in the kernel.
 pub const FLAGS: u64 = (libc::O_CLOEXEC | libc::O_NONBLOCK) as u64;
 
+/// The flag with which a process may make one that has no CAP_SYS_PTRACE: faults in the kernel are not dealt with. There
+/// are none to be dealt with where writes are only noted (`WP_ASYNC`).
+pub const USER_MODE_ONLY: u64 = 1;
+
 /// A descriptor by which another process's faults are dealt with.
 #[derive(Debug)]
 pub struct Userfaultfd {

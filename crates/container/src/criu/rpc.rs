@@ -60,6 +60,9 @@ pub struct Options {
     /// Whether half-open incoming connections are left out (the client asks again).
     #[prost(bool, optional, tag = "46")]
     pub tcp_skip_in_flight: Option<bool>,
+    /// Whether somebody else brings pages that are missing (`lazy-pages.socket` in the working directory).
+    #[prost(bool, optional, tag = "48")]
+    pub lazy_pages: Option<bool>,
     /// Whether the master of a terminal is handed over.
     #[prost(bool, optional, tag = "50")]
     pub orphan_pts_master: Option<bool>,

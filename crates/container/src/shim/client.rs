@@ -133,6 +133,14 @@ impl Shim {
         }
     }
 
+    /// Waits until no page of a restored container is missing any more: before that nobody sees which pages it has.
+    ///
+    /// # Errors
+    /// As `ask`.
+    pub fn await_filled(&self) -> Result<(), ShimError> {
+        self.ask(&Request::AwaitFilled).map(drop)
+    }
+
     /// Restores the container; gives its first process.
     ///
     /// # Errors

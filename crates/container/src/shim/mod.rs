@@ -16,7 +16,7 @@ use crate::Layout;
 
 pub use channel::{Channel, Packet};
 pub use client::{Shim, ShimError};
-pub use server::serve;
+pub use server::{Failure, Fill, serve};
 
 /// What a shim is told when it is started; a file whose path is its only argument.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,6 +56,8 @@ pub enum Request {
     Start,
     /// Restore it from its images and leave it frozen.
     Restore,
+    /// Answer when no page of the restored container is missing any more.
+    AwaitFilled,
     /// Say how it is.
     State,
     /// Answer when the program has ended, or the container was discarded.

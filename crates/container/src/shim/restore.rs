@@ -40,6 +40,7 @@ pub(super) fn restore(
     stdio: [Option<OwnedFd>; 3],
     container: &Cgroup,
     shims: &Cgroup,
+    lazy_pages: bool,
 ) -> Result<(u32, Option<OwnedFd>), RestoreError> {
     let layout = &spec.layout;
     let open = |path: PathBuf| File::open(&path).map_err(|error| RestoreError::Open(path, error));
@@ -66,7 +67,10 @@ pub(super) fn restore(
     let mut placed = Ok(());
     let pid = worker.request(
         RequestKind::Restore,
-        options(layout, spec.terminal, &notes, inherit_fd, &images, &work),
+        Options {
+            lazy_pages: lazy_pages.then_some(true),
+            ..options(layout, spec.terminal, &notes, inherit_fd, &images, &work)
+        },
         &layout.criu_work(),
         PATIENCE,
         |notification| {

@@ -24,7 +24,8 @@ use crate::Notes;
 use crate::log::LogWriter;
 use crate::runc::Runc;
 
-type Failure = Box<dyn std::error::Error + Send + Sync>;
+/// Why a shim could not do something.
+pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// What the agent's connections share.
 #[derive(Debug)]
@@ -44,6 +45,9 @@ struct Server {
     /// The shim's end of standard input, or the terminal's master.
     input: Mutex<Option<OwnedFd>>,
     discarded: AtomicBool,
+    fill: Fill,
+    /// Told when no page is missing.
+    filled: (Mutex<bool>, Condvar),
 }
 
 /// How long the streams of a dead container may stay open.
@@ -51,11 +55,15 @@ const STREAMS_END: Duration = Duration::from_secs(2);
 /// How long connections may go on after the end, to tell of it.
 const FAREWELL: Duration = Duration::from_millis(500);
 
+/// Brings a restored container the pages that are in a store, over the socket that CRIU connects to. Returns when none is
+/// missing; what it has not brought by then is zero.
+pub type Fill = fn(store: &Path, criu: &UnixListener) -> Result<(), Failure>;
+
 /// The whole life of a shim; returns when the container has ended or was discarded.
 ///
 /// # Errors
 /// When it cannot be set up.
-pub fn serve(spec: &Path) -> Result<(), Failure> {
+pub fn serve(spec: &Path, fill: Fill) -> Result<(), Failure> {
     let spec: ShimSpec = serde_json::from_slice(&fs::read(spec)?)?;
     set_child_subreaper(Some(rustix::process::getpid()))?;
     let hierarchies = Hierarchies::detect(Path::new("/"), &spec.cgroup_base)?;
@@ -74,6 +82,8 @@ pub fn serve(spec: &Path) -> Result<(), Failure> {
         over: Default::default(),
         input: Mutex::default(),
         discarded: AtomicBool::new(false),
+        fill,
+        filled: (Mutex::new(true), Condvar::new()),
         spec,
     });
     loop {
@@ -100,6 +110,10 @@ impl Server {
             Request::Follow => return drop(self.follow(channel)),
             Request::Wait => {
                 self.wait();
+                Ok(Reply::Done)
+            }
+            Request::AwaitFilled => {
+                drop(self.filled.1.wait_while(lock(&self.filled.0), |filled| !*filled));
                 Ok(Reply::Done)
             }
             Request::Create => self.create().map(|()| Reply::Done),
@@ -189,12 +203,37 @@ impl Server {
             // It came out of a pipe of the same size, so it fits.
             rustix::io::write(input, &unread)?;
         }
-        let (pid, master) = restore(&self.spec, stdio, &self.container, &self.shims)?;
+        let lazy_pages = self.begin_filling()?;
+        let (pid, master) = restore(&self.spec, stdio, &self.container, &self.shims, lazy_pages)?;
         if let Some(master) = master {
             self.take_terminal(master)?;
         }
         self.watch(pid)?;
         Ok(pid)
+    }
+
+    /// When pages came before the images did, somebody must bring them. It is done here, for the agent may end meanwhile.
+    fn begin_filling(self: &Arc<Self>) -> Result<bool, Failure> {
+        /// The name that CRIU connects to, in its working directory.
+        const SOCKET: &str = "lazy-pages.socket";
+        let layout = &self.spec.layout;
+        if !layout.store().exists() {
+            return Ok(false);
+        }
+        let listener = UnixListener::bind(layout.criu_work().join(SOCKET))?;
+        *lock(&self.filled.0) = false;
+        let server = Arc::clone(self);
+        std::thread::Builder::new().name("fill".into()).spawn(move || {
+            if let Err(error) = (server.fill)(&server.spec.layout.store(), &listener) {
+                // What is missing would be zero from now on. Better no program than one whose memory is wrong; a restore
+                // that was broken off has none.
+                eprintln!("cannot bring the pages that are missing: {}", Explained::from_chain(error.as_ref()));
+                let _ = server.container.kill();
+            }
+            *lock(&server.filled.0) = true;
+            server.filled.1.notify_all();
+        })?;
+        Ok(true)
     }
 
     /// Waits for the first process to end, on a thread of its own.

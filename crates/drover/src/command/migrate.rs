@@ -44,7 +44,7 @@ struct ModeArg(Mode);
 
 impl clap::ValueEnum for ModeArg {
     fn value_variants<'a>() -> &'a [Self] {
-        &[Self(Mode::Auto), Self(Mode::StopAndCopy)]
+        &[Self(Mode::Auto), Self(Mode::PreCopy), Self(Mode::StopAndCopy)]
     }
 
     fn to_possible_value(&self) -> Option<PossibleValue> {
