@@ -172,10 +172,10 @@ impl<W: Write> Rounds<W> {
                 while at < run.end {
                     let length = usize::try_from(run.end - at).unwrap_or(usize::MAX).min(buffer.len());
                     let content = &mut buffer[..length];
-                    // What has gone meanwhile is missing from the pages that are kept in the end.
-                    if process.memory.read_exact_at(content, at).is_ok() {
-                        sent += send_content(stream, at, content, process.known)?;
+                    if process.memory.read_exact_at(content, at).is_err() {
+                        read_single(&process.memory, at, content);
                     }
+                    sent += send_content(stream, at, content, process.known)?;
                     at += length as u64;
                 }
             }
@@ -223,6 +223,16 @@ fn send_content(
         first += run.len();
     }
     Ok(sent)
+}
+
+/// Reads page by page, where not all of them can be read: one has gone meanwhile, and is missing from those that are kept
+/// in the end, or guards what is beside it. They count as zeros.
+fn read_single(memory: &File, address: u64, content: &mut [u8]) {
+    for (number, page) in content.chunks_mut(PAGE as usize).enumerate() {
+        if memory.read_exact_at(page, address + number as u64 * PAGE).is_err() {
+            page.fill(0);
+        }
+    }
 }
 
 /// A run in pieces that a record can say.
@@ -343,6 +353,9 @@ mod tests {
             }
         }
         assert!(pages > 600, "{pages}");
+        let mut content = vec![1; 2 * PAGE as usize];
+        read_single(&memory, 0, &mut content);
+        assert!(content.iter().all(|byte| *byte == 0), "nothing is mapped there");
         child.kill().unwrap();
         child.wait().unwrap();
     }

@@ -6,11 +6,14 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
-/// How often a thread may stop for something else before it is let go.
-const STOPS: usize = 100;
+/// How long a thread may take to stop. One that hangs in the kernel (state D) does not.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// The pause between two looks at whether it has.
+const LOOK_AGAIN: Duration = Duration::from_micros(20);
 /// `PTRACE_GETSIGMASK` and `PTRACE_SETSIGMASK`.
 const GET_SIGNAL_MASK: libc::c_uint = 0x420a;
 const SET_SIGNAL_MASK: libc::c_uint = 0x420b;
@@ -97,10 +100,16 @@ impl Held {
 
     /// Waits until it stands still.
     fn await_stop(&self) -> io::Result<()> {
-        for _ in 0..STOPS {
+        let end = Instant::now() + PATIENCE;
+        while Instant::now() < end {
             let mut status = 0;
             // SAFETY: the kernel writes one number to the address given.
-            let waited = unsafe { libc::waitpid(self.thread, &raw mut status, libc::__WALL) };
+            let waited = unsafe { libc::waitpid(self.thread, &raw mut status, libc::__WALL | libc::WNOHANG) };
+            if waited == 0 {
+                // Of a stop nobody can be woken without a handler for signals; it takes microseconds.
+                std::thread::sleep(LOOK_AGAIN);
+                continue;
+            }
             if waited < 0 {
                 let error = io::Error::last_os_error();
                 if error.kind() == io::ErrorKind::Interrupted {
@@ -141,12 +150,19 @@ impl Drop for Held {
 pub fn make_descriptor(pid: u32, number: libc::c_long, arguments: [u64; 3]) -> io::Result<OwnedFd> {
     let process = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?;
     let process = pidfd_open(process, PidfdFlags::empty())?;
-    let held = Held::new(pid)?;
-    let made = held.call(number, arguments)?;
-    let theirs = i32::try_from(made).map_err(|_| io::ErrorKind::InvalidData)?;
-    let taken = pidfd_getfd(&process, theirs, PidfdGetfdFlags::empty());
-    held.call(libc::SYS_close, [made, 0, 0])?;
-    Ok(taken?)
+    let make = || {
+        let held = Held::new(pid)?;
+        let made = held.call(number, arguments)?;
+        let theirs = i32::try_from(made).map_err(|_| io::ErrorKind::InvalidData)?;
+        let taken = pidfd_getfd(&process, theirs, PidfdGetfdFlags::empty());
+        held.call(libc::SYS_close, [made, 0, 0])?;
+        Ok(taken?)
+    };
+    // On a thread of its own: with the end of that the kernel lets go what did not stop in time.
+    std::thread::scope(|scope| {
+        let making = std::thread::Builder::new().name("inject".into()).spawn_scoped(scope, make)?;
+        making.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 /// Where the process has an instruction that makes a system call: in the page that the kernel maps into each (`vdso(7)`).

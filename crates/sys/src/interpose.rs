@@ -23,6 +23,8 @@ const WORD: usize = size_of::<u64>();
 const QUESTION: usize = 16 * WORD;
 const ASK_PRLIMIT: u64 = 1;
 const ASK_SCAN: u64 = 2;
+/// `PAGE_IS_PRESENT | PAGE_IS_SWAPPED`.
+const PRESENT_OR_SWAPPED: u64 = 1 << 3 | 1 << 4;
 
 /// What is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +36,7 @@ pub enum Question {
         /// The resource, `RLIMIT_...`.
         resource: u32,
     },
-    /// `PAGEMAP_SCAN`: which pages from `start` to `end` are to be found.
+    /// `PAGEMAP_SCAN` for pages with content from `start` to `end`.
     Scan {
         /// The descriptor of the page map in the program.
         descriptor: RawFd,
@@ -126,7 +128,8 @@ impl Question {
                 pid: u32::try_from(word(bytes, 1)).ok()?,
                 resource: u32::try_from(word(bytes, 2)).ok()?,
             }),
-            ASK_SCAN => Some(Self::Scan {
+            // Other scans look for something else, as for guard pages.
+            ASK_SCAN if word(bytes, 2 + 10) == PRESENT_OR_SWAPPED => Some(Self::Scan {
                 descriptor: RawFd::try_from(word(bytes, 1)).ok()?,
                 start: word(bytes, 2 + 2),
                 end: word(bytes, 2 + 3),
@@ -201,6 +204,8 @@ mod tests {
         for (index, value) in [ASK_SCAN, 9, 96, 0, 0x1000, 0x9000].into_iter().enumerate() {
             bytes[index * WORD..][..WORD].copy_from_slice(&value.to_ne_bytes());
         }
+        assert_eq!(Question::parse(&bytes), None, "it looks for something else");
+        bytes[12 * WORD..][..WORD].copy_from_slice(&PRESENT_OR_SWAPPED.to_ne_bytes());
         assert_eq!(Question::parse(&bytes), Some(Question::Scan { descriptor: 9, start: 0x1000, end: 0x9000 }));
         let answer: Vec<u8> = [1_u64, 0, 0x9000, 0].into_iter().flat_map(u64::to_ne_bytes).collect();
         assert_eq!(Answer::Nothing { until: 0x9000 }.bytes(), answer);
