@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use drover_model::Neighbour;
 
-use crate::criu::{Coverage, CriuError, Options, PageServer, RequestKind, Worker, let_sleep};
+use crate::criu::{Coverage, CriuError, Options, PageServer, RequestKind, Sleepers, Worker, let_sleep};
 use crate::{External, Layout, Notes, UnknownMount};
 
 /// What to dump.
@@ -29,6 +29,8 @@ pub struct DumpRequest {
     pub unread_stdin: Vec<u8>,
     /// Whom the container knows on its link.
     pub neighbours: Vec<Neighbour>,
+    /// What its threads did before anything interrupted them.
+    pub sleepers: Sleepers,
     /// Pages that the target has already.
     pub coverage: Coverage,
     /// A CRIU process that was started before the container was frozen, and that found the page server's socket at
@@ -79,7 +81,8 @@ pub const LOG_LEVEL: i32 = 1;
 /// # Errors
 /// For whatever cannot travel, and when CRIU fails. The processes are frozen in any case.
 pub fn dump(request: DumpRequest, mut cut_network: impl FnMut() -> bool) -> Result<(), DumpError> {
-    let DumpRequest { layout, pid, processes, freezer, terminal, unread_stdin, neighbours, coverage, worker } = request;
+    let DumpRequest { layout, pid, processes, freezer, terminal, unread_stdin, neighbours, sleepers, coverage, worker } =
+        request;
     let open = |path: PathBuf| File::open(&path).map_err(|error| DumpError::Open(path, error));
     let images = open(layout.images())?;
     let work = open(layout.criu_work())?;
@@ -132,7 +135,7 @@ pub fn dump(request: DumpRequest, mut cut_network: impl FnMut() -> bool) -> Resu
         return Err(DumpError::Uncut);
     }
     for pid in processes {
-        let_sleep(pid, &layout.images()).map_err(DumpError::Sleeping)?;
+        let_sleep(pid, &layout.images(), &sleepers).map_err(DumpError::Sleeping)?;
     }
     Ok(())
 }

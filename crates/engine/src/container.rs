@@ -6,6 +6,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use drover_container::Layout;
+use drover_container::criu::Sleepers;
 use drover_container::shim::{Exit, Shim};
 use drover_model::{ContainerId, ContainerRecord, ContainerSpec, ContainerState, NodeName};
 use drover_network::Wire;
@@ -43,6 +44,8 @@ pub(crate) struct Container {
     /// Shared by the programs that were executed in it from outside; alone is who freezes it, for they cannot travel.
     pub executions: Arc<tokio::sync::RwLock<()>>,
     changed: watch::Sender<()>,
+    /// What its threads do, as of before the first move that interrupted them and was given up.
+    sleepers: Mutex<Sleepers>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -69,6 +72,7 @@ impl Container {
             pid: Mutex::default(),
             operation: Arc::default(),
             executions: Arc::default(),
+            sleepers: Mutex::default(),
             changed: watch::Sender::new(()),
         }))
     }
@@ -105,6 +109,13 @@ impl Container {
 
     pub fn changes(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
+    }
+
+    /// Looks at what its threads do, before something interrupts them.
+    pub fn look_at_sleepers(&self) -> Sleepers {
+        let mut sleepers = lock(&self.sleepers);
+        sleepers.look(&self.cgroup.pids().unwrap_or_default());
+        sleepers.clone()
     }
 
     pub fn shim(&self) -> Shim {

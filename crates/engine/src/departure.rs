@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use drover_container::criu::{Coverage, Worker};
+use drover_container::criu::{Coverage, Sleepers, Worker};
 use drover_container::{DumpRequest, PAGE_SERVER, dump};
 use drover_disk::layer;
 use drover_memory::{Last, RoundDone, Rounds, Tracker};
@@ -39,6 +39,7 @@ struct Ready {
     pages: OwnedFd,
     neighbours: Vec<Neighbour>,
     unread_stdin: Vec<u8>,
+    sleepers: Sleepers,
 }
 
 /// A container that is about to leave.
@@ -87,7 +88,8 @@ impl Departure {
         *lock(&self.reins) = Some(worker.handle().map_err(|error| failure(attempt, &error))?);
         // Opened now, for that takes longer than to use it.
         self.container.wire().map_err(|error| error.explained().clone())?;
-        self.ready = Some(Ready { worker, pages: ours.into(), neighbours: Vec::new(), unread_stdin: Vec::new() });
+        let (neighbours, unread_stdin, sleepers) = Default::default();
+        self.ready = Some(Ready { worker, pages: ours.into(), neighbours, unread_stdin, sleepers });
         Ok(())
     }
 
@@ -102,6 +104,7 @@ impl Departure {
             .ok_or_else(|| Explained { reason: format!("{attempt}: it is not prepared"), hint: None })?;
         let wire = self.container.wire().map_err(|error| error.explained().clone())?;
         ready.neighbours = wire.neighbours().map_err(|error| failure(attempt, &error))?;
+        ready.sleepers = self.container.look_at_sleepers();
         self.container.show(ContainerState::Frozen);
         self.container.cgroup.freeze(FREEZE).map_err(|error| failure(attempt, &error))?;
         refuse_strangers(&self.container)?;
@@ -113,7 +116,7 @@ impl Departure {
     pub fn checkpoint(&mut self, out: StreamSender, pages_out: StreamSender) -> Result<PageCount, Explained> {
         let attempt = "cannot checkpoint the container";
         let missing = || Explained { reason: format!("{attempt}: it is not frozen"), hint: None };
-        let Ready { worker, pages, neighbours, unread_stdin } = self.ready.take().ok_or_else(missing)?;
+        let Ready { worker, pages, neighbours, unread_stdin, sleepers } = self.ready.take().ok_or_else(missing)?;
         let layout = self.container.layout.clone();
         let pid = self.container.pid().ok_or_else(missing)?;
         let wire = self.container.wire().map_err(|error| error.explained().clone())?;
@@ -129,8 +132,18 @@ impl Departure {
                 Ok::<_, Explained>(served.pages)
             });
             let terminal = self.container.spec().process.terminal;
-            let request =
-                DumpRequest { layout, pid, processes, freezer, terminal, unread_stdin, neighbours, coverage, worker };
+            let request = DumpRequest {
+                layout,
+                pid,
+                processes,
+                freezer,
+                terminal,
+                unread_stdin,
+                neighbours,
+                sleepers,
+                coverage,
+                worker,
+            };
             let mut uncut = None;
             let dumped = dump(request, || match wire.set_gate(Gate::Closed) {
                 Ok(()) => true,
@@ -174,6 +187,7 @@ impl Departure {
         let rounds = match &mut self.rounds {
             Some(rounds) => rounds,
             None => {
+                self.container.look_at_sleepers();
                 let rounds = Rounds::new(BufWriter::with_capacity(BUFFER, out));
                 self.rounds.insert(rounds.map_err(|error| failure(attempt, &error))?)
             }

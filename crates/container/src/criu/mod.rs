@@ -11,5 +11,6 @@ mod worker;
 
 pub use coverage::Coverage;
 pub use rpc::{InheritFd, Options, PageServer};
+pub use sleepers::Sleepers;
 pub(crate) use sleepers::let_sleep;
 pub use worker::{CriuError, Notification, RequestKind, Worker, version};

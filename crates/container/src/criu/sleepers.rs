@@ -7,6 +7,7 @@
 //!
 //! Source of the format: CRIU's `images/core.proto` and `images/core-x86.proto`.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -34,11 +35,51 @@ const CLOCK_NANOSLEEP: u64 = 230;
 /// An image is two magic numbers and a length, then the message.
 const HEAD: usize = 12;
 
+/// What sleeping threads are doing, looked at before anything interrupts them: afterwards the kernel says
+/// `restart_syscall`, and no longer which call that is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Sleepers(BTreeMap<u32, Call>);
+
+/// A call that a thread is in (`proc_pid_syscall(5)`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Call {
+    number: u64,
+    /// Its arguments, and where its thread is.
+    place: Vec<String>,
+}
+
+impl Sleepers {
+    /// Looks at all threads of the given processes. What was known of one that is in the same call still is.
+    pub fn look(&mut self, pids: &[u32]) {
+        let mut seen = BTreeMap::new();
+        for pid in pids {
+            for entry in fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
+                let thread = entry.file_name().to_str().and_then(|name| name.parse().ok());
+                // One that runs is in no call.
+                let call = fs::read_to_string(entry.path().join("syscall")).ok().and_then(|text| Call::parse(&text));
+                let (Some(thread), Some(call)) = (thread, call) else { continue };
+                let known = self.0.remove(&thread).filter(|known| known.place == call.place);
+                let call = if call.number == RESTART { known } else { Some(call) };
+                seen.extend(call.map(|call| (thread, call)));
+            }
+        }
+        self.0 = seen;
+    }
+}
+
+impl Call {
+    fn parse(text: &str) -> Option<Self> {
+        let mut words = text.split_whitespace();
+        let number = words.next()?.parse().ok()?;
+        Some(Self { number, place: words.map(str::to_owned).collect() })
+    }
+}
+
 /// Changes the images of the threads of the frozen process `pid`.
 ///
 /// # Errors
 /// When an image can be neither read nor written.
-pub(crate) fn let_sleep(pid: u32, images: &Path) -> io::Result<()> {
+pub(crate) fn let_sleep(pid: u32, images: &Path, sleepers: &Sleepers) -> io::Result<()> {
     if !cfg!(target_arch = "x86_64") {
         return Ok(());
     }
@@ -52,7 +93,11 @@ pub(crate) fn let_sleep(pid: u32, images: &Path) -> io::Result<()> {
             continue;
         }
         let bytes = fs::read(&image)?;
-        if let Some(changed) = begin_anew(&bytes, |address| code_before(&thread, address)) {
+        let id = thread.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok());
+        let call = fs::read_to_string(thread.join("syscall")).ok().and_then(|text| Call::parse(&text));
+        let known = id.and_then(|id: u32| sleepers.0.get(&id));
+        let known = known.filter(|known| call.is_some_and(|call| call.place == known.place)).map(|known| known.number);
+        if let Some(changed) = begin_anew(&bytes, known, |address| code_before(&thread, address)) {
             let temporary = PathBuf::from(format!("{}.new", image.display()));
             fs::write(&temporary, changed)?;
             fs::rename(temporary, image)?;
@@ -80,7 +125,7 @@ fn code_before(thread: &Path, address: u64) -> Option<[u8; 7]> {
 }
 
 /// The image with the call begun anew, if there was one that must not fail.
-fn begin_anew(image: &[u8], code_before: impl Fn(u64) -> Option<[u8; 7]>) -> Option<Vec<u8>> {
+fn begin_anew(image: &[u8], known: Option<u64>, code_before: impl Fn(u64) -> Option<[u8; 7]>) -> Option<Vec<u8>> {
     const SYSCALL: [u8; 2] = [0x0f, 0x05];
     let (head, body) = image.split_at_checked(HEAD)?;
     let length = u32::from_le_bytes(head[8..].try_into().expect("four bytes"));
@@ -96,7 +141,9 @@ fn begin_anew(image: &[u8], code_before: impl Fn(u64) -> Option<[u8; 7]>) -> Opt
         return None;
     }
     let number = match registers.number(ORIG_AX)? {
-        // Interrupted before, it was `restart_syscall` since; which one it was at first stands in the code.
+        // Interrupted before, it was `restart_syscall` since. Somebody saw which one it was at first, or it stands in the
+        // code.
+        RESTART if known.is_some() => known?,
         RESTART if code[0] == 0xb8 => u64::from(u32::from_le_bytes(code[1..5].try_into().expect("four bytes"))),
         number => number,
     };
@@ -169,7 +216,7 @@ mod tests {
         let body = core.encode_to_vec();
         let length = u32::try_from(body.len()).unwrap().to_le_bytes();
         let image = [&[9_u8; 8][..], &length, &body].concat();
-        let changed = begin_anew(&image, |address| {
+        let changed = begin_anew(&image, None, |address| {
             assert_eq!(address, 0x4000);
             Some([0xb8, call, 0, 0, 0, 0x0f, 0x05])
         })?;
@@ -197,6 +244,29 @@ mod tests {
     }
 
     #[test]
+    fn what_a_thread_did_is_remembered_while_it_does_it() {
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let path = format!("/proc/{}/syscall", child.id());
+        while !std::fs::read_to_string(&path).unwrap().starts_with("230 ") {
+            std::thread::yield_now();
+        }
+        let mut sleepers = Sleepers::default();
+        sleepers.look(&[child.id()]);
+        let pid = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::CONT).unwrap();
+        while !std::fs::read_to_string(&path).unwrap().starts_with("219 ") {
+            std::thread::yield_now();
+        }
+        sleepers.look(&[child.id()]);
+        assert_eq!(sleepers.0[&child.id()].number, CLOCK_NANOSLEEP);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        sleepers.look(&[child.id()]);
+        assert!(sleepers.0.is_empty());
+    }
+
+    #[test]
     fn a_program_that_asks_for_the_remaining_time_hears_of_the_interruption() {
         assert_eq!(changed(Registers { r10: 0x90, ..asleep(CLOCK_NANOSLEEP) }, 230), None);
         assert!(changed(Registers { r10: 0, ..asleep(CLOCK_NANOSLEEP) }, 230).is_some());
@@ -210,7 +280,7 @@ mod tests {
 
     #[test]
     fn an_image_that_makes_no_sense_stays() {
-        assert_eq!(begin_anew(&[1; 30], |_| None), None);
-        assert_eq!(begin_anew(&[], |_| None), None);
+        assert_eq!(begin_anew(&[1; 30], None, |_| None), None);
+        assert_eq!(begin_anew(&[], None, |_| None), None);
     }
 }

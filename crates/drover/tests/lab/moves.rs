@@ -149,7 +149,7 @@ fn a_program_that_ends_as_it_arrives_has_moved() {
     lab.await_log("box", "ready\n");
     lab.drover("lab link 100mbit").well();
     lab.drover(("exec box bash -c", "echo $(( ${EPOCHREALTIME/./} + 1500000 )) >/end")).well();
-    lab.migrate("box", "n2");
+    lab.drover("migrate box --to n2 --mode stop-and-copy").well();
     assert_eq!(lab.await_exit("box"), 4);
     assert_eq!(lab.inspect("box")["node"], "n2");
 }
