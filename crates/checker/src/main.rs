@@ -14,6 +14,7 @@ mod record;
 mod redis;
 mod resp;
 mod stop;
+mod torture;
 mod value;
 
 use std::error::Error;
@@ -45,6 +46,8 @@ enum Command {
     Collect(collect::Options),
     /// Check that a file of numbers has no loss and no repetition.
     VerifyNumbers(numbers::Options),
+    /// Change memory in every way by chance, and look at every page.
+    Torture(torture::Options),
     /// Make a lab, move a loaded container there and back three times, and show that a client notices nothing.
     Demo(demo::Options),
 }
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         Command::Count(options) => finish(count::run(options), json, |_| true),
         Command::Collect(options) => finish(collect::run(options), json, collect::Report::passed),
         Command::VerifyNumbers(options) => finish(numbers::run(options), json, |report| report.ok),
+        Command::Torture(options) => finish(torture::run(options), json, torture::Report::passed),
         Command::Demo(options) => Ok(demo::run(options, json)),
     };
     outcome.unwrap_or_else(|error| {

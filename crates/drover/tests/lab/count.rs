@@ -12,7 +12,7 @@ use crate::lifecycle::last_number;
 const MOVES: u64 = 50;
 
 /// Imports the toolbox with the witness inside as the image `counter`.
-fn import_counter(lab: &Lab) {
+pub fn import_counter(lab: &Lab) {
     let directory = tempfile::tempdir().unwrap();
     let root = directory.path().join("root");
     copy(&image_root("toolbox"), &root);

@@ -7,6 +7,7 @@ mod count;
 mod harness;
 mod leftovers;
 mod lifecycle;
+mod memory;
 mod moves;
 mod operator;
 mod races;

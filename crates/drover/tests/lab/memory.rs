@@ -1,0 +1,37 @@
+//! Memory that is written all the time arrives as it was, whatever the mode.
+
+use crate::count::import_counter;
+use crate::harness::Lab;
+
+/// Moves a container that checks its own memory, and has it look at every page in the end.
+fn torture(options: &str, limit: Option<&str>, modes: &[&str]) {
+    let lab = Lab::up();
+    import_counter(&lab);
+    lab.drover(format!("run --node n1 --name box -d counter drover-check torture {options} --json")).well();
+    lab.await_log("box", "ready\n");
+    if let Some(limit) = limit {
+        lab.drover(format!("lab link {limit}")).well();
+    }
+    for (number, mode) in modes.iter().enumerate() {
+        let target = if number % 2 == 0 { "n2" } else { "n1" };
+        let report = lab.json(format!("migrate box --to {target} --mode {mode}"));
+        assert_eq!(report["outcome"], "moved", "{report}");
+        assert_eq!(report["mode"], *mode, "{report}");
+    }
+    lab.drover("stop -t 30 box").well();
+    let log = lab.logs("box");
+    assert_eq!(lab.await_exit("box"), 0, "{log}");
+    assert!(log.contains("\"wrong\":null"), "{log}");
+}
+
+#[test]
+fn memory_that_is_written_arrives_as_it_was() {
+    let modes =
+        ["pre-copy", "pre-copy", "stop-and-copy", "pre-copy", "pre-copy", "pre-copy", "stop-and-copy", "pre-copy"];
+    torture("--mib 24 --threads 3 --children 2 --pause-us 100", None, &modes);
+}
+
+#[test]
+fn memory_that_is_written_faster_than_it_crosses_arrives_as_it_was() {
+    torture("--mib 16 --threads 2 --children 1 --pause-us 300", Some("500mbit"), &["pre-copy", "pre-copy"]);
+}
