@@ -1,8 +1,9 @@
 //! What the source does at each step of a migration. Everything here blocks.
 
-use std::io::{self, BufWriter};
+use std::io::{self, BufWriter, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -32,6 +33,26 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// A stream that takes nothing more once the migration was given up.
+#[derive(Debug)]
+struct Revocable {
+    out: StreamSender,
+    given_up: Arc<AtomicBool>,
+}
+
+impl Write for Revocable {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.given_up.load(Ordering::Relaxed) {
+            return Err(io::Error::new(io::ErrorKind::BrokenPipe, "the migration was given up"));
+        }
+        self.out.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
 /// What is ready for the dump.
 #[derive(Debug)]
 struct Ready {
@@ -50,7 +71,9 @@ pub(crate) struct Departure {
     ready: Option<Ready>,
     reins: Reins,
     /// What is followed and sent while it runs.
-    rounds: Option<Rounds<BufWriter<StreamSender>>>,
+    rounds: Option<Rounds<BufWriter<Revocable>>>,
+    /// Set when the rounds have become pointless: nobody shall wait for the rest of one.
+    given_up: Arc<AtomicBool>,
     /// What was followed until it was frozen.
     trackers: Vec<Tracker>,
     /// Held from the freeze until the container runs again, here or elsewhere: nobody executes anything in it.
@@ -62,7 +85,21 @@ pub(crate) type Reins = Arc<Mutex<Option<OwnedFd>>>;
 
 impl Departure {
     pub fn new(inner: Arc<Inner>, container: Arc<Container>) -> Self {
-        Self { inner, container, ready: None, reins: Arc::default(), rounds: None, trackers: Vec::new(), alone: None }
+        Self {
+            inner,
+            container,
+            ready: None,
+            reins: Arc::default(),
+            rounds: None,
+            given_up: Arc::default(),
+            trackers: Vec::new(),
+            alone: None,
+        }
+    }
+
+    /// To be set when the migration is given up while it copies.
+    pub fn given_up(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.given_up)
     }
 
     pub fn reins(&self) -> Reins {
@@ -174,7 +211,7 @@ impl Departure {
         let Last { covered, pages, out, trackers } = rounds.last().map_err(|error| failure(attempt, &error))?;
         self.trackers = trackers;
         let out = out.into_inner().map_err(|error| failure(attempt, error.error()))?;
-        out.finish().map_err(|error| failure(attempt, &error))?;
+        out.out.finish().map_err(|error| failure(attempt, &error))?;
         Ok((Coverage(covered), pages))
     }
 
@@ -188,6 +225,7 @@ impl Departure {
             Some(rounds) => rounds,
             None => {
                 self.container.look_at_sleepers();
+                let out = Revocable { out, given_up: Arc::clone(&self.given_up) };
                 let rounds = Rounds::new(BufWriter::with_capacity(BUFFER, out));
                 self.rounds.insert(rounds.map_err(|error| failure(attempt, &error))?)
             }

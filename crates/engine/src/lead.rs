@@ -1,6 +1,7 @@
 //! Leading a migration: the loop that does what the source's machine orders and tells it what happened.
 
 use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -47,7 +48,7 @@ impl Lead {
         let mut operation = Some(operation);
         let traffic = Arc::new(Traffic::default());
         let departure = Departure::new(Arc::clone(&self.inner), Arc::clone(&self.container));
-        let reins = departure.reins();
+        let (reins, given_up) = (departure.reins(), departure.given_up());
         let departure = Arc::new(Mutex::new(departure));
         let pages = Arc::new(Mutex::new(PageCount(0)));
         let (done, mut steps) = mpsc::channel::<StepResult>(1);
@@ -76,6 +77,7 @@ impl Lead {
                         }
                     }
                     SourceOutput::Conclude(result) => {
+                        given_up.store(result.outcome == Outcome::RolledBack, Ordering::Relaxed);
                         let pages = *lock(&pages);
                         let stays = result.outcome == Outcome::RolledBack;
                         self.conclude(result, &traffic, pages);

@@ -32,6 +32,23 @@ fn memory_that_is_written_arrives_as_it_was() {
 }
 
 #[test]
+fn a_round_that_was_given_up_is_not_sent_to_its_end() {
+    let lab = Lab::up();
+    import_counter(&lab);
+    lab.drover("run --node n1 --name box -d counter drover-check torture --mib 64 --children 0 --json").well();
+    lab.await_log("box", "ready\n");
+    // The rest of the round would take longer than anybody here waits.
+    lab.drover("lab link 2mbit").well();
+    let id = lab.migrate_halfway("box", "n2", 1 << 20);
+    lab.drover(format!("migrate --cancel {id}")).well();
+    assert_eq!(lab.await_report(&id)["outcome"], "rolled_back");
+    lab.drover("lab link none").well();
+    lab.migrate("box", "n2");
+    lab.drover("stop -t 30 box").well();
+    assert_eq!(lab.await_exit("box"), 0, "{}", lab.logs("box"));
+}
+
+#[test]
 fn memory_that_is_written_faster_than_it_crosses_arrives_as_it_was() {
     torture("--mib 16 --threads 2 --children 1 --pause-us 300", Some("500mbit"), &["pre-copy", "pre-copy"]);
 }
