@@ -254,6 +254,10 @@ mod tests {
         sleepers.look(&[child.id()]);
         let pid = rustix::process::Pid::from_child(&child);
         rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+        let stat = format!("/proc/{}/stat", child.id());
+        while !std::fs::read_to_string(&stat).unwrap().contains(") T ") {
+            std::thread::yield_now();
+        }
         rustix::process::kill_process(pid, rustix::process::Signal::CONT).unwrap();
         while !std::fs::read_to_string(&path).unwrap().starts_with("219 ") {
             std::thread::yield_now();

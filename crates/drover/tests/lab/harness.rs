@@ -306,7 +306,18 @@ impl Lab {
     /// Begins to move a container and waits until at least `bytes` have crossed; the migration's id.
     #[track_caller]
     pub fn migrate_halfway(&self, container: &str, target: &str, bytes: u64) -> String {
-        let begun = self.json(format!("migrate {container} --to {target} --detach"));
+        self.halfway(container, target, "stop-and-copy", bytes)
+    }
+
+    /// The same while its memory crosses and it runs.
+    #[track_caller]
+    pub fn copy_halfway(&self, container: &str, target: &str, bytes: u64) -> String {
+        self.halfway(container, target, "pre-copy", bytes)
+    }
+
+    #[track_caller]
+    fn halfway(&self, container: &str, target: &str, mode: &str, bytes: u64) -> String {
+        let begun = self.json(format!("migrate {container} --to {target} --mode {mode} --detach"));
         let id = begun["id"].as_str().unwrap().to_owned();
         until("bytes that have crossed", || {
             let state = self.json(format!("migrations {id}"));

@@ -39,7 +39,7 @@ fn a_round_that_was_given_up_is_not_sent_to_its_end() {
     lab.await_log("box", "ready\n");
     // The rest of the round would take longer than anybody here waits.
     lab.drover("lab link 2mbit").well();
-    let id = lab.migrate_halfway("box", "n2", 1 << 20);
+    let id = lab.copy_halfway("box", "n2", 1 << 20);
     lab.drover(format!("migrate --cancel {id}")).well();
     assert_eq!(lab.await_report(&id)["outcome"], "rolled_back");
     lab.drover("lab link none").well();

@@ -62,6 +62,21 @@ fn a_move_is_undone_although_criu_hangs() {
 }
 
 #[test]
+fn a_container_that_is_being_copied_does_not_notice_that_an_agent_is_killed() {
+    let lab = Lab::up();
+    let witness = Witness::of_redis(&lab, 32);
+    for killed in ["n2", "n1"] {
+        lab.drover("lab link 100mbit").well();
+        lab.copy_halfway("web", "n2", 4 << 20);
+        lab.restart_agent(killed);
+        lab.drover("lab link none").well();
+        until("another attempt", || (lab.drover("migrate web --to n2").status == 0).then_some(()));
+        lab.migrate("web", "n1");
+    }
+    witness.content();
+}
+
+#[test]
 fn a_target_that_cannot_write_its_record_tries_until_it_can() {
     let lab = Lab::up();
     let witness = Witness::of_redis(&lab, 32);
