@@ -7,13 +7,18 @@ use std::ops::Range;
 /// is on it before anybody could bring it.
 ///
 /// # Errors
-/// When there is no such process, or it keeps memory locked: locked mappings are brought back whole, and which they are
-/// is told only together with a count of all pages, which takes as long as the memory is large.
+/// When there is no such process, or it keeps memory locked or has shadow stacks: those are brought back whole, and which
+/// they are is told only together with a count of all pages, which takes as long as the memory is large.
 pub(crate) fn followed(pid: u32) -> io::Result<Vec<Range<u64>>> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let locked = status.lines().find_map(|line| line.strip_prefix("VmLck:")).map(str::trim);
     if locked != Some("0 kB") {
         return Err(io::Error::new(io::ErrorKind::Unsupported, "it has locked memory"));
+    }
+    // CRIU puts shadow stacks in place itself, and they look like any other memory here.
+    let features = status.lines().find_map(|line| line.strip_prefix("x86_Thread_features:")).unwrap_or_default();
+    if features.split_whitespace().any(|feature| feature == "shstk") {
+        return Err(io::Error::new(io::ErrorKind::Unsupported, "it has shadow stacks"));
     }
     Ok(parse(&std::fs::read_to_string(format!("/proc/{pid}/maps"))?))
 }

@@ -1,6 +1,7 @@
 //! Linux mechanisms: every system call that needs `unsafe`, and readers of the kernel's files.
 
 pub mod cgroup;
+#[cfg_attr(not(target_arch = "x86_64"), path = "inject_unsupported.rs")]
 pub mod inject;
 pub mod interpose;
 pub mod launch;
