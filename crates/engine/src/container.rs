@@ -48,7 +48,8 @@ pub(crate) struct Container {
     sleepers: Mutex<Sleepers>,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+/// A lock that is never poisoned for good: what it guards is whole whenever it is free.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

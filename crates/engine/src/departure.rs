@@ -4,7 +4,7 @@ use std::io::{self, BufWriter, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use drover_container::criu::{Coverage, Sleepers, Worker};
@@ -17,7 +17,7 @@ use drover_protocol::Stream;
 use drover_sys::repair::end_repair;
 use tokio::sync::OwnedRwLockWriteGuard;
 
-use crate::container::Container;
+use crate::container::{Container, lock};
 use crate::error::failure;
 use crate::link::{Link, StreamSender};
 use crate::node::Inner;
@@ -28,10 +28,6 @@ use crate::place;
 const BUFFER: usize = 1 << 20;
 /// How long the last process may take to stand still.
 const FREEZE: Duration = Duration::from_secs(5);
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// A stream that takes nothing more once the migration was given up.
 #[derive(Debug)]

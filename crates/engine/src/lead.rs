@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use drover_model::{
@@ -13,7 +13,7 @@ use rustix::process::{Signal, pidfd_send_signal};
 use tokio::sync::{OwnedMutexGuard, mpsc, watch};
 
 use crate::clock::{instant, moment};
-use crate::container::Container;
+use crate::container::{Container, lock};
 use crate::departure::{Departure, Reins};
 use crate::error::failure;
 use crate::journal::{Entry, Mark};
@@ -93,11 +93,13 @@ impl Lead {
                         }
                         return self.close();
                     }
-                    step => waiting.push_back(step),
+                    step => {
+                        if step == SourceOutput::Thaw && busy {
+                            end_in_time(Arc::clone(&reins), Arc::clone(&self.container));
+                        }
+                        waiting.push_back(step);
+                    }
                 }
-            }
-            if busy && waiting.contains(&SourceOutput::Thaw) {
-                end_in_time(Arc::clone(&reins), Arc::clone(&self.container));
             }
             if !busy && let Some(step) = waiting.pop_front() {
                 busy = true;
@@ -319,10 +321,6 @@ impl Lead {
             state.report = Some(report);
         });
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// CRIU must not keep a container frozen that is to go on: it gets a moment to end by itself, which is what it does when

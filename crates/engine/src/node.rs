@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
 use drover_api::{ExecRequest, ImageInfo, LogQuery, LogRecord, MigrateRequest, RunRequest};
@@ -19,7 +19,7 @@ use ipnet::IpNet;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::sync::{mpsc, watch};
 
-use crate::container::{Container, Registry, Stored};
+use crate::container::{Container, Registry, Stored, lock};
 use crate::error::{NodeError, failure};
 use crate::journal::Journal;
 use crate::lead::Lead;
@@ -106,10 +106,6 @@ pub(crate) struct Inner {
     journal: Mutex<Journal>,
     arrivals: Mutex<Arrivals>,
     migrations: Mutex<Vec<Leaving>>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Runs what blocks on a thread that may.

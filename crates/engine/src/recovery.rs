@@ -140,11 +140,7 @@ impl Inner {
             }
             // It was destroyed or discarded, and only the last line was not written.
             (mark, Err(_)) if !self.config.state.join("containers").join(entry.container.as_str()).exists() => {
-                let closed = match mark {
-                    Mark::Commit => Mark::Settled,
-                    Mark::Promised => Mark::Discarded,
-                    _ => Mark::Aborted,
-                };
+                let closed = if mark == Mark::Commit { Mark::Settled } else { Mark::Discarded };
                 if let Err(error) = self.journal().append(Entry { mark: closed, ..entry }) {
                     tracing::warn!(%error, "cannot close an entry of the journal");
                 }

@@ -1,7 +1,8 @@
-//! The memory pipeline: pages leave CRIU on the source, cross as a page stream, and become images on the target.
+//! The memory pipeline: pages are read on the source while their processes run, cross as a page stream into a store on the
+//! target, and are brought from there into the restored processes.
 //!
-//! Today all pages cross while the container is frozen: CRIU's dump is the reader, its restore the placer. The stream
-//! between them is ours, and is where rounds, compression and a store slot in.
+//! What cannot be followed leaves CRIU's dump through a page server, crosses in the same format while the container is
+//! frozen, and becomes images that CRIU's restore reads.
 
 mod filler;
 mod image;
@@ -19,4 +20,4 @@ pub use rounds::{Covered, Last, RoundDone, RoundError, Rounds};
 pub use server::{Served, ServerError, serve};
 pub use store::{KEEP, StoreError, Stored, ZERO, store};
 pub use stream::{Object, Record, StreamError, StreamReader, StreamWriter};
-pub use tracker::{TrackError, Tracker, probe};
+pub use tracker::{TrackError, Tracker};

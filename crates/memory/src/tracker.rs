@@ -50,12 +50,6 @@ impl Tracker {
         Ok(Self { pid, faults, scan, mappings: Vec::new() })
     }
 
-    /// The process.
-    #[must_use]
-    pub fn pid(&self) -> u32 {
-        self.pid
-    }
-
     /// The pages that were written since the last call, as runs in ascending order, none across two mappings. A mapping
     /// that is new since then counts as written.
     ///
@@ -103,17 +97,6 @@ impl Tracker {
         }
         Ok(present)
     }
-}
-
-/// Whether the kernel can do what a tracker needs; tried on this process.
-///
-/// # Errors
-/// When it cannot, why.
-pub fn probe() -> Result<(), TrackError> {
-    let faults = Userfaultfd::new().map_err(TrackError::Kernel)?;
-    faults.agree(feature::WP_ASYNC | feature::WP_UNPOPULATED).map_err(TrackError::Kernel)?;
-    let scan = Scan::open(std::process::id()).map_err(TrackError::Kernel)?;
-    scan.find(0, 1 << 16, Category::Present).map(drop).map_err(TrackError::Kernel)
 }
 
 #[cfg(test)]
@@ -167,7 +150,6 @@ mod tests {
 
     #[test]
     fn what_a_program_writes_is_found_and_only_that() {
-        probe().unwrap();
         let mut program = Program::start();
         let mut tracker = Tracker::attach(program.child.id()).unwrap();
         let first = pages(&tracker.written().unwrap());

@@ -15,8 +15,6 @@ pub mod feature {
     pub const EVENT_REMOVE: u64 = 1 << 3;
     /// A mapping that ends is an event.
     pub const EVENT_UNMAP: u64 = 1 << 6;
-    /// Write protection of shared memory and huge pages.
-    pub const WP_HUGETLBFS_SHMEM: u64 = 1 << 12;
     /// Pages that do not exist yet can be write-protected.
     pub const WP_UNPOPULATED: u64 = 1 << 13;
     /// A write to a protected page lifts the protection without anybody being asked.
