@@ -1,13 +1,13 @@
 //! Leading a migration: the loop that does what the source's machine orders and tells it what happened.
 
 use std::collections::VecDeque;
+use std::error::Error;
+use std::io::BufWriter;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use drover_model::{
-    Bytes, ContainerState, Explained, MigrationId, MigrationState, Mode, Outcome, PageCount, Report, Round,
-};
+use drover_model::{Bytes, ContainerState, Explained, MigrationId, MigrationState, Outcome, PageCount, Report, Round};
 use drover_protocol::{Source, SourceInput, SourceOutput, SourceResult, Stream, ToTarget, decode, encode};
 use rustix::process::{Signal, pidfd_send_signal};
 use tokio::sync::{OwnedMutexGuard, mpsc, watch};
@@ -25,6 +25,8 @@ pub(crate) const TICK: Duration = Duration::from_millis(200);
 
 /// How long a freeze waits for programs that were executed in the container while it was being copied.
 const EXECUTIONS: Duration = Duration::from_secs(5);
+/// How much of the answers to wishes is gathered for the link, in bytes.
+const ANSWERS: usize = 128 << 10;
 /// How long CRIU may take to end after its dump has become pointless.
 const CRIU_ENDS: Duration = Duration::from_secs(5);
 
@@ -74,6 +76,11 @@ impl Lead {
                         if !sent {
                             link = None;
                             machine.handle(moment(), SourceInput::LinkLost(broken()));
+                        }
+                    }
+                    SourceOutput::Serve => {
+                        if let Some(link) = &link {
+                            self.serve(link);
                         }
                     }
                     SourceOutput::Conclude(result) => {
@@ -189,6 +196,10 @@ impl Lead {
                     Err(why) => SourceInput::StepFailed(why),
                 })
             }
+            (SourceOutput::Survey, _) => Box::new(|departure| SourceInput::Surveyed(departure.survey())),
+            (SourceOutput::Slow(share), _) => {
+                Box::new(move |departure| result(departure.slow(share), SourceInput::Slowed))
+            }
             (SourceOutput::Freeze, _) => {
                 let executions = Arc::clone(&self.container.executions);
                 tokio::spawn(async move {
@@ -201,10 +212,10 @@ impl Lead {
                 });
                 return;
             }
-            (SourceOutput::Checkpoint, Some(link)) => {
+            (SourceOutput::Checkpoint { follows }, Some(link)) => {
                 let (out, pages) = (link.sender(Stream::Memory), Arc::clone(pages));
                 let pages_out = link.sender(Stream::Pages);
-                Box::new(move |departure| match departure.checkpoint(out, pages_out) {
+                Box::new(move |departure| match departure.checkpoint(out, pages_out, follows) {
                     Ok(count) => {
                         *lock(&pages) = count;
                         SourceInput::Checkpointed
@@ -247,6 +258,19 @@ impl Lead {
         });
     }
 
+    /// Answers the target's wishes for pages over this link, for as long as it stands.
+    fn serve(&self, link: &Link) {
+        let Some(wishes) = link.take_stream(Stream::Wishes) else { return };
+        let (container, following) = (Arc::clone(&self.container), link.sender(Stream::Following));
+        tokio::task::spawn_blocking(move || {
+            let pids = container.cgroup.pids().unwrap_or_default();
+            let out = BufWriter::with_capacity(ANSWERS, following);
+            if let Err(error) = drover_memory::answer(&pids, wishes, out) {
+                tracing::warn!(%error, cause = error.source().map(tracing::field::display), "pages cannot follow over this link");
+            }
+        });
+    }
+
     /// Writes a mark into the journal.
     fn recorder(&self, mark: Mark) -> impl FnOnce() -> Result<(), Explained> + Send + 'static {
         let (inner, container, peer) = (Arc::clone(&self.inner), self.container.id.clone(), self.peer.name.clone());
@@ -285,7 +309,9 @@ impl Lead {
         let ms = |duration: Duration| (duration.as_secs_f64() * 1e6).round() / 1e3;
         let frozen = [drover_model::Phase::Checkpoint, drover_model::Phase::Transfer];
         let last = frozen.iter().filter_map(|phase| result.phases.get(phase)).sum::<Duration>();
-        let mode = if result.rounds.is_empty() { Mode::StopAndCopy } else { Mode::PreCopy };
+        if result.outcome == Outcome::Moved {
+            self.inner.learn_fixed_part(&self.peer.name, &result.rounds, pages, result.downtime);
+        }
         let before_freeze: u64 = result.rounds.iter().map(|round| round.bytes.0).sum();
         let bytes = Bytes((traffic.memory() + traffic.files()).saturating_sub(before_freeze));
         let mut rounds = result.rounds;
@@ -305,7 +331,8 @@ impl Lead {
             bytes_sent: Bytes(traffic.total()),
             bytes_memory: Bytes(traffic.memory()),
             bytes_disk: Bytes(traffic.files()),
-            mode,
+            mode: result.mode,
+            exposure_ms: result.exposure.map(ms),
             reason: result.reason.reason,
             hint: result.reason.hint,
         };

@@ -44,7 +44,7 @@ impl Traffic {
         self.total.fetch_add(payload + FRAME_HEADER as u64, Ordering::Relaxed);
         match header {
             FrameHeader::Control(_) | FrameHeader::Data(Stream::Checkpoint, _) => {}
-            FrameHeader::Data(Stream::Memory | Stream::Pages, _) => {
+            FrameHeader::Data(Stream::Memory | Stream::Pages | Stream::Following, _) => {
                 self.memory.fetch_add(payload, Ordering::Relaxed);
             }
             FrameHeader::Data(..) => drop(self.files.fetch_add(payload, Ordering::Relaxed)),
@@ -71,7 +71,7 @@ impl Link {
         let (heard, messages) = mpsc::channel(WAITING);
         let mut inlets = HashMap::new();
         let mut streams = HashMap::new();
-        for stream in Stream::AWAITED.into_iter().chain([Stream::Image]) {
+        for stream in Stream::ALL {
             let (inlet, outlet) = mpsc::channel(WAITING);
             inlets.insert(stream, inlet);
             streams.insert(stream, outlet);

@@ -4,8 +4,10 @@
 //! 1 object: kind (`u8`: 1 process, 2 shared memory), id (`u64`); the runs that follow belong to it.
 //! 2 run: CRIU's flags (`u32`), address (`u64`), pages (`u32`, at most 2^18); with the flag PRESENT the content follows.
 //! 3 end: total of pages with content (`u64`).
+//! 4 mark: a round ends here.
 
 use std::io::{self, Read, Write};
+use std::ops::Range;
 
 use drover_model::PageCount;
 
@@ -32,6 +34,8 @@ pub enum Record {
         /// How many.
         pages: u32,
     },
+    /// A round ends here.
+    Mark,
     /// Nothing follows.
     End,
 }
@@ -97,6 +101,30 @@ impl<W: Write> StreamWriter<W> {
         self.out.write_all(&pages.to_le_bytes())
     }
 
+    /// Runs without content, of any length.
+    ///
+    /// # Errors
+    /// When the stream refuses.
+    pub fn runs(&mut self, flags: u32, runs: &[Range<u64>]) -> io::Result<()> {
+        for run in runs {
+            let mut at = run.start;
+            while at < run.end {
+                let pages = ((run.end - at) / PageCount::PAGE).min(u64::from(MAX_RUN));
+                self.run(flags, at, pages as u32)?;
+                at += pages * PageCount::PAGE;
+            }
+        }
+        Ok(())
+    }
+
+    /// A round ends here.
+    ///
+    /// # Errors
+    /// When the stream refuses.
+    pub fn mark(&mut self) -> io::Result<()> {
+        self.out.write_all(&[4])
+    }
+
     /// Where the content of a run goes.
     pub fn content(&mut self) -> &mut W {
         &mut self.out
@@ -154,6 +182,7 @@ impl<R: Read> StreamReader<R> {
                 }
             }
             2 => self.run(),
+            4 => Ok(Record::Mark),
             3 if u64::from_le_bytes(self.bytes()?) == self.total => Ok(Record::End),
             3 => Err(StreamError::Nonsense("its total of pages is wrong")),
             _ => Err(StreamError::Nonsense("unknown kind of record")),
@@ -205,6 +234,7 @@ mod tests {
         writer.object(Object::Process(7)).unwrap();
         writer.run(PRESENT, 0x1000, 2).unwrap();
         writer.content().write_all(&[5; 8192]).unwrap();
+        writer.mark().unwrap();
         writer.run(2, 0x9000, 1).unwrap();
         assert_eq!(writer.end().unwrap().0, PageCount(2));
 
@@ -214,6 +244,7 @@ mod tests {
         let mut content = [0; 8192];
         reader.content().read_exact(&mut content).unwrap();
         assert_eq!(content, [5; 8192]);
+        assert_eq!(reader.record().unwrap(), Record::Mark);
         assert_eq!(reader.record().unwrap(), Record::Run { flags: 2, address: 0x9000, pages: 1 });
         assert_eq!(reader.record().unwrap(), Record::End);
     }

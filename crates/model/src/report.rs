@@ -63,6 +63,10 @@ pub struct Report {
     pub bytes_disk: Bytes,
     /// How memory crossed.
     pub mode: Mode,
+    /// When memory followed the container: how long it ran on the target while pages of it were on the source alone, in
+    /// milliseconds. Had the source been lost in that time, the container would have been.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exposure_ms: Option<f64>,
     /// Why it ended so, in one sentence.
     pub reason: String,
     /// What the reader can do about a failure.

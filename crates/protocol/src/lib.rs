@@ -18,7 +18,7 @@ mod message;
 mod source;
 mod target;
 
-pub use convergence::{Course, Decision, FIXED};
+pub use convergence::{Course, Decision, FIXED, learn_fixed};
 pub use frame::{FRAME_HEADER, FrameError, FrameHeader, MAX_CONTROL, MAX_DATA, Stream};
 pub use message::{DecodeError, Offer, ToSource, ToTarget, Verdict, decode, encode};
 pub use source::{Source, SourceInput, SourceOutput, SourceResult};
