@@ -286,6 +286,7 @@ mod tests {
     use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
     use super::*;
+    use crate::inflow::Inflow;
     use crate::store::{KEEP, store};
     use crate::stream::{Object, PRESENT, StreamWriter};
 
@@ -310,7 +311,7 @@ mod tests {
         }
         writer.run(KEEP, start, PAGES as u32).unwrap();
         writer.end().unwrap();
-        store(directory.path(), &bytes[..]).unwrap();
+        store(directory.path(), Inflow::new(std::iter::once(bytes.into()))).unwrap();
 
         let faults = Userfaultfd::new().unwrap();
         faults.agree(feature::EVENT_REMOVE | feature::EVENT_UNMAP | feature::EVENT_REMAP).unwrap();
@@ -350,7 +351,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let mut bytes = Vec::new();
         StreamWriter::new(&mut bytes).unwrap().end().unwrap();
-        store(directory.path(), &bytes[..]).unwrap();
+        store(directory.path(), Inflow::new(std::iter::once(bytes.into()))).unwrap();
         let path = directory.path().join("socket");
         let listener = UnixListener::bind(&path).unwrap();
         drop(UnixStream::connect(&path).unwrap());

@@ -1,20 +1,21 @@
 //! The source's side of the rounds: what was written since the last one is read, and sent as a page stream.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 
-use drover_model::PageCount;
+use drover_model::{Bytes, Compression, PageCount};
 
+use crate::hash::Names;
+use crate::outflow::{Outflow, Outlet};
+use crate::reader::{Reader, normal};
+use crate::sent::ROOM;
 use crate::store::{KEEP, ZERO};
-use crate::stream::{MAX_RUN, Object, PRESENT, StreamWriter};
+use crate::stream::{MAX_RUN, Object};
 use crate::tracker::{TrackError, Tracker};
 
 const PAGE: u64 = PageCount::PAGE;
-/// How much is read from a process at once, in bytes.
-const GULP: usize = 1 << 20;
 
 /// Why pages could not be sent.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +30,8 @@ pub enum RoundError {
 pub struct RoundDone {
     /// Pages whose content was sent.
     pub pages: PageCount,
+    /// What crossed, in bytes.
+    pub bytes: Bytes,
     /// Pages that were written meanwhile.
     pub dirty_after: PageCount,
 }
@@ -38,13 +41,13 @@ pub type Covered = BTreeMap<u32, Vec<Range<u64>>>;
 
 /// What the last round gave.
 #[derive(Debug)]
-pub struct Last<W> {
+pub struct Last<O> {
     /// What need not be dumped.
     pub covered: Covered,
     /// How many pages were sent.
     pub pages: PageCount,
     /// Where the stream went, which has ended.
-    pub out: W,
+    pub out: O,
     /// To be kept as long as nothing may be lost by waiting: taking the protection off again takes the longer the more
     /// memory there is.
     pub trackers: Vec<Tracker>,
@@ -55,31 +58,32 @@ struct Process {
     /// Its id in its own namespace.
     inside: u64,
     tracker: Tracker,
-    memory: File,
+    reader: Reader,
     /// What is to be sent in the next round.
     pending: Vec<Range<u64>>,
-    /// Whether the target has pages of it: then zeros must be said.
-    known: bool,
 }
 
 /// The rounds of one migration.
 #[derive(Debug)]
-pub struct Rounds<W> {
-    stream: StreamWriter<W>,
+pub struct Rounds<O> {
+    stream: Outflow<O>,
     processes: BTreeMap<u32, Process>,
     /// Processes that cannot be followed, and why.
     refused: BTreeMap<u32, TrackError>,
-    buffer: Vec<u8>,
+    names: Names,
+    /// Ids that processes had by now, each in its own namespace.
+    inside: BTreeSet<u64>,
 }
 
-impl<W: Write> Rounds<W> {
-    /// Begins a stream.
+impl<O: Outlet> Rounds<O> {
+    /// Begins a stream. `seed` is by chance, and another one for each move.
     ///
     /// # Errors
-    /// When `out` refuses.
-    pub fn new(out: W) -> Result<Self, RoundError> {
-        let stream = StreamWriter::new(out)?;
-        Ok(Self { stream, processes: BTreeMap::new(), refused: BTreeMap::new(), buffer: vec![0; GULP] })
+    /// When threads cannot be started.
+    pub fn new(out: O, compression: Compression, seed: u64) -> Result<Self, RoundError> {
+        let stream = Outflow::new(out, compression, ZERO)?;
+        let (processes, refused, inside) = Default::default();
+        Ok(Self { stream, processes, refused, names: Names::new(seed), inside })
     }
 
     /// Sends what the given processes, all that there are, have written since the last round: in the first, everything.
@@ -92,12 +96,14 @@ impl<W: Write> Rounds<W> {
             if self.processes.contains_key(pid) || self.refused.contains_key(pid) {
                 continue;
             }
-            match Process::begin(*pid) {
+            match Process::begin(*pid, &mut self.inside) {
                 Ok(process) => drop(self.processes.insert(*pid, process)),
                 Err(error) => drop(self.refused.insert(*pid, error)),
             }
         }
-        let pages = self.send()?;
+        let before = self.stream.sums();
+        self.send()?;
+        let sums = self.stream.sums();
         let mut dirty = 0;
         let refused = &mut self.refused;
         self.processes.retain(|pid, process| match process.tracker.written() {
@@ -111,7 +117,8 @@ impl<W: Write> Rounds<W> {
                 false
             }
         });
-        Ok(RoundDone { pages: PageCount(pages), dirty_after: PageCount(dirty) })
+        let (pages, bytes) = (PageCount(sums.pages - before.pages), Bytes(sums.bytes - before.bytes));
+        Ok(RoundDone { pages, bytes, dirty_after: PageCount(dirty) })
     }
 
     /// Whether any process is followed.
@@ -130,7 +137,7 @@ impl<W: Write> Rounds<W> {
     ///
     /// # Errors
     /// When the stream refuses.
-    pub fn last(mut self) -> Result<Last<W>, RoundError> {
+    pub fn last(mut self) -> Result<Last<O>, RoundError> {
         let mut covered = Covered::new();
         let mut present = BTreeMap::new();
         self.processes.retain(|pid, process| {
@@ -143,7 +150,9 @@ impl<W: Write> Rounds<W> {
             present.insert(*pid, pages);
             true
         });
-        let sent = self.send()?;
+        let before = self.stream.sums().pages;
+        self.send()?;
+        let sent = self.stream.sums().pages - before;
         for (pid, process) in &self.processes {
             self.stream.object(Object::Process(process.inside))?;
             for run in present.get(pid).into_iter().flatten() {
@@ -157,37 +166,25 @@ impl<W: Write> Rounds<W> {
         Ok(Last { covered, pages: PageCount(sent), out, trackers })
     }
 
-    /// Sends what is pending of all processes; how many pages had content.
-    fn send(&mut self) -> Result<u64, RoundError> {
-        let Self { stream, processes, buffer, .. } = self;
-        let mut sent = 0;
+    /// Sends what is pending of all processes.
+    fn send(&mut self) -> Result<(), RoundError> {
+        let Self { stream, processes, names, .. } = self;
+        let kept: usize = processes.values().map(|process| process.reader.chunks()).sum();
+        let mut room = ROOM.saturating_sub(kept);
         for process in processes.values_mut() {
-            let pending = std::mem::take(&mut process.pending);
+            let pending = normal(std::mem::take(&mut process.pending));
             if pending.is_empty() {
                 continue;
             }
             stream.object(Object::Process(process.inside))?;
-            for run in pending {
-                let mut at = run.start;
-                while at < run.end {
-                    let length = usize::try_from(run.end - at).unwrap_or(usize::MAX).min(buffer.len());
-                    let content = &mut buffer[..length];
-                    if process.memory.read_exact_at(content, at).is_err() {
-                        read_single(&process.memory, at, content);
-                    }
-                    sent += send_content(stream, at, content, process.known)?;
-                    at += length as u64;
-                }
-            }
-            process.known = true;
+            process.reader.send(&pending, stream, *names, &mut room)?;
         }
-        stream.content().flush()?;
-        Ok(sent)
+        Ok(stream.flush()?)
     }
 }
 
 impl Process {
-    fn begin(pid: u32) -> Result<Self, TrackError> {
+    fn begin(pid: u32, ids: &mut BTreeSet<u64>) -> Result<Self, TrackError> {
         let failed = |error| TrackError::Follow(pid, error);
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).map_err(failed)?;
         let inside = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
@@ -196,42 +193,7 @@ impl Process {
         let memory = File::open(format!("/proc/{pid}/mem")).map_err(failed)?;
         let mut tracker = Tracker::attach(pid)?;
         let pending = tracker.written()?;
-        Ok(Self { inside, tracker, memory, pending, known: false })
-    }
-}
-
-/// Sends pages side by side: runs with content, and runs of zeros where the target might have something else.
-fn send_content(
-    stream: &mut StreamWriter<impl Write>,
-    address: u64,
-    content: &[u8],
-    zeros: bool,
-) -> Result<u64, RoundError> {
-    let mut sent = 0;
-    let pages: Vec<bool> = content.chunks(PAGE as usize).map(|page| page.iter().all(|byte| *byte == 0)).collect();
-    let mut first = 0;
-    for run in pages.chunk_by(|a, b| a == b) {
-        let (from, to) = (first * PAGE as usize, (first + run.len()) * PAGE as usize);
-        let count = u32::try_from(run.len()).unwrap_or(MAX_RUN);
-        if !run[0] {
-            stream.run(PRESENT, address + from as u64, count)?;
-            stream.content().write_all(&content[from..to])?;
-            sent += run.len() as u64;
-        } else if zeros {
-            stream.run(ZERO, address + from as u64, count)?;
-        }
-        first += run.len();
-    }
-    Ok(sent)
-}
-
-/// Reads page by page, where not all of them can be read: one has gone meanwhile, and is missing from those that are kept
-/// in the end, or guards what is beside it. They count as zeros.
-fn read_single(memory: &File, address: u64, content: &mut [u8]) {
-    for (number, page) in content.chunks_mut(PAGE as usize).enumerate() {
-        if memory.read_exact_at(page, address + number as u64 * PAGE).is_err() {
-            page.fill(0);
-        }
+        Ok(Self { inside, tracker, reader: Reader::new(pid, memory, !ids.insert(inside)), pending })
     }
 }
 
@@ -285,10 +247,12 @@ fn without(mappings: &[Range<u64>], pages: &[u64]) -> Vec<Range<u64>> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{BufRead, BufReader, Read};
+    use std::io::{BufRead, BufReader, Read, Write};
+    use std::os::unix::fs::FileExt;
     use std::process::{Command, Stdio};
 
     use super::*;
+    use crate::inflow::Inflow;
     use crate::store::{Stored, store};
 
     #[test]
@@ -315,7 +279,7 @@ mod tests {
         assert_eq!(heard(), "ready\n");
         let pid = child.id();
         let mut stream = Vec::new();
-        let mut rounds = Rounds::new(&mut stream).unwrap();
+        let mut rounds = Rounds::new(&mut stream, Compression::Auto, 1).unwrap();
         let first = rounds.round(&[pid]).unwrap();
         assert!(first.pages.0 > 600, "{first:?}");
         for line in ["y=; z=$(head -c 500000 /dev/zero | tr '\\0' c)", "x=${x/aaa/xyz}"] {
@@ -332,7 +296,7 @@ mod tests {
         }
         let Last { covered, .. } = rounds.last().unwrap();
         let directory = tempfile::tempdir().unwrap();
-        store(directory.path(), &stream[..]).unwrap();
+        store(directory.path(), Inflow::new(std::iter::once(stream.into()))).unwrap();
         let stored = Stored::open(directory.path()).unwrap().unwrap();
         let mut content = Vec::new();
         (&stored.content).read_to_end(&mut content).unwrap();
@@ -353,9 +317,6 @@ mod tests {
             }
         }
         assert!(pages > 600, "{pages}");
-        let mut content = vec![1; 2 * PAGE as usize];
-        read_single(&memory, 0, &mut content);
-        assert!(content.iter().all(|byte| *byte == 0), "nothing is mapped there");
         child.kill().unwrap();
         child.wait().unwrap();
     }
