@@ -19,6 +19,7 @@ mod lifecycle;
 mod link;
 mod node;
 mod offer;
+mod outgoing;
 mod place;
 mod recall;
 mod receive;
