@@ -13,6 +13,7 @@ mod container;
 mod departure;
 mod error;
 mod exec;
+mod following;
 mod journal;
 mod lead;
 mod lifecycle;

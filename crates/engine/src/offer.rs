@@ -46,7 +46,8 @@ impl Inner {
             NodeError::Failed(Explained { reason: format!("{attempt}: {}", why.reason), hint: why.hint })
         })?;
         let id = offer.migration.clone();
-        let machine = Source::new(moment(), inner.config.name.clone(), peer.name.clone(), offer);
+        let machine =
+            Source::new(moment(), inner.config.name.clone(), peer.name.clone(), offer, inner.fixed_part(&peer.name));
         Ok(inner.lead(container, peer, id, machine, operation))
     }
 }

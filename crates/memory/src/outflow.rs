@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::ops::Range;
 use std::sync::mpsc::{Receiver, TryRecvError};
 
 use bytes::Bytes;
@@ -14,7 +15,9 @@ use crate::buffers::{Buffer, Buffers};
 use crate::choose::{Chooser, LinkRate};
 use crate::pack::{Algorithm, room_for};
 use crate::packers::{Block, Packers, Ready, with_head};
-use crate::stream::{BLOCK_HEADER, MAX_BLOCK, Object, Run, put_block, put_end, put_magic, put_object, put_run};
+use crate::stream::{
+    BLOCK_HEADER, MAX_BLOCK, Object, Run, in_pieces, put_block, put_end, put_magic, put_mark, put_object, put_run,
+};
 
 const PAGE: usize = PageCount::PAGE as usize;
 /// The longest content of a block, in bytes.
@@ -71,6 +74,15 @@ pub struct Sums {
     pub bytes: u64,
     /// Pages by how they were packed, in the order of [`Algorithm::ALL`].
     pub packed: [u64; 3],
+}
+
+impl Sums {
+    /// What was sent since there were these.
+    #[must_use]
+    pub fn since(self, before: Self) -> Self {
+        let packed = std::array::from_fn(|index| self.packed[index] - before.packed[index]);
+        Self { pages: self.pages - before.pages, bytes: self.bytes - before.bytes, packed }
+    }
 }
 
 #[derive(Debug)]
@@ -138,6 +150,29 @@ impl<O: Outlet> Outflow<O> {
             self.emit()?;
         }
         put_run(&mut self.head, flags, run);
+        Ok(())
+    }
+
+    /// Runs without content, of any length.
+    ///
+    /// # Errors
+    /// When the outlet refuses.
+    pub fn runs(&mut self, flags: u32, runs: &[Range<u64>]) -> io::Result<()> {
+        for run in runs {
+            for piece in in_pieces(run) {
+                self.run(flags, piece.address, piece.pages)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A round ends behind all that was given until now.
+    ///
+    /// # Errors
+    /// When the outlet refuses.
+    pub fn mark(&mut self) -> io::Result<()> {
+        self.emit()?;
+        put_mark(&mut self.head);
         Ok(())
     }
 

@@ -10,6 +10,7 @@ use drover_sys::read::{MOST_RANGES, read_process};
 
 use crate::hash::Names;
 use crate::outflow::{Outflow, Outlet, Verdict};
+use crate::pages::PageSet;
 use crate::sent::Sent;
 use crate::stream::Run;
 
@@ -39,12 +40,12 @@ impl Reader {
     /// Sends pages, each once, of which the target lacks the content.
     pub fn send(
         &mut self,
-        pending: &[Range<u64>],
+        pending: &PageSet,
         stream: &mut Outflow<impl Outlet>,
         names: Names,
         chunks: &mut usize,
     ) -> io::Result<()> {
-        let mut rest = pending.iter().cloned();
+        let mut rest = pending.runs().iter().cloned();
         let mut next = rest.next();
         while next.is_some() {
             let into = stream.room()?;
@@ -76,11 +77,11 @@ impl Reader {
         if read_process(self.pid, batch, into).is_ok_and(|read| read == into.len()) {
             return;
         }
-        let addresses = batch.iter().flat_map(|range| (range.start..range.end).step_by(PAGE as usize));
-        for (address, page) in addresses.zip(into.chunks_mut(PAGE as usize)) {
-            if self.memory.read_exact_at(page, address).is_err() {
-                page.fill(0);
-            }
+        let mut rest = into;
+        for range in batch {
+            let (content, behind) = rest.split_at_mut((range.end - range.start) as usize);
+            read_single(&self.memory, range.start, content);
+            rest = behind;
         }
     }
 }
@@ -93,18 +94,13 @@ fn judge(sent: &mut Sent, address: u64, page: &[u8], names: Names, chunks: &mut 
     if sent.lacks(address, names.of(page), chunks) { Verdict::Send } else { Verdict::Skip }
 }
 
-/// The same pages in ascending order, each once.
-pub(crate) fn normal(mut ranges: Vec<Range<u64>>) -> Vec<Range<u64>> {
-    ranges.sort_unstable_by_key(|range| range.start);
-    let mut merged: Vec<Range<u64>> = Vec::with_capacity(ranges.len());
-    for range in ranges {
-        match merged.last_mut() {
-            Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
-            _ if range.is_empty() => {}
-            _ => merged.push(range),
+/// Reads neighbouring pages one by one, where not all of them can be read.
+pub(crate) fn read_single(memory: &File, address: u64, content: &mut [u8]) {
+    for (number, page) in content.chunks_mut(PAGE as usize).enumerate() {
+        if memory.read_exact_at(page, address + number as u64 * PAGE).is_err() {
+            page.fill(0);
         }
     }
-    merged
 }
 
 #[cfg(test)]
@@ -113,12 +109,6 @@ mod tests {
     use drover_sys::map::Anonymous;
 
     use super::*;
-
-    #[test]
-    fn ranges_that_meet_become_one() {
-        assert_eq!(normal(vec![5..7, 1..3, 3..4, 6..9, 1..2, 4..4, 20..20]), [1..4, 5..9]);
-        assert_eq!(normal(Vec::new()), []);
-    }
 
     #[test]
     fn a_page_crosses_when_its_content_has_changed() {
@@ -131,7 +121,7 @@ mod tests {
         let mut stream = Outflow::new(&mut out, Compression::None, 8).unwrap();
         let mut send = |range: &Range<u64>| {
             let before = stream.sums();
-            reader.send(std::slice::from_ref(range), &mut stream, Names::new(1), &mut room).unwrap();
+            reader.send(&PageSet::of(vec![range.clone()]), &mut stream, Names::new(1), &mut room).unwrap();
             stream.flush().unwrap();
             let sums = stream.sums();
             (sums.pages - before.pages, sums.bytes - before.bytes)

@@ -5,15 +5,17 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 
-use drover_model::{Bytes, Compression, PageCount};
+use drover_model::{Compression, PageCount};
 
 use crate::hash::Names;
-use crate::outflow::{Outflow, Outlet};
-use crate::reader::{Reader, normal};
+use crate::mappings::followed;
+use crate::outflow::{Outflow, Outlet, Sums};
+use crate::pages::PageSet;
+use crate::reader::Reader;
 use crate::sent::ROOM;
-use crate::store::{KEEP, ZERO};
-use crate::stream::{MAX_RUN, Object};
-use crate::tracker::{TrackError, Tracker};
+use crate::store::{AWAIT, KEEP, ZERO};
+use crate::stream::Object;
+use crate::tracker::{TrackError, Tracker, present};
 
 const PAGE: u64 = PageCount::PAGE;
 
@@ -25,18 +27,7 @@ pub enum RoundError {
     Send(#[from] io::Error),
 }
 
-/// What a round did.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct RoundDone {
-    /// Pages whose content was sent.
-    pub pages: PageCount,
-    /// What crossed, in bytes.
-    pub bytes: Bytes,
-    /// Pages that were written meanwhile.
-    pub dirty_after: PageCount,
-}
-
-/// Pages that the target has, by process: mapping after mapping, but for those that CRIU must dump.
+/// What CRIU need not dump, by process: mapping after mapping, but for the pages that it must.
 pub type Covered = BTreeMap<u32, Vec<Range<u64>>>;
 
 /// What the last round gave.
@@ -46,6 +37,10 @@ pub struct Last<O> {
     pub covered: Covered,
     /// How many pages were sent.
     pub pages: PageCount,
+    /// What was sent in all rounds.
+    pub sums: Sums,
+    /// How many will follow.
+    pub following: PageCount,
     /// Where the stream went, which has ended.
     pub out: O,
     /// To be kept as long as nothing may be lost by waiting: taking the protection off again takes the longer the more
@@ -60,7 +55,7 @@ struct Process {
     tracker: Tracker,
     reader: Reader,
     /// What is to be sent in the next round.
-    pending: Vec<Range<u64>>,
+    pending: PageSet,
 }
 
 /// The rounds of one migration.
@@ -71,7 +66,7 @@ pub struct Rounds<O> {
     /// Processes that cannot be followed, and why.
     refused: BTreeMap<u32, TrackError>,
     names: Names,
-    /// Ids that processes had by now, each in its own namespace.
+    /// The ids that processes had by now, each in its own namespace.
     inside: BTreeSet<u64>,
 }
 
@@ -86,11 +81,13 @@ impl<O: Outlet> Rounds<O> {
         Ok(Self { stream, processes, refused, names: Names::new(seed), inside })
     }
 
-    /// Sends what the given processes, all that there are, have written since the last round: in the first, everything.
+    /// Sends what the given processes, all that there are, had written by the last survey: in the first round, everything.
+    /// Gives what was sent.
     ///
     /// # Errors
     /// When the stream refuses. A process that cannot be followed is left out, and is not covered in the end.
-    pub fn round(&mut self, pids: &[u32]) -> Result<RoundDone, RoundError> {
+    pub fn round(&mut self, pids: &[u32]) -> Result<Sums, RoundError> {
+        let before = self.stream.sums();
         self.processes.retain(|pid, _| pids.contains(pid));
         for pid in pids {
             if self.processes.contains_key(pid) || self.refused.contains_key(pid) {
@@ -101,15 +98,20 @@ impl<O: Outlet> Rounds<O> {
                 Err(error) => drop(self.refused.insert(*pid, error)),
             }
         }
-        let before = self.stream.sums();
         self.send()?;
-        let sums = self.stream.sums();
+        self.stream.mark()?;
+        self.stream.flush()?;
+        Ok(self.stream.sums().since(before))
+    }
+
+    /// Finds what was written since the last survey: it is what the next round will send. Gives how many pages.
+    pub fn survey(&mut self) -> PageCount {
         let mut dirty = 0;
         let refused = &mut self.refused;
         self.processes.retain(|pid, process| match process.tracker.written() {
             Ok(written) => {
-                dirty += count(&written);
-                process.pending = written;
+                process.pending = PageSet::of(written);
+                dirty += process.pending.count();
                 true
             }
             Err(error) => {
@@ -117,8 +119,13 @@ impl<O: Outlet> Rounds<O> {
                 false
             }
         });
-        let (pages, bytes) = (PageCount(sums.pages - before.pages), Bytes(sums.bytes - before.bytes));
-        Ok(RoundDone { pages, bytes, dirty_after: PageCount(dirty) })
+        PageCount(dirty)
+    }
+
+    /// What has been sent in all rounds by now.
+    #[must_use]
+    pub fn sums(&self) -> Sums {
+        self.stream.sums()
     }
 
     /// Whether any process is followed.
@@ -138,42 +145,75 @@ impl<O: Outlet> Rounds<O> {
     /// # Errors
     /// When the stream refuses.
     pub fn last(mut self) -> Result<Last<O>, RoundError> {
-        let mut covered = Covered::new();
-        let mut present = BTreeMap::new();
-        self.processes.retain(|pid, process| {
-            let ended = process.tracker.written().and_then(|written| Ok((written, process.tracker.present()?)));
-            let Ok((written, pages)) = ended else { return false };
-            // Without knowing where its stacks are CRIU must dump it whole.
-            let Ok(stacks) = stack_pages(*pid) else { return false };
-            process.pending.extend(written);
-            covered.insert(*pid, without(process.tracker.mappings(), &stacks));
-            present.insert(*pid, pages);
-            true
-        });
-        let before = self.stream.sums().pages;
+        let standing = self.stand();
+        let before = self.stream.sums();
         self.send()?;
-        let sent = self.stream.sums().pages - before;
-        for (pid, process) in &self.processes {
-            self.stream.object(Object::Process(process.inside))?;
-            for run in present.get(pid).into_iter().flatten() {
-                for piece in pieces(run.clone()) {
-                    self.stream.run(KEEP, piece.start, pages_of(&piece))?;
-                }
-            }
-        }
-        let (_, out) = self.stream.end()?;
-        let trackers = self.processes.into_values().map(|process| process.tracker).collect();
-        Ok(Last { covered, pages: PageCount(sent), out, trackers })
+        let sent = self.stream.sums().since(before);
+        self.end(standing, PageCount(sent.pages), PageCount(0))
     }
 
-    /// Sends what is pending of all processes.
+    /// As `last`, but the rest is only named: it will follow. So will all of those of the given processes, all that
+    /// there are, that were not followed.
+    ///
+    /// # Errors
+    /// When the stream refuses.
+    pub fn last_follows(mut self, pids: &[u32]) -> Result<Last<O>, RoundError> {
+        let mut standing = self.stand();
+        let mut following = 0;
+        for pid in pids {
+            let awaited = match (self.processes.get_mut(pid), standing.get(pid)) {
+                (Some(process), Some(found)) => std::mem::take(&mut process.pending).and(&found.present),
+                _ => match Standing::whole(*pid) {
+                    Ok(found) => standing.entry(*pid).or_insert(found).present.clone(),
+                    // CRIU dumps it whole.
+                    Err(_) => continue,
+                },
+            };
+            following += awaited.count();
+            self.stream.object(Object::Process(standing[pid].inside))?;
+            self.stream.runs(AWAIT, awaited.runs())?;
+        }
+        self.end(standing, PageCount(0), PageCount(following))
+    }
+
+    /// What the processes that were followed have, now that they stand still. One for which that cannot be seen is
+    /// dumped whole by CRIU.
+    fn stand(&mut self) -> BTreeMap<u32, Standing> {
+        let mut standing = BTreeMap::new();
+        self.processes.retain(|pid, process| {
+            let ended = process.tracker.written().and_then(|written| Ok((written, process.tracker.present()?)));
+            let Ok((written, present)) = ended else { return false };
+            let found = Standing::new(*pid, process.inside, process.tracker.mappings().to_vec(), present);
+            process.pending = std::mem::take(&mut process.pending).or(PageSet::of(written));
+            found.map(|found| standing.insert(*pid, found)).is_ok()
+        });
+        standing
+    }
+
+    fn end(
+        mut self,
+        standing: BTreeMap<u32, Standing>,
+        pages: PageCount,
+        following: PageCount,
+    ) -> Result<Last<O>, RoundError> {
+        for found in standing.values() {
+            self.stream.object(Object::Process(found.inside))?;
+            self.stream.runs(KEEP, found.present.runs())?;
+        }
+        let (sums, out) = self.stream.end()?;
+        let trackers = self.processes.into_values().map(|process| process.tracker).collect();
+        let covered = standing.into_iter().map(|(pid, found)| (pid, found.covered)).collect();
+        Ok(Last { covered, pages, sums, following, out, trackers })
+    }
+
+    /// Sends what is pending of all processes, at least as far as to the packing.
     fn send(&mut self) -> Result<(), RoundError> {
         let Self { stream, processes, names, .. } = self;
         let kept: usize = processes.values().map(|process| process.reader.chunks()).sum();
         let mut room = ROOM.saturating_sub(kept);
         for process in processes.values_mut() {
-            let pending = normal(std::mem::take(&mut process.pending));
-            if pending.is_empty() {
+            let pending = std::mem::take(&mut process.pending);
+            if pending.runs().is_empty() {
                 continue;
             }
             stream.object(Object::Process(process.inside))?;
@@ -186,30 +226,45 @@ impl<O: Outlet> Rounds<O> {
 impl Process {
     fn begin(pid: u32, ids: &mut BTreeSet<u64>) -> Result<Self, TrackError> {
         let failed = |error| TrackError::Follow(pid, error);
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).map_err(failed)?;
-        let inside = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
-        let inside = inside.and_then(|ids| ids.split_whitespace().next_back()).and_then(|id| id.parse().ok());
-        let inside = inside.ok_or_else(|| failed(io::ErrorKind::InvalidData.into()))?;
+        let inside = inside(pid).map_err(failed)?;
         let memory = File::open(format!("/proc/{pid}/mem")).map_err(failed)?;
         let mut tracker = Tracker::attach(pid)?;
-        let pending = tracker.written()?;
+        let pending = PageSet::of(tracker.written()?);
         Ok(Self { inside, tracker, reader: Reader::new(pid, memory, !ids.insert(inside)), pending })
     }
 }
 
-/// A run in pieces that a record can say.
-fn pieces(run: Range<u64>) -> impl Iterator<Item = Range<u64>> {
-    let most = u64::from(MAX_RUN) * PAGE;
-    let starts = (run.start..run.end).step_by(usize::try_from(most).unwrap_or(usize::MAX));
-    starts.map(move |start| start..(start + most).min(run.end))
+/// What a process that stands still has.
+#[derive(Debug)]
+struct Standing {
+    inside: u64,
+    covered: Vec<Range<u64>>,
+    present: PageSet,
 }
 
-fn pages_of(run: &Range<u64>) -> u32 {
-    u32::try_from((run.end - run.start) / PAGE).unwrap_or(MAX_RUN)
+impl Standing {
+    /// Without knowing where its stacks are CRIU must dump it whole.
+    fn new(pid: u32, inside: u64, mappings: Vec<Range<u64>>, present: Vec<Range<u64>>) -> io::Result<Self> {
+        let stacks = stack_pages(pid)?;
+        let covered = mappings.iter().flat_map(|mapping| without(mapping, &stacks)).collect();
+        let stacks = PageSet::of(stacks.iter().map(|page| *page..page + PAGE).collect());
+        Ok(Self { inside, covered, present: PageSet::of(present).without(&stacks) })
+    }
+
+    /// Of one that nobody has followed.
+    fn whole(pid: u32) -> io::Result<Self> {
+        let mappings = followed(pid)?;
+        let present = present(pid, &mappings)?;
+        Self::new(pid, inside(pid)?, mappings, present)
+    }
 }
 
-fn count(runs: &[Range<u64>]) -> u64 {
-    runs.iter().map(|run| (run.end - run.start) / PAGE).sum()
+/// The id of a process in its own namespace.
+pub(crate) fn inside(pid: u32) -> io::Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let ids = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+    let id = ids.and_then(|ids| ids.split_whitespace().next_back()).and_then(|id| id.parse().ok());
+    id.ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 /// The pages that the stacks of a process's threads end in, in ascending order. All threads stand still.
@@ -227,20 +282,18 @@ fn stack_pages(pid: u32) -> io::Result<Vec<u64>> {
     Ok(pages)
 }
 
-/// Mappings without single pages, both in ascending order.
-fn without(mappings: &[Range<u64>], pages: &[u64]) -> Vec<Range<u64>> {
+/// A mapping without single pages, in ascending order.
+fn without(mapping: &Range<u64>, pages: &[u64]) -> Vec<Range<u64>> {
     let mut rest = Vec::new();
-    for mapping in mappings {
-        let mut start = mapping.start;
-        for page in pages.iter().filter(|page| mapping.contains(page)) {
-            if *page > start {
-                rest.push(start..*page);
-            }
-            start = page + PAGE;
+    let mut start = mapping.start;
+    for page in pages.iter().filter(|page| mapping.contains(page)) {
+        if *page > start {
+            rest.push(start..*page);
         }
-        if start < mapping.end {
-            rest.push(start..mapping.end);
-        }
+        start = page + PAGE;
+    }
+    if start < mapping.end {
+        rest.push(start..mapping.end);
     }
     rest
 }
@@ -257,9 +310,9 @@ mod tests {
 
     #[test]
     fn stacks_are_not_covered() {
-        let mappings = [0x1000..0x5000, 0x9000..0xa000];
-        assert_eq!(without(&mappings, &[0x2000, 0x9000]), [0x1000..0x2000, 0x3000..0x5000]);
-        assert_eq!(without(&mappings, &[0x1000, 0x7000]), [0x2000..0x5000, 0x9000..0xa000]);
+        assert_eq!(without(&(0x1000..0x5000), &[0x2000, 0x9000]), [0x1000..0x2000, 0x3000..0x5000]);
+        assert_eq!(without(&(0x1000..0x5000), &[0x1000, 0x4000]), *std::slice::from_ref(&(0x2000..0x4000)));
+        assert_eq!(without(&(0x9000..0xa000), &[0x9000]), []);
     }
 
     #[test]
@@ -281,12 +334,12 @@ mod tests {
         let mut stream = Vec::new();
         let mut rounds = Rounds::new(&mut stream, Compression::Auto, 1).unwrap();
         let first = rounds.round(&[pid]).unwrap();
-        assert!(first.pages.0 > 600, "{first:?}");
+        assert!(first.pages > 600, "{first:?}");
         for line in ["y=; z=$(head -c 500000 /dev/zero | tr '\\0' c)", "x=${x/aaa/xyz}"] {
             writeln!(input, "{line}").unwrap();
             assert_eq!(heard(), "done\n");
-            let done = rounds.round(&[pid]).unwrap();
-            assert!(done.dirty_after.0 > 0, "{done:?}");
+            assert!(rounds.survey().0 > 0);
+            assert!(rounds.round(&[pid]).unwrap().pages > 0);
         }
         assert!(rounds.follows() && rounds.refusal().is_none());
         let stopped = rustix::process::Pid::from_child(&child);
@@ -296,7 +349,7 @@ mod tests {
         }
         let Last { covered, .. } = rounds.last().unwrap();
         let directory = tempfile::tempdir().unwrap();
-        store(directory.path(), Inflow::new(std::iter::once(stream.into()))).unwrap();
+        store(directory.path(), &mut Inflow::new(std::iter::once(stream.into())), || ()).unwrap();
         let stored = Stored::open(directory.path()).unwrap().unwrap();
         let mut content = Vec::new();
         (&stored.content).read_to_end(&mut content).unwrap();

@@ -1,8 +1,9 @@
 //! The pages that have arrived on the target: one file with their content, in the order in which they came, and an index.
 //!
-//! The index is a file of 64-bit words, little endian: the eight bytes `DRVINDX1`, the number of processes, and for each
-//! process its id in its own namespace, the number of its pieces, and the pieces: address of the first page, number of
-//! pages, number of the first page in the file.
+//! The index is a file of 64-bit words, little endian: the eight bytes `DRVINDX2`, the number of processes, and for each
+//! process its id in its own namespace, the number of its pieces, the pieces (address of the first page, number of pages,
+//! number of the first page in the file), the number of runs that will follow, and those: address of the first page,
+//! number of pages.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -16,6 +17,7 @@ use drover_model::PageCount;
 use crate::buffers::Buffers;
 use crate::inflow::Inflow;
 use crate::pack::{Algorithm, Unpacker};
+use crate::pages::PageSet;
 use crate::pieces::{Piece, Pieces};
 use crate::stream::{MAX_BLOCK, Object, PRESENT, Record, Run, StreamError, StreamReader};
 use crate::writer::{Ended, Place, Writer};
@@ -25,7 +27,10 @@ pub const ZERO: u32 = 8;
 /// The flag of a run of pages that have content in the end: of a process that has any, all others are zero.
 pub const KEEP: u32 = 16;
 
-const MAGIC: &[u8; 8] = b"DRVINDX1";
+/// The flag of a run of pages that are on the source alone, and follow.
+pub const AWAIT: u32 = 32;
+
+const MAGIC: &[u8; 8] = b"DRVINDX2";
 const CONTENT: &str = "pages";
 const INDEX: &str = "index";
 /// The longest content that is taken at once, in bytes.
@@ -34,8 +39,8 @@ const GULP: usize = MAX_BLOCK as usize * PageCount::PAGE as usize;
 const BUFFERS: usize = 12;
 /// The most processes.
 const PROCESSES: usize = 1 << 16;
-/// The most runs that may be named as kept.
-const KEPT: usize = 1 << 23;
+/// The most runs without content that say what becomes of pages in the end.
+const NAMED: usize = 1 << 23;
 const WORD: usize = 8;
 
 /// Why pages could not be stored or found.
@@ -58,11 +63,16 @@ pub enum StoreError {
     Begin(#[source] io::Error),
 }
 
-/// Receives the page stream of rounds into `directory`, to its end. Gives how many pages have content in the end.
+/// Receives the page stream of rounds into `directory`, to its end. `marked` is called at the end of each round. Gives
+/// how many pages have content in the end.
 ///
 /// # Errors
 /// When the stream breaks or makes no sense, or there is no room.
-pub fn store(directory: &Path, input: Inflow<impl Iterator<Item = Bytes>>) -> Result<PageCount, StoreError> {
+pub fn store(
+    directory: &Path,
+    input: &mut Inflow<impl Iterator<Item = Bytes>>,
+    mut marked: impl FnMut(),
+) -> Result<PageCount, StoreError> {
     let mut stream = StreamReader::new(input)?;
     let path = directory.join(CONTENT);
     let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path);
@@ -70,7 +80,7 @@ pub fn store(directory: &Path, input: Inflow<impl Iterator<Item = Bytes>>) -> Re
     let mut arriving = Arriving::default();
     std::thread::scope(|scope| {
         let writer = Writer::start(scope, &file).map_err(StoreError::Begin)?;
-        let received = arriving.receive(&mut stream, &writer);
+        let received = arriving.receive(&mut stream, &writer, &mut marked);
         // What the writer says comes first: without it nothing could be received either.
         writer.end().map_err(|error| StoreError::Write(path, error))?;
         received
@@ -85,14 +95,17 @@ struct Arriving {
     slots: u64,
     processes: BTreeMap<u64, Pieces>,
     kept: BTreeMap<u64, Vec<Range<u64>>>,
-    kept_runs: usize,
+    awaited: BTreeMap<u64, Vec<Range<u64>>>,
+    /// How many runs were named.
+    named: usize,
 }
 
 impl Arriving {
     fn receive<I: Iterator<Item = Bytes>>(
         &mut self,
-        stream: &mut StreamReader<Inflow<I>>,
+        stream: &mut StreamReader<&mut Inflow<I>>,
         writer: &Writer<'_>,
+        marked: &mut impl FnMut(),
     ) -> Result<(), StoreError> {
         let mut unpacker = Unpacker::new().map_err(StoreError::Begin)?;
         let buffers = Buffers::new(GULP, BUFFERS);
@@ -111,6 +124,7 @@ impl Arriving {
                         }
                         ZERO => self.process(id)?.remove(run.address..run.end()),
                         KEEP => self.keep(id, run)?,
+                        AWAIT => self.follow(id, run)?,
                         _ => return Err(nonsense("unknown flags of a run")),
                     }
                 }
@@ -127,7 +141,11 @@ impl Arriving {
                     }
                     writer.write(places, content).map_err(ended)?;
                 }
-                Record::End => return Ok(writer.finish().map_err(ended)?),
+                Record::Mark => {
+                    writer.finish().map_err(ended)?;
+                    marked();
+                }
+                Record::End => return Ok(()),
             }
         }
     }
@@ -140,12 +158,21 @@ impl Arriving {
     }
 
     fn keep(&mut self, id: u64, run: Run) -> Result<(), StoreError> {
-        self.kept_runs += 1;
-        if self.kept_runs > KEPT || self.kept.len() > PROCESSES {
-            return Err(nonsense("too many pages that are kept"));
-        }
+        self.name()?;
         self.kept.entry(id).or_default().push(run.address..run.end());
         Ok(())
+    }
+
+    fn follow(&mut self, id: u64, run: Run) -> Result<(), StoreError> {
+        self.name()?;
+        self.process(id)?.remove(run.address..run.end());
+        self.awaited.entry(id).or_default().push(run.address..run.end());
+        Ok(())
+    }
+
+    fn name(&mut self) -> Result<(), StoreError> {
+        self.named += 1;
+        if self.named > NAMED { Err(nonsense("too many pages that are only named")) } else { Ok(()) }
     }
 
     /// Where pages go: one that is known already is written over; a new one goes to the end of the file.
@@ -183,6 +210,9 @@ impl Arriving {
         let mut pages = 0;
         let mut words = Vec::new();
         self.processes.retain(|id, _| self.kept.contains_key(id));
+        for id in self.awaited.keys() {
+            self.processes.entry(*id).or_default();
+        }
         words.push(self.processes.len() as u64);
         for (id, pieces) in &mut self.processes {
             pieces.keep(self.kept.get(id).map_or(&[], Vec::as_slice));
@@ -191,6 +221,9 @@ impl Arriving {
                 words.extend([address, piece.pages, piece.slot]);
                 pages += piece.pages;
             }
+            let awaited = PageSet::of(self.awaited.remove(id).unwrap_or_default());
+            words.push(awaited.runs().len() as u64);
+            words.extend(awaited.runs().iter().flat_map(|run| [run.start, (run.end - run.start) / PageCount::PAGE]));
         }
         let path = directory.join(INDEX);
         let bytes: Vec<u8> = words.into_iter().flat_map(u64::to_le_bytes).collect();
@@ -240,6 +273,8 @@ pub struct Stored {
     pub(crate) slots: u64,
     /// By the processes' ids in their own namespace.
     pub(crate) processes: BTreeMap<u64, Pieces>,
+    /// The pages that follow, likewise. Their slots are the numbers of the pages on the source.
+    pub(crate) awaited: BTreeMap<u64, Pieces>,
 }
 
 impl Stored {
@@ -261,7 +296,7 @@ impl Stored {
             index.strip_prefix(MAGIC).filter(|words| words.len().is_multiple_of(WORD)).ok_or(StoreError::Index)?;
         let mut words = words.chunks_exact(WORD).map(|word| u64::from_le_bytes(word.try_into().expect("eight bytes")));
         let mut next = || words.next().ok_or(StoreError::Index);
-        let mut processes = BTreeMap::new();
+        let (mut processes, mut awaited) = (BTreeMap::new(), BTreeMap::new());
         for _ in 0..next()? {
             let (id, count) = (next()?, next()?);
             let mut pieces = Pieces::default();
@@ -273,8 +308,16 @@ impl Stored {
                 pieces.insert(address, Piece { pages, slot });
             }
             processes.insert(id, pieces);
+            let mut pieces = Pieces::default();
+            for _ in 0..next()? {
+                let (address, pages) = (next()?, next()?);
+                let end = pages.checked_mul(PageCount::PAGE).and_then(|length| address.checked_add(length));
+                end.filter(|_| address.is_multiple_of(PageCount::PAGE)).ok_or(StoreError::Index)?;
+                pieces.insert(address, Piece { pages, slot: address / PageCount::PAGE });
+            }
+            awaited.insert(id, pieces);
         }
-        Ok(Some(Self { content, slots, processes }))
+        Ok(Some(Self { content, slots, processes, awaited }))
     }
 }
 
@@ -306,6 +349,7 @@ mod tests {
         fn the_last_version_of_each_page_is_kept(
             steps in proptest::collection::vec(step(), 0..40),
             keep in proptest::collection::vec((0..40_u64, 1..20_u32), 0..4),
+            follow in proptest::collection::vec((0..40_u64, 1..9_u32), 0..3),
         ) {
             const BASE: u64 = 0x10_0000;
             let mut bytes = Vec::new();
@@ -330,10 +374,15 @@ mod tests {
                 kept[page as usize..][..pages as usize].fill(true);
                 writer.run(KEEP, BASE + page * 4096, pages).unwrap();
             }
-            let none = !kept.contains(&true);
+            let mut awaited = [false; 64];
+            for (page, pages) in follow {
+                awaited[page as usize..][..pages as usize].fill(true);
+                writer.run(AWAIT, BASE + page * 4096, pages).unwrap();
+            }
+            let none = !kept.contains(&true) && !awaited.contains(&true);
             writer.end().unwrap();
             let directory = tempfile::tempdir().unwrap();
-            store(directory.path(), Inflow::new(std::iter::once(bytes.into()))).unwrap();
+            store(directory.path(), &mut Inflow::new(std::iter::once(bytes.into())), || ()).unwrap();
             let stored = Stored::open(directory.path()).unwrap().unwrap();
             let mut content = Vec::new();
             (&stored.content).read_to_end(&mut content).unwrap();
@@ -342,8 +391,12 @@ mod tests {
             for page in 0..64_u64 {
                 let found = pieces.and_then(|pieces| pieces.at(BASE + page * 4096));
                 let byte = found.map_or(0, |(slot, _)| content[slot as usize * 4096 + 17]);
-                let wanted = if kept[page as usize] { model[page as usize] } else { 0 };
+                let page = page as usize;
+                let wanted = if kept[page] && !awaited[page] { model[page] } else { 0 };
                 prop_assert_eq!(byte, wanted, "page {}", page);
+                let address = BASE + page as u64 * 4096;
+                let follows = stored.awaited.get(&5).and_then(|pieces| pieces.at(address));
+                prop_assert_eq!(follows.map(|(slot, _)| slot), awaited[page].then_some(address / 4096));
             }
         }
     }
@@ -358,8 +411,17 @@ mod tests {
             std::fs::write(directory.path().join(INDEX), [&MAGIC[..], &words].concat()).unwrap();
             Stored::open(directory.path())
         };
-        assert!(index(&[1, 7, 1, 0x1000, 1, 0]).unwrap().is_some());
-        for wrong in [&[1, 7, 1, 0x1000, 2, 0][..], &[1, 7, 1, 0x1000, 1, u64::MAX], &[1, 7, 2, 0x1000, 1, 0], &[]] {
+        assert!(index(&[1, 7, 1, 0x1000, 1, 0, 1, 0x5000, 3]).unwrap().is_some());
+        let wrong: [&[u64]; 7] = [
+            &[1, 7, 1, 0x1000, 2, 0, 0],
+            &[1, 7, 1, 0x1000, 1, u64::MAX, 0],
+            &[1, 7, 2, 0x1000, 1, 0, 0],
+            &[1, 7, 1, 0x1000, 1, 0],
+            &[1, 7, 0, 1, 0x5001, 1],
+            &[1, 7, 0, 1, 0x5000, u64::MAX],
+            &[],
+        ];
+        for wrong in wrong {
             assert!(index(wrong).is_err(), "{wrong:?}");
         }
     }

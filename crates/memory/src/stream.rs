@@ -4,11 +4,13 @@
 //! 1 object: kind (`u8`: 1 process, 2 shared memory), id (`u64`); the runs that follow belong to it.
 //! 2 run: CRIU's flags (`u32`), address (`u64`), pages (`u32`, at most 2^18); with the flag PRESENT the content follows.
 //! 3 end: total of pages with content (`u64`).
+//! 4 mark: a round ends here.
 //! 5 block: packing (`u8`: 0 none, 1 LZ4, 2 Zstandard), runs (`u16`, at most 64), length (`u32`), then for each run its
 //!   address (`u64`) and pages (`u16`), at most 64 pages in all; then the content of all of them, packed into that length:
 //!   not packed it has the length of the pages, packed it is shorter.
 
 use std::io::{self, Read, Write};
+use std::ops::Range;
 
 use drover_model::PageCount;
 
@@ -37,6 +39,8 @@ pub enum Record {
         /// How many.
         pages: u32,
     },
+    /// A round ends here.
+    Mark,
     /// Several runs, whose content follows in one packed piece. The runs are in `StreamReader::runs`.
     Block {
         /// How it is packed.
@@ -88,6 +92,14 @@ impl Run {
     }
 }
 
+/// A range of addresses in runs that a record can say.
+pub(crate) fn in_pieces(range: &Range<u64>) -> impl Iterator<Item = Run> + use<> {
+    let end = range.end;
+    let starts = (range.start..end).step_by(MAX_RUN as usize * PageCount::PAGE as usize);
+    starts
+        .map(move |address| Run { address, pages: ((end - address) / PageCount::PAGE).min(u64::from(MAX_RUN)) as u32 })
+}
+
 /// The beginning of a stream.
 pub(crate) fn put_magic(out: &mut Vec<u8>) {
     out.extend(MAGIC);
@@ -107,6 +119,10 @@ pub(crate) fn put_run(out: &mut Vec<u8>, flags: u32, run: Run) {
     out.extend(flags.to_le_bytes());
     out.extend(run.address.to_le_bytes());
     out.extend(run.pages.to_le_bytes());
+}
+
+pub(crate) fn put_mark(out: &mut Vec<u8>) {
+    out.push(4);
 }
 
 pub(crate) fn put_end(out: &mut Vec<u8>, total: u64) {
@@ -224,6 +240,7 @@ impl<R: Read> StreamReader<R> {
                 }
             }
             2 => self.run(),
+            4 => Ok(Record::Mark),
             3 if u64::from_le_bytes(self.bytes()?) == self.total => Ok(Record::End),
             3 => Err(StreamError::Nonsense("its total of pages is wrong")),
             5 => self.block(),

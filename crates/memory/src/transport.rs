@@ -37,7 +37,7 @@ enum Step {
     /// Pages become zero.
     Zero { process: u64, page: u64, pages: u64 },
     /// A round ends.
-    Flush,
+    Mark,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -49,7 +49,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (1..4_u64, 0..PAGES, 1..50_u64).prop_map(|(process, page, pages)| {
             Step::Zero { process, page, pages: pages.min(PAGES - page) }
         }),
-        1 => Just(Step::Flush),
+        1 => Just(Step::Mark),
     ]
 }
 
@@ -104,7 +104,10 @@ fn send(steps: &[Step], compression: Compression, out: &mut Vec<u8>) -> Memory {
                 stream.run(ZERO, BASE + page * PAGE as u64, pages as u32).unwrap();
                 memory.retain(|(id, at), _| *id != process || !(page..page + pages).contains(at));
             }
-            Step::Flush => stream.flush().unwrap(),
+            Step::Mark => {
+                stream.mark().unwrap();
+                stream.flush().unwrap();
+            }
         }
     }
     for process in 1..4 {
@@ -127,10 +130,11 @@ fn cut(bytes: &[u8], lengths: &[usize]) -> Inflow<std::vec::IntoIter<Bytes>> {
     Inflow::new(pieces.into_iter())
 }
 
-/// What a stream leaves.
-fn arrive(bytes: &[u8], lengths: &[usize]) -> Result<Memory, StoreError> {
+/// What a stream leaves, and how many rounds it had.
+fn arrive(bytes: &[u8], lengths: &[usize]) -> Result<(Memory, usize), StoreError> {
     let directory = tempfile::tempdir().unwrap();
-    store(directory.path(), cut(bytes, lengths))?;
+    let mut rounds = 0;
+    store(directory.path(), &mut cut(bytes, lengths), || rounds += 1)?;
     let stored = Stored::open(directory.path())?.unwrap();
     let mut content = Vec::new();
     (&stored.content).read_to_end(&mut content).unwrap();
@@ -142,7 +146,7 @@ fn arrive(bytes: &[u8], lengths: &[usize]) -> Result<Memory, StoreError> {
             }
         }
     }
-    Ok(memory)
+    Ok((memory, rounds))
 }
 
 proptest! {
@@ -153,10 +157,11 @@ proptest! {
         steps in proptest::collection::vec(step(), 0..24),
         lengths in proptest::collection::vec(1..300_000_usize, 1..6),
     ) {
+        let rounds = steps.iter().filter(|step| matches!(step, Step::Mark)).count();
         for compression in Compression::ALL {
             let mut bytes = Vec::new();
             let memory = send(&steps, compression, &mut bytes);
-            prop_assert!(arrive(&bytes, &lengths).unwrap() == memory, "{:?}", compression);
+            prop_assert!(arrive(&bytes, &lengths).unwrap() == (memory, rounds), "{:?}", compression);
         }
     }
 

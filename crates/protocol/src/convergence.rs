@@ -117,15 +117,28 @@ impl Course<'_> {
 
     /// The pause if the container were frozen now.
     fn predict(&self, dirty: PageCount) -> Duration {
-        let measuring = self.rounds.iter().rev().filter(|round| round.pages.0 >= MEASURES && round.ms > 0.0);
-        let (pages, ms) = measuring.take(RECENT).fold((0, 0.0), |sum, round| (sum.0 + round.pages.0, sum.1 + round.ms));
-        if pages == 0 {
-            // So little crossed that so little more takes no time either.
-            return self.fixed;
-        }
-        let rest = dirty.0 as f64 * ms / pages as f64;
-        self.fixed + Duration::from_secs_f64((rest / 1000.0).min(1e6))
+        self.fixed + crossing(self.rounds, dirty)
     }
+}
+
+/// How long so many pages take, by the rounds until now.
+fn crossing(rounds: &[Round], pages: PageCount) -> Duration {
+    let measuring = rounds.iter().rev().filter(|round| round.pages.0 >= MEASURES && round.ms > 0.0);
+    let (crossed, ms) = measuring.take(RECENT).fold((0, 0.0), |sum, round| (sum.0 + round.pages.0, sum.1 + round.ms));
+    if crossed == 0 {
+        // So little crossed that so little more takes no time either.
+        return Duration::ZERO;
+    }
+    Duration::from_secs_f64((pages.0 as f64 * ms / crossed as f64 / 1000.0).min(1e6))
+}
+
+/// What a pause takes when nothing is left to be sent: learnt from a pause in which so many pages crossed, and from what
+/// was known before it.
+#[must_use]
+pub fn learn_fixed(before: Option<Duration>, rounds: &[Round], last: PageCount, pause: Duration) -> Duration {
+    let seen = pause.saturating_sub(crossing(rounds, last));
+    // One pause among many may be long for reasons of its own.
+    before.map_or(seen, |before| (before * 7 + seen * 3) / 10)
 }
 
 fn counted(rounds: usize) -> String {
@@ -210,6 +223,16 @@ mod tests {
         assert_eq!(decide(&strict, &rounds), Decision::Round);
         let course = Course { settings: &strict, fixed: Duration::from_millis(30), rounds: &rounds, slowed: &[] };
         assert!(matches!(course.decide(), Decision::Freeze(_)));
+    }
+
+    #[test]
+    fn the_fixed_part_is_what_pages_do_not_explain() {
+        let rounds = [round(100_000, 1000.0, 1_000)];
+        let seen = learn_fixed(None, &rounds, PageCount(1_000), Duration::from_millis(150));
+        assert_eq!(seen, Duration::from_millis(140));
+        let next = learn_fixed(Some(seen), &rounds, PageCount(1_000), Duration::from_millis(50));
+        assert_eq!(next, Duration::from_millis(110));
+        assert_eq!(learn_fixed(None, &rounds, PageCount(1_000_000), Duration::from_millis(1)), Duration::ZERO);
     }
 
     #[test]

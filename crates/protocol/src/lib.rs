@@ -19,7 +19,7 @@ mod pace;
 mod source;
 mod target;
 
-pub use convergence::{Course, Decision, FIXED};
+pub use convergence::{Course, Decision, FIXED, learn_fixed};
 pub use frame::{FRAME_HEADER, FrameError, FrameHeader, MAX_CONTROL, MAX_DATA, Stream};
 pub use message::{DecodeError, Offer, ToSource, ToTarget, Verdict, decode, encode};
 pub use pace::{CAPPED_PIECE, Cap, Meter};

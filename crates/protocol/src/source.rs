@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use drover_model::{Explained, Fallback, MigrationId, Moment, NodeName, Outcome, PageCount, Phase, Round, Settings};
+use drover_model::{
+    Explained, Fallback, MigrationId, Mode, Moment, NodeName, Outcome, PageCount, Phase, Round, Settings,
+};
 
 use crate::convergence::{Course, Decision, FIXED};
 use crate::message::{Offer, ToSource, ToTarget, Verdict};
@@ -111,6 +113,8 @@ pub struct SourceResult {
     pub phases: BTreeMap<Phase, Duration>,
     /// The rounds while the container ran.
     pub rounds: Vec<Round>,
+    /// How memory crossed.
+    pub mode: Mode,
     /// When memory followed: how long the container ran on the target while pages of it were here alone.
     pub exposure: Option<Duration>,
     /// Why it ended so.
@@ -249,6 +253,12 @@ impl Source {
             deadline: None,
             outputs: VecDeque::new(),
         }
+    }
+
+    /// What the user wishes of it.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     /// Where the migration is.
@@ -627,14 +637,23 @@ impl Source {
             total,
             phases,
             rounds: self.rounds.clone(),
+            mode: self.mode(),
             exposure: self.exposure(),
             reason,
         }));
     }
 
+    fn mode(&self) -> Mode {
+        match (self.follows && self.frozen_at.is_some(), self.rounds.is_empty()) {
+            (true, _) => Mode::PostCopy,
+            (false, true) => Mode::StopAndCopy,
+            (false, false) => Mode::PreCopy,
+        }
+    }
+
     fn exposure(&self) -> Option<Duration> {
         let (running, settled) = (self.running_at?, self.settled_at?);
-        self.follows.then(|| settled.since(running))
+        (self.mode() == Mode::PostCopy).then(|| settled.since(running))
     }
 
     fn finish(&mut self) {

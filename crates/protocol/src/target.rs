@@ -155,10 +155,10 @@ impl Target {
         self.step == Step::Promised
     }
 
-    /// Whether the container runs here while pages of it may be on the source alone.
+    /// Whether the container is here, promised or running, while pages of it may be on the source alone.
     #[must_use]
-    pub fn follows(&self) -> bool {
-        self.step == Step::Following
+    pub fn may_follow(&self) -> bool {
+        matches!(self.step, Step::Promised | Step::Resuming | Step::Following)
     }
 
     /// When `DeadlinePassed` is due.
