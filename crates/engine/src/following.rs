@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use drover_memory::FollowError;
-use drover_model::Explained;
+use drover_model::{Explained, Follows, NodeName};
 use drover_protocol::{Stream, TargetInput};
 use tokio::sync::{mpsc, watch};
 
 use crate::container::Container;
 use crate::link::{ChannelReader, Link, StreamSender};
+use crate::node::now;
 
 /// How long a shim may take to listen after it was ordered to restore.
 const LISTENS: Duration = Duration::from_secs(10);
@@ -46,15 +47,39 @@ impl Following {
     }
 
     /// Tells when no page is on the source alone any more, or nobody is left who could need one.
-    pub fn await_arrival(&self, events: mpsc::Sender<TargetInput>) {
+    pub fn await_arrival(&self, source: &NodeName, events: mpsc::Sender<TargetInput>) {
         let (container, mut arrived) = (self.container.clone(), self.arrived.subscribe());
+        let source = source.clone();
         tokio::spawn(async move {
-            let needed = || container.as_ref().is_some_and(|container| is_needed(container));
-            while needed() && !*arrived.borrow_and_update() {
+            let needed = || container.as_ref().filter(|container| is_needed(container));
+            while let Some(container) = needed()
+                && !*arrived.borrow_and_update()
+            {
+                let follows = || Follows { from: source.clone(), since: now(), reachable: true };
+                container.follows().get_or_insert_with(follows);
                 let _ = tokio::time::timeout(STILL_THERE, arrived.changed()).await;
+            }
+            if let Some(container) = &container {
+                *container.follows() = None;
             }
             let _ = events.send(TargetInput::Arrived).await;
         });
+    }
+
+    /// Shows whether the source can be reached, as long as that matters.
+    pub fn show(&self, reachable: bool) {
+        let Some(container) = &self.container else { return };
+        if let Some(follows) = &mut *container.follows()
+            && follows.reachable != reachable
+        {
+            follows.reachable = reachable;
+            let (name, source) = (container.spec().name, &follows.from);
+            if reachable {
+                tracing::info!(container = %name, %source, "memory follows again");
+            } else {
+                tracing::warn!(container = %name, %source, "memory is on a node that cannot be reached: who needs it waits");
+            }
+        }
     }
 }
 

@@ -145,7 +145,7 @@ impl Session {
                             link.send(encode(&message), PATIENCE).await;
                         }
                     }
-                    TargetOutput::AwaitArrival => self.following.await_arrival(self.events.clone()),
+                    TargetOutput::AwaitArrival => self.following.await_arrival(&self.peer, self.events.clone()),
                     TargetOutput::Finish(runs) => return self.finish(runs).await,
                     step => busy = self.begin(step, &mut machine, done.clone()).await,
                 }
@@ -153,6 +153,7 @@ impl Session {
                     queue.push_back(output);
                 }
             }
+            self.following.show(self.link.is_some());
             let deadline = machine.deadline().map(instant);
             let input = tokio::select! {
                 Some(result) = steps.recv() => {

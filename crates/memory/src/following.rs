@@ -165,8 +165,9 @@ pub fn relay(path: &Path, mut wishes: impl Write, following: impl Read + Send + 
     let carrying = filler.try_clone()?;
     // It ends with the link, which may be later than our end.
     std::thread::Builder::new().name("following".into()).spawn(move || {
-        if let Err(error) = carry(following, &carrying) {
-            tracing::warn!(%error, "pages no longer follow over this link");
+        // A link that ends is heard of elsewhere.
+        if let Err(FollowError::Stream(StreamError::Nonsense(why))) = carry(following, &carrying) {
+            tracing::warn!(why, "the source sends pages that make no sense");
         }
         // Whoever waits for wishes waits in vain from now on.
         let _ = shutdown(&carrying, Shutdown::Both);

@@ -15,7 +15,7 @@ mod settings;
 mod unit;
 
 pub use container::{
-    ContainerRecord, ContainerSpec, ContainerState, ContainerStats, Limits, ProcessSpec, RestartPolicy,
+    ContainerRecord, ContainerSpec, ContainerState, ContainerStats, Follows, Limits, ProcessSpec, RestartPolicy,
 };
 pub use digest::{Digest, InvalidDigest};
 pub use id::{ContainerId, ContainerName, InvalidName, MigrationId, NodeName};

@@ -79,11 +79,13 @@ pub enum StopRule {
     Budget,
     /// As soon as a round took less than so many milliseconds. The classic rule, for comparison.
     LastSend(u64),
+    /// After exactly so many of them, whatever that means for the pause. For comparison.
+    Rounds(u32),
 }
 
 /// A text that is no rule to stop by.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("it is no rule to stop by: use `budget` or `last-send=SECONDS`, as in last-send=1.5")]
+#[error("it is no rule to stop by: use `budget`, `last-send=SECONDS` or `rounds=NUMBER`")]
 pub struct InvalidStopRule;
 
 impl FromStr for StopRule {
@@ -92,6 +94,9 @@ impl FromStr for StopRule {
     fn from_str(text: &str) -> Result<Self, InvalidStopRule> {
         if text == "budget" {
             return Ok(Self::Budget);
+        }
+        if let Some(rounds) = text.strip_prefix("rounds=") {
+            return rounds.parse().map(Self::Rounds).map_err(|_| InvalidStopRule);
         }
         let seconds = text.strip_prefix("last-send=").and_then(|text| text.trim_end_matches('s').parse::<f64>().ok());
         let milliseconds = seconds.map(|seconds| seconds * 1e3).filter(|ms| *ms >= 1.0 && *ms <= 1e9);
@@ -191,7 +196,18 @@ mod tests {
         assert_eq!("budget".parse(), Ok(StopRule::Budget));
         assert_eq!("last-send=1.5".parse(), Ok(StopRule::LastSend(1500)));
         assert_eq!("last-send=1s".parse(), Ok(StopRule::LastSend(1000)));
-        for bad in ["", "last-send", "last-send=", "last-send=-1", "last-send=0", "last-send=nan", "1.5"] {
+        assert_eq!("rounds=0".parse(), Ok(StopRule::Rounds(0)));
+        for bad in [
+            "",
+            "rounds=",
+            "rounds=-1",
+            "last-send",
+            "last-send=",
+            "last-send=-1",
+            "last-send=0",
+            "last-send=nan",
+            "1.5",
+        ] {
             assert_eq!(bad.parse::<StopRule>(), Err(InvalidStopRule), "{bad}");
         }
     }

@@ -62,6 +62,11 @@ impl Course<'_> {
             Mode::PostCopy => return Decision::PostCopy("all memory followed the container (post-copy)".to_owned()),
             Mode::Auto | Mode::PreCopy => {}
         }
+        if let StopRule::Rounds(wanted) = self.settings.stop_rule {
+            let enough = self.rounds.len() >= wanted as usize;
+            let why = || format!("after {}, as wished", counted(self.rounds.len()));
+            return if enough { Decision::Freeze(why()) } else { Decision::Round };
+        }
         let most = self.settings.max_rounds.unwrap_or(MOST_ROUNDS);
         let Some(last) = self.rounds.last() else {
             if most == 0 {
@@ -75,6 +80,8 @@ impl Course<'_> {
         let (enough, why) = match self.settings.stop_rule {
             StopRule::Budget => (predicted <= budget, format!("within the budget of {} ms", budget.as_millis())),
             StopRule::LastSend(most) => (last.ms < most as f64, format!("and the last one took less than {most} ms")),
+            // Decided above.
+            StopRule::Rounds(_) => (false, String::new()),
         };
         if enough {
             return Decision::Freeze(format!("{pause}, {why}"));
@@ -251,6 +258,15 @@ mod tests {
         assert_eq!(decide(&settings(1), &[]), Decision::Round);
         let Decision::Freeze(why) = decide(&settings(1), &[round(100_000, 4_000.0, 50_000)]) else { panic!() };
         assert!(why.contains("that is the most rounds"), "{why}");
+    }
+
+    #[test]
+    fn a_number_of_rounds_is_kept_whatever_it_brings() {
+        let settings = Settings { stop_rule: StopRule::Rounds(2), ..auto() };
+        let rounds = [round(100, 1.0, 0), round(100, 1.0, 100_000)];
+        assert_eq!(decide(&settings, &[]), Decision::Round);
+        assert_eq!(decide(&settings, &rounds[..1]), Decision::Round);
+        assert_eq!(decide(&settings, &rounds), Decision::Freeze("after 2 rounds, as wished".into()));
     }
 
     #[test]

@@ -20,7 +20,7 @@ pub struct SettingsArgs {
     /// What to do when no further round brings the pause within that [default: give-up with --mode pre-copy, else freeze]
     #[arg(long)]
     fallback: Option<Word<Fallback>>,
-    /// When rounds are enough: `budget`, or `last-send=SECONDS` once one took less than that
+    /// When rounds are enough: `budget`, `last-send=SECONDS` once one took less than that, or `rounds=N`
     #[arg(long, default_value = "budget", value_name = "RULE")]
     stop_rule: StopRule,
     /// The most rounds [default: 30]
