@@ -48,6 +48,10 @@ test-fast: images build-tests ## Run the tests that need no lab with agents (nee
 	@if command -v cargo-nextest >/dev/null; then set -x; cargo nextest run $(CARGO_FLAGS) -E 'not binary(lab)'; \
 	else set -x; cargo test $(CARGO_FLAGS) --lib --bins -- --test-threads=2; fi
 
+.PHONY: fuzz
+fuzz: ## Let spoilt page streams arrive for a minute (DROVER_FUZZ_SECONDS, DROVER_FUZZ_SEED)
+	cargo test --release --locked -p drover-memory --test fuzz -- --ignored --nocapture
+
 .PHONY: lint
 lint: ## Check the format, and let clippy warn of nothing
 	cargo fmt --all --check

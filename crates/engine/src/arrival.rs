@@ -1,6 +1,6 @@
 //! What the target does at each step of a migration. Everything here blocks.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufReader, Read};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::SystemTime;
@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use drover_container::shim::{Request, Shim};
 use drover_container::{Notes, RuncError, criu, prepare_dev, prepare_template};
 use drover_disk::layer;
+use drover_memory::Inflow;
 use drover_model::{Bytes, ContainerState, Explained};
 use drover_network::Gate;
 use drover_protocol::{Offer, Stream};
@@ -130,15 +131,19 @@ impl Arrival {
             let input = link.take_stream(stream).ok_or_else(again)?;
             let stored = stored.clone();
             let receive = move || {
-                let mut input = BufReader::with_capacity(GULP, input);
                 let attempt = format!("cannot receive {}", place.display());
                 if stream == Stream::Pages {
+                    let mut input = Inflow::new(input);
                     // Nothing comes when there were no rounds.
-                    if !input.fill_buf().map_err(|error| failure(&attempt, &error))?.is_empty() {
+                    if !input.is_over() {
                         std::fs::create_dir(&place).map_err(|error| failure(&attempt, &error))?;
                         drover_memory::store(&place, &mut input, stored).map_err(|error| failure(&attempt, &error))?;
                     }
-                } else if stream == Stream::Memory {
+                    input.drain();
+                    return Ok(());
+                }
+                let mut input = BufReader::with_capacity(GULP, input);
+                if stream == Stream::Memory {
                     drover_memory::receive(&place, &mut input).map(drop).map_err(|error| failure(&attempt, &error))?;
                 } else {
                     layer::apply(&place, &mut input).map(drop).map_err(|error| failure(&attempt, &error))?;

@@ -1,17 +1,18 @@
 //! What the source does at each step of a migration. Everything here blocks.
 
-use std::io::{self, BufWriter, Write};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes as Piece;
 use drover_container::criu::{Coverage, Sleepers, Worker};
 use drover_container::{DumpRequest, PAGE_SERVER, dump};
 use drover_disk::layer;
-use drover_memory::{Last, RoundError, Rounds, Tracker};
-use drover_model::{Bytes, ContainerState, Explained, Neighbour, PageCount, Round};
+use drover_memory::{Last, LinkRate, Outlet, RoundError, Rounds, Sums, Tracker};
+use drover_model::{Bytes, Compression, ContainerState, Explained, Neighbour, PageCount, Round};
 use drover_network::Gate;
 use drover_protocol::Stream;
 use drover_sys::repair::end_repair;
@@ -24,8 +25,6 @@ use crate::node::Inner;
 use crate::offer::refuse_strangers;
 use crate::place;
 
-/// How much of a page stream is gathered for the link, in bytes.
-const BUFFER: usize = 1 << 20;
 /// The least that a slowed container is left, in thousandths of a processor.
 const LEAST_MILLIS: u32 = 20;
 /// How long the last process may take to stand still.
@@ -38,16 +37,16 @@ struct Revocable {
     given_up: Arc<AtomicBool>,
 }
 
-impl Write for Revocable {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+impl Outlet for Revocable {
+    fn send(&mut self, piece: Piece) -> io::Result<()> {
         if self.given_up.load(Ordering::Relaxed) {
             return Err(io::Error::new(io::ErrorKind::BrokenPipe, "the migration was given up"));
         }
-        self.out.write(bytes)
+        self.out.send(piece)
     }
 
-    fn flush(&mut self) -> io::Result<()> {
-        self.out.flush()
+    fn rate(&self) -> LinkRate {
+        self.out.rate()
     }
 }
 
@@ -69,9 +68,12 @@ pub(crate) struct Departure {
     ready: Option<Ready>,
     reins: Reins,
     /// What is followed and sent while it runs.
-    rounds: Option<Rounds<BufWriter<Revocable>>>,
+    rounds: Option<Rounds<Revocable>>,
     /// Set when the rounds have become pointless: nobody shall wait for the rest of one.
     given_up: Arc<AtomicBool>,
+    compression: Compression,
+    /// What has been sent in rounds.
+    sums: Arc<Mutex<Sums>>,
     /// What was followed until it was frozen.
     trackers: Vec<Tracker>,
     /// When it was looked at last, and how much processor time had been used by then, in nanoseconds.
@@ -88,7 +90,7 @@ pub(crate) struct Departure {
 pub(crate) type Reins = Arc<Mutex<Option<OwnedFd>>>;
 
 impl Departure {
-    pub fn new(inner: Arc<Inner>, container: Arc<Container>) -> Self {
+    pub fn new(inner: Arc<Inner>, container: Arc<Container>, compression: Compression) -> Self {
         Self {
             inner,
             container,
@@ -96,6 +98,8 @@ impl Departure {
             reins: Arc::default(),
             rounds: None,
             given_up: Arc::default(),
+            compression,
+            sums: Arc::default(),
             trackers: Vec::new(),
             used: None,
             uses: None,
@@ -107,6 +111,11 @@ impl Departure {
     /// To be set when the migration is given up while it copies.
     pub fn given_up(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.given_up)
+    }
+
+    /// What has been sent in rounds by now.
+    pub fn sums(&self) -> Arc<Mutex<Sums>> {
+        Arc::clone(&self.sums)
     }
 
     pub fn reins(&self) -> Reins {
@@ -231,19 +240,19 @@ impl Departure {
             Some(processes) => rounds.last_follows(processes),
             None => rounds.last(),
         };
-        let Last { covered, pages, following, out, trackers } = last.map_err(|error| failure(attempt, &error))?;
+        let Last { covered, pages, sums, following, out, trackers } = last.map_err(|error| failure(attempt, &error))?;
+        *lock(&self.sums) = sums;
         tracing::debug!(pages = pages.0, following = following.0, "last pages");
         self.trackers = trackers;
-        let out = out.into_inner().map_err(|error| failure(attempt, error.error()))?;
         out.out.finish().map_err(|error| failure(attempt, &error))?;
         Ok((Coverage(covered), pages))
     }
 
     /// The rounds until now, or new ones.
-    fn rounds(&mut self, out: StreamSender) -> Result<Rounds<BufWriter<Revocable>>, RoundError> {
+    fn rounds(&mut self, out: StreamSender) -> Result<Rounds<Revocable>, RoundError> {
         let new = || {
             let out = Revocable { out, given_up: Arc::clone(&self.given_up) };
-            Rounds::new(BufWriter::with_capacity(BUFFER, out))
+            Rounds::new(out, self.compression, rand::random())
         };
         self.rounds.take().map_or_else(new, Ok)
     }
@@ -260,13 +269,14 @@ impl Departure {
         }
         let rounds = self.rounds(out).map_err(|error| failure(attempt, &error))?;
         let rounds = self.rounds.insert(rounds);
-        let pages = rounds.round(&pids).map_err(|error| failure(attempt, &error))?;
+        let sent = rounds.round(&pids).map_err(|error| failure(attempt, &error))?;
+        *lock(&self.sums) = rounds.sums();
         if !rounds.follows() {
             let why = rounds.refusal().map(|why| failure("its writes cannot be followed", why));
             let unknown = || Explained { reason: "it has no process that can be followed".into(), hint: None };
             return Ok(Err(why.unwrap_or_else(unknown)));
         }
-        let bytes = Bytes(pages.0 * PageCount::PAGE);
+        let (pages, bytes) = (PageCount(sent.pages), Bytes(sent.bytes));
         Ok(Ok(Round { pages, bytes, ms: begun.elapsed().as_secs_f64() * 1e3, dirty_after: PageCount(0) }))
     }
 

@@ -7,7 +7,11 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use drover_model::{Bytes, ContainerState, Explained, MigrationId, MigrationState, Outcome, PageCount, Report, Round};
+use drover_memory::Sums;
+use drover_model::{
+    Bandwidth, Bytes, ContainerState, Explained, MigrationId, MigrationState, Outcome, PackedPages, PageCount, Report,
+    Round, Settings,
+};
 use drover_protocol::{Source, SourceInput, SourceOutput, SourceResult, Stream, ToTarget, decode, encode};
 use rustix::process::{Signal, pidfd_send_signal};
 use tokio::sync::{OwnedMutexGuard, mpsc, watch};
@@ -49,8 +53,9 @@ impl Lead {
     pub async fn run(mut self, mut machine: Source, operation: OwnedMutexGuard<()>) {
         let mut operation = Some(operation);
         let traffic = Arc::new(Traffic::default());
-        let departure = Departure::new(Arc::clone(&self.inner), Arc::clone(&self.container));
-        let (reins, given_up) = (departure.reins(), departure.given_up());
+        let Settings { bandwidth, compression, .. } = *machine.settings();
+        let departure = Departure::new(Arc::clone(&self.inner), Arc::clone(&self.container), compression);
+        let (reins, given_up, sums) = (departure.reins(), departure.given_up(), departure.sums());
         let departure = Arc::new(Mutex::new(departure));
         let pages = Arc::new(Mutex::new(PageCount(0)));
         let (done, mut steps) = mpsc::channel::<StepResult>(1);
@@ -87,7 +92,8 @@ impl Lead {
                         given_up.store(result.outcome == Outcome::RolledBack, Ordering::Relaxed);
                         let pages = *lock(&pages);
                         let stays = result.outcome == Outcome::RolledBack;
-                        self.conclude(result, &traffic, pages);
+                        let sums = *lock(&sums);
+                        self.conclude(result, &traffic, pages, sums);
                         if stays {
                             let departure = Arc::clone(&departure);
                             blocking(move || lock(&departure).clean_up()).await;
@@ -110,7 +116,8 @@ impl Lead {
             }
             if !busy && let Some(step) = waiting.pop_front() {
                 busy = true;
-                self.begin(step, &departure, link.as_ref(), &traffic, &pages, done.clone(), linked.clone());
+                let linked = (linked.clone(), bandwidth);
+                self.begin(step, &departure, link.as_ref(), &traffic, &pages, done.clone(), linked);
             }
             self.show(&machine, &traffic);
             let deadline = machine.deadline().map(instant);
@@ -154,7 +161,7 @@ impl Lead {
         traffic: &Arc<Traffic>,
         pages: &Arc<Mutex<PageCount>>,
         done: mpsc::Sender<StepResult>,
-        linked: mpsc::Sender<Link>,
+        (linked, bandwidth): (mpsc::Sender<Link>, Option<Bandwidth>),
     ) {
         let connect = |pause: Duration| {
             let (inner, peer, traffic) = (Arc::clone(&self.inner), self.peer.clone(), Arc::clone(traffic));
@@ -164,7 +171,7 @@ impl Lead {
                 let result = match inner.connect(&peer).await {
                     Ok(connection) => {
                         // The loop takes it out before it hears that it is there.
-                        let _ = linked.send(Link::new(connection, traffic)).await;
+                        let _ = linked.send(Link::capped(connection, traffic, bandwidth)).await;
                         SourceInput::Connected
                     }
                     Err(why) => SourceInput::LinkLost(why),
@@ -305,7 +312,7 @@ impl Lead {
         });
     }
 
-    fn conclude(&self, result: SourceResult, traffic: &Traffic, pages: PageCount) {
+    fn conclude(&self, result: SourceResult, traffic: &Traffic, pages: PageCount, sums: Sums) {
         let ms = |duration: Duration| (duration.as_secs_f64() * 1e6).round() / 1e3;
         let frozen = [drover_model::Phase::Checkpoint, drover_model::Phase::Transfer];
         let last = frozen.iter().filter_map(|phase| result.phases.get(phase)).sum::<Duration>();
@@ -331,6 +338,7 @@ impl Lead {
             bytes_sent: Bytes(traffic.total()),
             bytes_memory: Bytes(traffic.memory()),
             bytes_disk: Bytes(traffic.files()),
+            packed: packed_pages(sums),
             mode: result.mode,
             exposure_ms: result.exposure.map(ms),
             reason: result.reason.reason,
@@ -367,6 +375,11 @@ fn end_in_time(reins: Reins, container: Arc<Container>) {
             let _ = pidfd_send_signal(criu, Signal::KILL);
         }
     });
+}
+
+fn packed_pages(sums: Sums) -> PackedPages {
+    let [none, lz4, zstd] = sums.packed.map(PageCount);
+    PackedPages { none, lz4, zstd }
 }
 
 fn executing() -> Explained {

@@ -20,6 +20,7 @@ mod lifecycle;
 mod link;
 mod node;
 mod offer;
+mod outgoing;
 mod place;
 mod recall;
 mod receive;

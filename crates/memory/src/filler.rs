@@ -439,6 +439,7 @@ mod tests {
 
     use super::*;
     use crate::following::{Wish, listen_for_relays};
+    use crate::inflow::Inflow;
     use crate::store::{AWAIT, KEEP, store};
     use crate::stream::{Object, PRESENT, StreamWriter};
 
@@ -499,7 +500,7 @@ mod tests {
         writer.run(KEEP, start, PAGES as u32).unwrap();
         writer.run(AWAIT, start + 200 * PAGE, (PAGES - 200) as u32).unwrap();
         writer.end().unwrap();
-        store(directory.path(), &bytes[..], || ()).unwrap();
+        store(directory.path(), &mut Inflow::new(std::iter::once(bytes.into())), || ()).unwrap();
 
         let faults = Userfaultfd::new().unwrap();
         faults.agree(feature::EVENT_REMOVE | feature::EVENT_UNMAP | feature::EVENT_REMAP).unwrap();
@@ -538,7 +539,7 @@ mod tests {
         }
         writer.run(KEEP, start, PAGES as u32).unwrap();
         writer.end().unwrap();
-        store(directory.path(), &bytes[..], || ()).unwrap();
+        store(directory.path(), &mut Inflow::new(std::iter::once(bytes.into())), || ()).unwrap();
 
         let faults = Userfaultfd::new().unwrap();
         faults.agree(feature::EVENT_REMOVE | feature::EVENT_UNMAP | feature::EVENT_REMAP).unwrap();
@@ -574,7 +575,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let mut bytes = Vec::new();
         StreamWriter::new(&mut bytes).unwrap().end().unwrap();
-        store(directory.path(), &bytes[..], || ()).unwrap();
+        store(directory.path(), &mut Inflow::new(std::iter::once(bytes.into())), || ()).unwrap();
         let path = directory.path().join("socket");
         let listener = UnixListener::bind(&path).unwrap();
         drop(UnixStream::connect(&path).unwrap());

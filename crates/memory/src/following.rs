@@ -21,9 +21,10 @@ use rustix::net::{
     listen, recv, send, shutdown, socket_with,
 };
 
-use crate::rounds::{RoundError, inside, read_single, send_content};
+use crate::reader::read_single;
+use crate::rounds::inside;
 use crate::store::ZERO;
-use crate::stream::{Object, PRESENT, Record, StreamError, StreamReader, StreamWriter};
+use crate::stream::{MAX_RUN, Object, PRESENT, Record, StreamError, StreamReader, StreamWriter};
 
 const PAGE: u64 = PageCount::PAGE;
 /// The most pages in a wish, and in a piece.
@@ -117,9 +118,27 @@ pub fn answer(pids: &[u32], mut wishes: impl Read, out: impl Write) -> Result<()
             out.object(Object::Process(wish.process))?;
             current = wish.process;
         }
-        send_content(&mut out, wish.address, content, true).map_err(|RoundError::Send(error)| error)?;
+        send_content(&mut out, wish.address, content)?;
         out.content().flush()?;
     }
+}
+
+/// Sends pages side by side: runs with content, and runs of zeros.
+fn send_content(stream: &mut StreamWriter<impl Write>, address: u64, content: &[u8]) -> io::Result<()> {
+    let pages: Vec<bool> = content.chunks(PAGE as usize).map(|page| page.iter().all(|byte| *byte == 0)).collect();
+    let mut first = 0;
+    for run in pages.chunk_by(|a, b| a == b) {
+        let (from, to) = (first * PAGE as usize, (first + run.len()) * PAGE as usize);
+        let count = u32::try_from(run.len()).unwrap_or(MAX_RUN);
+        if !run[0] {
+            stream.run(PRESENT, address + from as u64, count)?;
+            stream.content().write_all(&content[from..to])?;
+        } else {
+            stream.run(ZERO, address + from as u64, count)?;
+        }
+        first += run.len();
+    }
+    Ok(())
 }
 
 /// Listens at `path` for agents that relay.
@@ -176,7 +195,9 @@ fn carry(following: impl Read, filler: &OwnedFd) -> Result<(), FollowError> {
                 continue;
             }
             Record::Run { flags, address, pages } => (flags, address, pages),
-            Record::Object(_) | Record::Mark => return Err(StreamError::Nonsense("what cannot follow").into()),
+            Record::Object(_) | Record::Block { .. } | Record::Mark => {
+                return Err(StreamError::Nonsense("what cannot follow").into());
+            }
             Record::End => return Ok(()),
         };
         while left > 0 {

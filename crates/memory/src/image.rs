@@ -129,6 +129,7 @@ pub fn receive(directory: &Path, input: impl Read) -> Result<PageCount, ImageErr
                 }
             }
             Record::Mark => return Err(StreamError::Nonsense("a round in CRIU's pages").into()),
+            Record::Block { .. } => return Err(StreamError::Nonsense("a block in a dump").into()),
             Record::End => {
                 if let Some(done) = image.take() {
                     done.finish()?;

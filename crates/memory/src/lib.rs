@@ -4,25 +4,43 @@
 //! What cannot be followed leaves CRIU's dump through a page server, crosses in the same format while the container is
 //! frozen, and becomes images that CRIU's restore reads.
 
+mod buffers;
+mod choose;
 mod filler;
 mod following;
+mod hash;
 mod image;
+mod inflow;
 mod mappings;
+mod outflow;
+mod pack;
+mod packers;
 mod pages;
 mod pieces;
+mod reader;
 mod rounds;
+mod sent;
 mod server;
 mod store;
 mod stream;
 mod tracker;
+#[cfg(test)]
+mod transport;
 mod window;
 mod wishes;
+mod writer;
 
+pub use buffers::{Buffer, Buffers};
+pub use choose::LinkRate;
 pub use filler::{FillError, Filled, Filler};
 pub use following::{FollowError, answer, dismiss_relays, listen_for_relays, relay};
+pub use hash::Names;
 pub use image::{ImageError, receive};
+pub use inflow::Inflow;
+pub use outflow::{Outflow, Outlet, Sums, Verdict};
+pub use pack::Algorithm;
 pub use rounds::{Covered, Last, RoundError, Rounds};
 pub use server::{Served, ServerError, serve};
 pub use store::{KEEP, StoreError, Stored, ZERO, store};
-pub use stream::{Object, Record, StreamError, StreamReader, StreamWriter};
+pub use stream::{Object, Record, Run, StreamError, StreamReader, StreamWriter};
 pub use tracker::{TrackError, Tracker};

@@ -29,10 +29,6 @@ impl PageSet {
         &self.0
     }
 
-    pub fn into_runs(self) -> Vec<Range<u64>> {
-        self.0
-    }
-
     /// How many pages.
     pub fn count(&self) -> u64 {
         self.0.iter().map(|run| (run.end - run.start) / PAGE).sum()

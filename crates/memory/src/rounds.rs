@@ -1,22 +1,23 @@
 //! The source's side of the rounds: what was written since the last one is read, and sent as a page stream.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 
-use drover_model::PageCount;
+use drover_model::{Compression, PageCount};
 
+use crate::hash::Names;
 use crate::mappings::followed;
+use crate::outflow::{Outflow, Outlet, Sums};
 use crate::pages::PageSet;
+use crate::reader::Reader;
+use crate::sent::ROOM;
 use crate::store::{AWAIT, KEEP, ZERO};
-use crate::stream::{MAX_RUN, Object, PRESENT, StreamWriter};
+use crate::stream::Object;
 use crate::tracker::{TrackError, Tracker, present};
 
 const PAGE: u64 = PageCount::PAGE;
-/// How much is read from a process at once, in bytes.
-const GULP: usize = 1 << 20;
 
 /// Why pages could not be sent.
 #[derive(Debug, thiserror::Error)]
@@ -31,15 +32,17 @@ pub type Covered = BTreeMap<u32, Vec<Range<u64>>>;
 
 /// What the last round gave.
 #[derive(Debug)]
-pub struct Last<W> {
+pub struct Last<O> {
     /// What need not be dumped.
     pub covered: Covered,
     /// How many pages were sent.
     pub pages: PageCount,
+    /// What was sent in all rounds.
+    pub sums: Sums,
     /// How many will follow.
     pub following: PageCount,
     /// Where the stream went, which has ended.
-    pub out: W,
+    pub out: O,
     /// To be kept as long as nothing may be lost by waiting: taking the protection off again takes the longer the more
     /// memory there is.
     pub trackers: Vec<Tracker>,
@@ -50,53 +53,55 @@ struct Process {
     /// Its id in its own namespace.
     inside: u64,
     tracker: Tracker,
-    memory: File,
+    reader: Reader,
     /// What is to be sent in the next round.
     pending: PageSet,
-    /// Whether the target has pages of it: then zeros must be said.
-    known: bool,
 }
 
 /// The rounds of one migration.
 #[derive(Debug)]
-pub struct Rounds<W> {
-    stream: StreamWriter<W>,
+pub struct Rounds<O> {
+    stream: Outflow<O>,
     processes: BTreeMap<u32, Process>,
     /// Processes that cannot be followed, and why.
     refused: BTreeMap<u32, TrackError>,
-    buffer: Vec<u8>,
+    names: Names,
+    /// The ids that processes had by now, each in its own namespace.
+    inside: BTreeSet<u64>,
 }
 
-impl<W: Write> Rounds<W> {
-    /// Begins a stream.
+impl<O: Outlet> Rounds<O> {
+    /// Begins a stream. `seed` is by chance, and another one for each move.
     ///
     /// # Errors
-    /// When `out` refuses.
-    pub fn new(out: W) -> Result<Self, RoundError> {
-        let stream = StreamWriter::new(out)?;
-        Ok(Self { stream, processes: BTreeMap::new(), refused: BTreeMap::new(), buffer: vec![0; GULP] })
+    /// When threads cannot be started.
+    pub fn new(out: O, compression: Compression, seed: u64) -> Result<Self, RoundError> {
+        let stream = Outflow::new(out, compression, ZERO)?;
+        let (processes, refused, inside) = Default::default();
+        Ok(Self { stream, processes, refused, names: Names::new(seed), inside })
     }
 
     /// Sends what the given processes, all that there are, had written by the last survey: in the first round, everything.
-    /// Gives how many pages had content.
+    /// Gives what was sent.
     ///
     /// # Errors
     /// When the stream refuses. A process that cannot be followed is left out, and is not covered in the end.
-    pub fn round(&mut self, pids: &[u32]) -> Result<PageCount, RoundError> {
+    pub fn round(&mut self, pids: &[u32]) -> Result<Sums, RoundError> {
+        let before = self.stream.sums();
         self.processes.retain(|pid, _| pids.contains(pid));
         for pid in pids {
             if self.processes.contains_key(pid) || self.refused.contains_key(pid) {
                 continue;
             }
-            match Process::begin(*pid) {
+            match Process::begin(*pid, &mut self.inside) {
                 Ok(process) => drop(self.processes.insert(*pid, process)),
                 Err(error) => drop(self.refused.insert(*pid, error)),
             }
         }
-        let pages = self.send()?;
+        self.send()?;
         self.stream.mark()?;
-        self.stream.content().flush()?;
-        Ok(PageCount(pages))
+        self.stream.flush()?;
+        Ok(self.stream.sums().since(before))
     }
 
     /// Finds what was written since the last survey: it is what the next round will send. Gives how many pages.
@@ -117,6 +122,12 @@ impl<W: Write> Rounds<W> {
         PageCount(dirty)
     }
 
+    /// What has been sent in all rounds by now.
+    #[must_use]
+    pub fn sums(&self) -> Sums {
+        self.stream.sums()
+    }
+
     /// Whether any process is followed.
     #[must_use]
     pub fn follows(&self) -> bool {
@@ -133,10 +144,12 @@ impl<W: Write> Rounds<W> {
     ///
     /// # Errors
     /// When the stream refuses.
-    pub fn last(mut self) -> Result<Last<W>, RoundError> {
+    pub fn last(mut self) -> Result<Last<O>, RoundError> {
         let standing = self.stand();
-        let sent = self.send()?;
-        self.end(standing, PageCount(sent), PageCount(0))
+        let before = self.stream.sums();
+        self.send()?;
+        let sent = self.stream.sums().since(before);
+        self.end(standing, PageCount(sent.pages), PageCount(0))
     }
 
     /// As `last`, but the rest is only named: it will follow. So will all of those of the given processes, all that
@@ -144,7 +157,7 @@ impl<W: Write> Rounds<W> {
     ///
     /// # Errors
     /// When the stream refuses.
-    pub fn last_follows(mut self, pids: &[u32]) -> Result<Last<W>, RoundError> {
+    pub fn last_follows(mut self, pids: &[u32]) -> Result<Last<O>, RoundError> {
         let mut standing = self.stand();
         let mut following = 0;
         for pid in pids {
@@ -182,53 +195,42 @@ impl<W: Write> Rounds<W> {
         standing: BTreeMap<u32, Standing>,
         pages: PageCount,
         following: PageCount,
-    ) -> Result<Last<W>, RoundError> {
+    ) -> Result<Last<O>, RoundError> {
         for found in standing.values() {
             self.stream.object(Object::Process(found.inside))?;
             self.stream.runs(KEEP, found.present.runs())?;
         }
-        let (_, out) = self.stream.end()?;
+        let (sums, out) = self.stream.end()?;
         let trackers = self.processes.into_values().map(|process| process.tracker).collect();
         let covered = standing.into_iter().map(|(pid, found)| (pid, found.covered)).collect();
-        Ok(Last { covered, pages, following, out, trackers })
+        Ok(Last { covered, pages, sums, following, out, trackers })
     }
 
-    /// Sends what is pending of all processes; how many pages had content.
-    fn send(&mut self) -> Result<u64, RoundError> {
-        let Self { stream, processes, buffer, .. } = self;
-        let mut sent = 0;
+    /// Sends what is pending of all processes, at least as far as to the packing.
+    fn send(&mut self) -> Result<(), RoundError> {
+        let Self { stream, processes, names, .. } = self;
+        let kept: usize = processes.values().map(|process| process.reader.chunks()).sum();
+        let mut room = ROOM.saturating_sub(kept);
         for process in processes.values_mut() {
             let pending = std::mem::take(&mut process.pending);
             if pending.runs().is_empty() {
                 continue;
             }
             stream.object(Object::Process(process.inside))?;
-            for run in pending.into_runs() {
-                let mut at = run.start;
-                while at < run.end {
-                    let length = usize::try_from(run.end - at).unwrap_or(usize::MAX).min(buffer.len());
-                    let content = &mut buffer[..length];
-                    if process.memory.read_exact_at(content, at).is_err() {
-                        read_single(&process.memory, at, content);
-                    }
-                    sent += send_content(stream, at, content, process.known)?;
-                    at += length as u64;
-                }
-            }
-            process.known = true;
+            process.reader.send(&pending, stream, *names, &mut room)?;
         }
-        Ok(sent)
+        Ok(stream.flush()?)
     }
 }
 
 impl Process {
-    fn begin(pid: u32) -> Result<Self, TrackError> {
+    fn begin(pid: u32, ids: &mut BTreeSet<u64>) -> Result<Self, TrackError> {
         let failed = |error| TrackError::Follow(pid, error);
         let inside = inside(pid).map_err(failed)?;
         let memory = File::open(format!("/proc/{pid}/mem")).map_err(failed)?;
         let mut tracker = Tracker::attach(pid)?;
         let pending = PageSet::of(tracker.written()?);
-        Ok(Self { inside, tracker, memory, pending, known: false })
+        Ok(Self { inside, tracker, reader: Reader::new(pid, memory, !ids.insert(inside)), pending })
     }
 }
 
@@ -265,41 +267,6 @@ pub(crate) fn inside(pid: u32) -> io::Result<u64> {
     id.ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
-/// Sends pages side by side: runs with content, and runs of zeros where the target might have something else.
-pub(crate) fn send_content(
-    stream: &mut StreamWriter<impl Write>,
-    address: u64,
-    content: &[u8],
-    zeros: bool,
-) -> Result<u64, RoundError> {
-    let mut sent = 0;
-    let pages: Vec<bool> = content.chunks(PAGE as usize).map(|page| page.iter().all(|byte| *byte == 0)).collect();
-    let mut first = 0;
-    for run in pages.chunk_by(|a, b| a == b) {
-        let (from, to) = (first * PAGE as usize, (first + run.len()) * PAGE as usize);
-        let count = u32::try_from(run.len()).unwrap_or(MAX_RUN);
-        if !run[0] {
-            stream.run(PRESENT, address + from as u64, count)?;
-            stream.content().write_all(&content[from..to])?;
-            sent += run.len() as u64;
-        } else if zeros {
-            stream.run(ZERO, address + from as u64, count)?;
-        }
-        first += run.len();
-    }
-    Ok(sent)
-}
-
-/// Reads page by page, where not all of them can be read: one has gone meanwhile, and is missing from those that are kept
-/// in the end, or guards what is beside it. They count as zeros.
-pub(crate) fn read_single(memory: &File, address: u64, content: &mut [u8]) {
-    for (number, page) in content.chunks_mut(PAGE as usize).enumerate() {
-        if memory.read_exact_at(page, address + number as u64 * PAGE).is_err() {
-            page.fill(0);
-        }
-    }
-}
-
 /// The pages that the stacks of a process's threads end in, in ascending order. All threads stand still.
 fn stack_pages(pid: u32) -> io::Result<Vec<u64>> {
     let mut pages = Vec::new();
@@ -333,16 +300,18 @@ fn without(mapping: &Range<u64>, pages: &[u64]) -> Vec<Range<u64>> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{BufRead, BufReader, Read};
+    use std::io::{BufRead, BufReader, Read, Write};
+    use std::os::unix::fs::FileExt;
     use std::process::{Command, Stdio};
 
     use super::*;
+    use crate::inflow::Inflow;
     use crate::store::{Stored, store};
 
     #[test]
     fn stacks_are_not_covered() {
         assert_eq!(without(&(0x1000..0x5000), &[0x2000, 0x9000]), [0x1000..0x2000, 0x3000..0x5000]);
-        assert_eq!(without(&(0x1000..0x5000), &[0x1000, 0x4000]), [0x2000..0x4000]);
+        assert_eq!(without(&(0x1000..0x5000), &[0x1000, 0x4000]), *std::slice::from_ref(&(0x2000..0x4000)));
         assert_eq!(without(&(0x9000..0xa000), &[0x9000]), []);
     }
 
@@ -363,14 +332,14 @@ mod tests {
         assert_eq!(heard(), "ready\n");
         let pid = child.id();
         let mut stream = Vec::new();
-        let mut rounds = Rounds::new(&mut stream).unwrap();
+        let mut rounds = Rounds::new(&mut stream, Compression::Auto, 1).unwrap();
         let first = rounds.round(&[pid]).unwrap();
-        assert!(first.0 > 600, "{first:?}");
+        assert!(first.pages > 600, "{first:?}");
         for line in ["y=; z=$(head -c 500000 /dev/zero | tr '\\0' c)", "x=${x/aaa/xyz}"] {
             writeln!(input, "{line}").unwrap();
             assert_eq!(heard(), "done\n");
             assert!(rounds.survey().0 > 0);
-            assert!(rounds.round(&[pid]).unwrap().0 > 0);
+            assert!(rounds.round(&[pid]).unwrap().pages > 0);
         }
         assert!(rounds.follows() && rounds.refusal().is_none());
         let stopped = rustix::process::Pid::from_child(&child);
@@ -380,7 +349,7 @@ mod tests {
         }
         let Last { covered, .. } = rounds.last().unwrap();
         let directory = tempfile::tempdir().unwrap();
-        store(directory.path(), &stream[..], || ()).unwrap();
+        store(directory.path(), &mut Inflow::new(std::iter::once(stream.into())), || ()).unwrap();
         let stored = Stored::open(directory.path()).unwrap().unwrap();
         let mut content = Vec::new();
         (&stored.content).read_to_end(&mut content).unwrap();
@@ -401,9 +370,6 @@ mod tests {
             }
         }
         assert!(pages > 600, "{pages}");
-        let mut content = vec![1; 2 * PAGE as usize];
-        read_single(&memory, 0, &mut content);
-        assert!(content.iter().all(|byte| *byte == 0), "nothing is mapped there");
         child.kill().unwrap();
         child.wait().unwrap();
     }

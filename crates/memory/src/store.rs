@@ -7,16 +7,20 @@
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use drover_model::PageCount;
 
+use crate::buffers::Buffers;
+use crate::inflow::Inflow;
+use crate::pack::{Algorithm, Unpacker};
 use crate::pages::PageSet;
 use crate::pieces::{Piece, Pieces};
-use crate::stream::{Object, PRESENT, Record, StreamError, StreamReader};
+use crate::stream::{MAX_BLOCK, Object, PRESENT, Record, Run, StreamError, StreamReader};
+use crate::writer::{Ended, Place, Writer};
 
 /// The flag of a run of pages that have become zero.
 pub const ZERO: u32 = 8;
@@ -29,8 +33,14 @@ pub const AWAIT: u32 = 32;
 const MAGIC: &[u8; 8] = b"DRVINDX2";
 const CONTENT: &str = "pages";
 const INDEX: &str = "index";
-/// How much is copied at once, in bytes.
-const GULP: usize = 1 << 20;
+/// The longest content that is taken at once, in bytes.
+const GULP: usize = MAX_BLOCK as usize * PageCount::PAGE as usize;
+/// How many unpacked blocks are kept for the next ones: those that may wait to be written, and some.
+const BUFFERS: usize = 12;
+/// The most processes.
+const PROCESSES: usize = 1 << 16;
+/// The most runs without content that say what becomes of pages in the end.
+const NAMED: usize = 1 << 23;
 const WORD: usize = 8;
 
 /// Why pages could not be stored or found.
@@ -48,6 +58,9 @@ pub enum StoreError {
     /// An index that makes no sense.
     #[error("the index of the pages makes no sense")]
     Index,
+    /// A thread or a library.
+    #[error("cannot begin to store pages")]
+    Begin(#[source] io::Error),
 }
 
 /// Receives the page stream of rounds into `directory`, to its end. `marked` is called at the end of each round. Gives
@@ -55,91 +68,141 @@ pub enum StoreError {
 ///
 /// # Errors
 /// When the stream breaks or makes no sense, or there is no room.
-pub fn store(directory: &Path, input: impl Read, mut marked: impl FnMut()) -> Result<PageCount, StoreError> {
+pub fn store(
+    directory: &Path,
+    input: &mut Inflow<impl Iterator<Item = Bytes>>,
+    mut marked: impl FnMut(),
+) -> Result<PageCount, StoreError> {
     let mut stream = StreamReader::new(input)?;
     let path = directory.join(CONTENT);
     let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path);
     let file = file.map_err(|error| StoreError::Write(path.clone(), error))?;
-    let mut arriving =
-        Arriving { path, file, slots: 0, processes: BTreeMap::new(), kept: BTreeMap::new(), awaited: BTreeMap::new() };
-    let mut buffer = vec![0; GULP];
-    let mut process = None;
-    loop {
-        match stream.record()? {
-            Record::Object(Object::Process(id)) => process = Some(id),
-            Record::Object(Object::Shared(_)) => return Err(StreamError::Nonsense("shared memory in a round").into()),
-            Record::Run { flags, address, pages } => {
-                let process = process.ok_or(StreamError::Nonsense("pages of nothing"))?;
-                let run = address..address + u64::from(pages) * PageCount::PAGE;
-                match flags {
-                    PRESENT => arriving.content(process, run, stream.content(), &mut buffer)?,
-                    ZERO => arriving.process(process).remove(run),
-                    KEEP => arriving.kept.entry(process).or_default().push(run),
-                    AWAIT => {
-                        arriving.process(process).remove(run.clone());
-                        arriving.awaited.entry(process).or_default().push(run);
-                    }
-                    _ => return Err(StreamError::Nonsense("unknown flags of a run").into()),
-                }
-            }
-            Record::Mark => marked(),
-            Record::End => return arriving.finish(directory),
-        }
-    }
+    let mut arriving = Arriving::default();
+    std::thread::scope(|scope| {
+        let writer = Writer::start(scope, &file).map_err(StoreError::Begin)?;
+        let received = arriving.receive(&mut stream, &writer, &mut marked);
+        // What the writer says comes first: without it nothing could be received either.
+        writer.end().map_err(|error| StoreError::Write(path, error))?;
+        received
+    })?;
+    arriving.finish(directory)
 }
 
+/// What has arrived by now.
+#[derive(Default)]
 struct Arriving {
-    path: PathBuf,
-    file: File,
     /// How many pages the file has.
     slots: u64,
     processes: BTreeMap<u64, Pieces>,
     kept: BTreeMap<u64, Vec<Range<u64>>>,
     awaited: BTreeMap<u64, Vec<Range<u64>>>,
+    /// How many runs were named.
+    named: usize,
 }
 
 impl Arriving {
-    fn process(&mut self, id: u64) -> &mut Pieces {
-        self.processes.entry(id).or_default()
-    }
-
-    /// A page that is known already is written over; a new one goes to the end of the file.
-    fn content(
+    fn receive<I: Iterator<Item = Bytes>>(
         &mut self,
-        process: u64,
-        run: Range<u64>,
-        input: &mut impl Read,
-        buffer: &mut [u8],
+        stream: &mut StreamReader<&mut Inflow<I>>,
+        writer: &Writer<'_>,
+        marked: &mut impl FnMut(),
     ) -> Result<(), StoreError> {
-        let mut at = run.start;
-        while at < run.end {
-            let pieces = self.processes.entry(process).or_default();
-            let (end, slot) = match pieces.at(at) {
-                Some((slot, end)) => (end.min(run.end), slot),
-                None => {
-                    let end = pieces.next_after(at).unwrap_or(run.end).min(run.end);
-                    let slot = self.slots;
-                    self.slots += (end - at) / PageCount::PAGE;
-                    pieces.insert(at, Piece { pages: (end - at) / PageCount::PAGE, slot });
-                    (end, slot)
+        let mut unpacker = Unpacker::new().map_err(StoreError::Begin)?;
+        let buffers = Buffers::new(GULP, BUFFERS);
+        let mut process = None;
+        loop {
+            match stream.record()? {
+                Record::Object(Object::Process(id)) => process = Some(id),
+                Record::Object(Object::Shared(_)) => return Err(nonsense("shared memory in a round")),
+                Record::Run { flags, address, pages } => {
+                    let id = process.ok_or_else(|| nonsense("pages of nothing"))?;
+                    let run = Run { address, pages };
+                    match flags {
+                        PRESENT => {
+                            let places = self.places(id, &[run])?;
+                            copy(&places, stream.content(), writer)?;
+                        }
+                        ZERO => self.process(id)?.remove(run.address..run.end()),
+                        KEEP => self.keep(id, run)?,
+                        AWAIT => self.follow(id, run)?,
+                        _ => return Err(nonsense("unknown flags of a run")),
+                    }
                 }
-            };
-            self.copy(slot * PageCount::PAGE, end - at, input, buffer)?;
-            at = end;
+                Record::Block { algorithm, length, pages } => {
+                    let id = process.ok_or_else(|| nonsense("pages of nothing"))?;
+                    let places = self.places(id, stream.runs())?;
+                    let mut content = stream.content().cut(length as usize).map_err(StreamError::Io)?;
+                    if algorithm != Algorithm::None {
+                        let mut buffer = buffers.take();
+                        let whole = 0..PageCount(pages.into()).bytes().0 as usize;
+                        let unpacked = unpacker.unpack(algorithm, &content, &mut buffer[whole.clone()]);
+                        unpacked.map_err(|_| nonsense("a block that cannot be unpacked"))?;
+                        content = buffer.share(whole);
+                    }
+                    writer.write(places, content).map_err(ended)?;
+                }
+                Record::Mark => {
+                    writer.finish().map_err(ended)?;
+                    marked();
+                }
+                Record::End => return Ok(()),
+            }
         }
+    }
+
+    fn process(&mut self, id: u64) -> Result<&mut Pieces, StoreError> {
+        if self.processes.len() >= PROCESSES && !self.processes.contains_key(&id) {
+            return Err(nonsense("too many processes"));
+        }
+        Ok(self.processes.entry(id).or_default())
+    }
+
+    fn keep(&mut self, id: u64, run: Run) -> Result<(), StoreError> {
+        self.name()?;
+        self.kept.entry(id).or_default().push(run.address..run.end());
         Ok(())
     }
 
-    fn copy(&self, mut to: u64, mut left: u64, input: &mut impl Read, buffer: &mut [u8]) -> Result<(), StoreError> {
-        while left > 0 {
-            let most = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
-            input.read_exact(&mut buffer[..most]).map_err(StreamError::Io)?;
-            let written = self.file.write_all_at(&buffer[..most], to);
-            written.map_err(|error| StoreError::Write(self.path.clone(), error))?;
-            to += most as u64;
-            left -= most as u64;
-        }
+    fn follow(&mut self, id: u64, run: Run) -> Result<(), StoreError> {
+        self.name()?;
+        self.process(id)?.remove(run.address..run.end());
+        self.awaited.entry(id).or_default().push(run.address..run.end());
         Ok(())
+    }
+
+    fn name(&mut self) -> Result<(), StoreError> {
+        self.named += 1;
+        if self.named > NAMED { Err(nonsense("too many pages that are only named")) } else { Ok(()) }
+    }
+
+    /// Where pages go: one that is known already is written over; a new one goes to the end of the file.
+    fn places(&mut self, id: u64, runs: &[Run]) -> Result<Vec<Place>, StoreError> {
+        let mut slots = self.slots;
+        let pieces = self.process(id)?;
+        let mut places: Vec<Place> = Vec::with_capacity(runs.len());
+        for run in runs {
+            let mut at = run.address;
+            while at < run.end() {
+                let (end, slot) = match pieces.at(at) {
+                    Some((slot, end)) => (end.min(run.end()), slot),
+                    None => {
+                        let end = pieces.next_after(at).unwrap_or(run.end()).min(run.end());
+                        let (slot, pages) = (slots, (end - at) / PageCount::PAGE);
+                        slots += pages;
+                        pieces.insert(at, Piece { pages, slot });
+                        (end, slot)
+                    }
+                };
+                let place = Place { offset: slot * PageCount::PAGE, length: (end - at) as usize };
+                match places.last_mut() {
+                    Some(last) if last.offset + last.length as u64 == place.offset => last.length += place.length,
+                    _ => places.push(place),
+                }
+                at = end;
+            }
+        }
+        self.slots = slots;
+        Ok(places)
     }
 
     /// Forgets what is not kept, and writes the index.
@@ -171,6 +234,34 @@ impl Arriving {
         written.map_err(|error| StoreError::Write(path, error))?;
         Ok(PageCount(pages))
     }
+}
+
+/// Content that is not packed, however much it is.
+fn copy<I: Iterator<Item = Bytes>>(
+    places: &[Place],
+    input: &mut Inflow<I>,
+    writer: &Writer<'_>,
+) -> Result<(), StoreError> {
+    for place in places {
+        let mut done = 0;
+        while done < place.length {
+            let length = (place.length - done).min(GULP);
+            let content = input.cut(length).map_err(StreamError::Io)?;
+            let place = Place { offset: place.offset + done as u64, length };
+            writer.write(vec![place], content).map_err(ended)?;
+            done += length;
+        }
+    }
+    Ok(())
+}
+
+fn nonsense(what: &'static str) -> StoreError {
+    StreamError::Nonsense(what).into()
+}
+
+/// The writer says why itself.
+fn ended(Ended: Ended) -> StreamError {
+    StreamError::Io(io::ErrorKind::BrokenPipe.into())
 }
 
 /// What was stored: the content, and where in it each process's pages are.
@@ -232,6 +323,8 @@ impl Stored {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -289,7 +382,7 @@ mod tests {
             let none = !kept.contains(&true) && !awaited.contains(&true);
             writer.end().unwrap();
             let directory = tempfile::tempdir().unwrap();
-            store(directory.path(), &bytes[..], || ()).unwrap();
+            store(directory.path(), &mut Inflow::new(std::iter::once(bytes.into())), || ()).unwrap();
             let stored = Stored::open(directory.path()).unwrap().unwrap();
             let mut content = Vec::new();
             (&stored.content).read_to_end(&mut content).unwrap();

@@ -5,11 +5,16 @@
 //! 2 run: CRIU's flags (`u32`), address (`u64`), pages (`u32`, at most 2^18); with the flag PRESENT the content follows.
 //! 3 end: total of pages with content (`u64`).
 //! 4 mark: a round ends here.
+//! 5 block: packing (`u8`: 0 none, 1 LZ4, 2 Zstandard), runs (`u16`, at most 64), length (`u32`), then for each run its
+//!   address (`u64`) and pages (`u16`), at most 64 pages in all; then the content of all of them, packed into that length:
+//!   not packed it has the length of the pages, packed it is shorter.
 
 use std::io::{self, Read, Write};
 use std::ops::Range;
 
 use drover_model::PageCount;
+
+use crate::pack::Algorithm;
 
 /// What pages belong to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -36,6 +41,15 @@ pub enum Record {
     },
     /// A round ends here.
     Mark,
+    /// Several runs, whose content follows in one packed piece. The runs are in `StreamReader::runs`.
+    Block {
+        /// How it is packed.
+        algorithm: Algorithm,
+        /// How many bytes follow.
+        length: u32,
+        /// How many pages the runs have together.
+        pages: u32,
+    },
     /// Nothing follows.
     End,
 }
@@ -44,6 +58,10 @@ pub enum Record {
 pub const PRESENT: u32 = 4;
 /// The most pages in one run: 1 GiB.
 pub const MAX_RUN: u32 = 1 << 18;
+/// The most pages, and the most runs, in one block: 256 KiB.
+pub const MAX_BLOCK: u32 = 64;
+/// The longest header of a block, in bytes.
+pub(crate) const BLOCK_HEADER: usize = 8 + MAX_BLOCK as usize * 10;
 const MAGIC: &[u8; 8] = b"DRVPAGE1";
 
 /// A stream that cannot be read or written.
@@ -55,6 +73,71 @@ pub enum StreamError {
     /// It makes no sense.
     #[error("the page stream makes no sense: {0}")]
     Nonsense(&'static str),
+}
+
+/// Some pages side by side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Run {
+    /// The address of the first one.
+    pub address: u64,
+    /// How many.
+    pub pages: u32,
+}
+
+impl Run {
+    /// The address behind the last one.
+    #[must_use]
+    pub fn end(&self) -> u64 {
+        self.address + u64::from(self.pages) * PageCount::PAGE
+    }
+}
+
+/// A range of addresses in runs that a record can say.
+pub(crate) fn in_pieces(range: &Range<u64>) -> impl Iterator<Item = Run> + use<> {
+    let end = range.end;
+    let starts = (range.start..end).step_by(MAX_RUN as usize * PageCount::PAGE as usize);
+    starts
+        .map(move |address| Run { address, pages: ((end - address) / PageCount::PAGE).min(u64::from(MAX_RUN)) as u32 })
+}
+
+/// The beginning of a stream.
+pub(crate) fn put_magic(out: &mut Vec<u8>) {
+    out.extend(MAGIC);
+}
+
+pub(crate) fn put_object(out: &mut Vec<u8>, object: Object) {
+    let (kind, id) = match object {
+        Object::Process(id) => (1, id),
+        Object::Shared(id) => (2, id),
+    };
+    out.extend([1, kind]);
+    out.extend(id.to_le_bytes());
+}
+
+pub(crate) fn put_run(out: &mut Vec<u8>, flags: u32, run: Run) {
+    out.push(2);
+    out.extend(flags.to_le_bytes());
+    out.extend(run.address.to_le_bytes());
+    out.extend(run.pages.to_le_bytes());
+}
+
+pub(crate) fn put_mark(out: &mut Vec<u8>) {
+    out.push(4);
+}
+
+pub(crate) fn put_end(out: &mut Vec<u8>, total: u64) {
+    out.push(3);
+    out.extend(total.to_le_bytes());
+}
+
+pub(crate) fn put_block(out: &mut Vec<u8>, algorithm: Algorithm, runs: &[Run], length: usize) {
+    out.extend([5, algorithm as u8]);
+    out.extend((runs.len() as u16).to_le_bytes());
+    out.extend((length as u32).to_le_bytes());
+    for run in runs {
+        out.extend(run.address.to_le_bytes());
+        out.extend((run.pages as u16).to_le_bytes());
+    }
 }
 
 /// Writes a page stream.
@@ -79,12 +162,9 @@ impl<W: Write> StreamWriter<W> {
     /// # Errors
     /// When the stream refuses.
     pub fn object(&mut self, object: Object) -> io::Result<()> {
-        let (kind, id) = match object {
-            Object::Process(id) => (1, id),
-            Object::Shared(id) => (2, id),
-        };
-        self.out.write_all(&[1, kind])?;
-        self.out.write_all(&id.to_le_bytes())
+        let mut record = Vec::new();
+        put_object(&mut record, object);
+        self.out.write_all(&record)
     }
 
     /// A run; with the flag `PRESENT` its content must be written to `content` next.
@@ -95,34 +175,9 @@ impl<W: Write> StreamWriter<W> {
         if flags & PRESENT != 0 {
             self.total += u64::from(pages);
         }
-        self.out.write_all(&[2])?;
-        self.out.write_all(&flags.to_le_bytes())?;
-        self.out.write_all(&address.to_le_bytes())?;
-        self.out.write_all(&pages.to_le_bytes())
-    }
-
-    /// Runs without content, of any length.
-    ///
-    /// # Errors
-    /// When the stream refuses.
-    pub fn runs(&mut self, flags: u32, runs: &[Range<u64>]) -> io::Result<()> {
-        for run in runs {
-            let mut at = run.start;
-            while at < run.end {
-                let pages = ((run.end - at) / PageCount::PAGE).min(u64::from(MAX_RUN));
-                self.run(flags, at, pages as u32)?;
-                at += pages * PageCount::PAGE;
-            }
-        }
-        Ok(())
-    }
-
-    /// A round ends here.
-    ///
-    /// # Errors
-    /// When the stream refuses.
-    pub fn mark(&mut self) -> io::Result<()> {
-        self.out.write_all(&[4])
+        let mut record = Vec::new();
+        put_run(&mut record, flags, Run { address, pages });
+        self.out.write_all(&record)
     }
 
     /// Where the content of a run goes.
@@ -135,8 +190,9 @@ impl<W: Write> StreamWriter<W> {
     /// # Errors
     /// When the stream refuses.
     pub fn end(mut self) -> io::Result<(PageCount, W)> {
-        self.out.write_all(&[3])?;
-        self.out.write_all(&self.total.to_le_bytes())?;
+        let mut record = Vec::new();
+        put_end(&mut record, self.total);
+        self.out.write_all(&record)?;
         self.out.flush()?;
         Ok((PageCount(self.total), self.out))
     }
@@ -148,6 +204,7 @@ pub struct StreamReader<R> {
     input: R,
     total: u64,
     object_seen: bool,
+    runs: Vec<Run>,
 }
 
 impl<R: Read> StreamReader<R> {
@@ -161,10 +218,11 @@ impl<R: Read> StreamReader<R> {
         if &magic != MAGIC {
             return Err(StreamError::Nonsense("it is of another version"));
         }
-        Ok(Self { input, total: 0, object_seen: false })
+        Ok(Self { input, total: 0, object_seen: false, runs: Vec::new() })
     }
 
-    /// The next record. The content of a run with the flag `PRESENT` must be read from `content` next.
+    /// The next record. The content of a run with the flag `PRESENT`, and that of a block, must be read from `content`
+    /// next.
     ///
     /// # Errors
     /// When the stream breaks or makes no sense.
@@ -185,6 +243,7 @@ impl<R: Read> StreamReader<R> {
             4 => Ok(Record::Mark),
             3 if u64::from_le_bytes(self.bytes()?) == self.total => Ok(Record::End),
             3 => Err(StreamError::Nonsense("its total of pages is wrong")),
+            5 => self.block(),
             _ => Err(StreamError::Nonsense("unknown kind of record")),
         }
     }
@@ -194,24 +253,61 @@ impl<R: Read> StreamReader<R> {
         &mut self.input
     }
 
+    /// The runs of the block that was read last.
+    #[must_use]
+    pub fn runs(&self) -> &[Run] {
+        &self.runs
+    }
+
     fn run(&mut self) -> Result<Record, StreamError> {
         let flags = u32::from_le_bytes(self.bytes()?);
         let address = u64::from_le_bytes(self.bytes()?);
         let pages = u32::from_le_bytes(self.bytes()?);
-        if !self.object_seen {
-            return Err(StreamError::Nonsense("pages of nothing"));
-        }
-        if pages == 0 || pages > MAX_RUN {
-            return Err(StreamError::Nonsense("a run of no or too many pages"));
-        }
-        let end = u64::from(pages).checked_mul(PageCount::PAGE).and_then(|length| address.checked_add(length));
-        if address % PageCount::PAGE != 0 || end.is_none() {
-            return Err(StreamError::Nonsense("an address that no page has"));
-        }
+        self.check(Run { address, pages }, MAX_RUN)?;
         if flags & PRESENT != 0 {
             self.total += u64::from(pages);
         }
         Ok(Record::Run { flags, address, pages })
+    }
+
+    fn block(&mut self) -> Result<Record, StreamError> {
+        let [algorithm] = self.bytes()?;
+        let algorithm = Algorithm::from_wire(algorithm).ok_or(StreamError::Nonsense("unknown packing"))?;
+        let count = u16::from_le_bytes(self.bytes()?);
+        let length = u32::from_le_bytes(self.bytes()?);
+        if count == 0 || u32::from(count) > MAX_BLOCK {
+            return Err(StreamError::Nonsense("a block of no or too many runs"));
+        }
+        self.runs.clear();
+        let mut pages = 0;
+        for _ in 0..count {
+            let address = u64::from_le_bytes(self.bytes()?);
+            let run = Run { address, pages: u16::from_le_bytes(self.bytes()?).into() };
+            self.check(run, MAX_BLOCK - pages)?;
+            pages += run.pages;
+            self.runs.push(run);
+        }
+        let whole = pages * PageCount::PAGE as u32;
+        let fits = if algorithm == Algorithm::None { length == whole } else { length > 0 && length < whole };
+        if !fits {
+            return Err(StreamError::Nonsense("a block of a wrong length"));
+        }
+        self.total += u64::from(pages);
+        Ok(Record::Block { algorithm, length, pages })
+    }
+
+    fn check(&self, run: Run, most: u32) -> Result<(), StreamError> {
+        if !self.object_seen {
+            return Err(StreamError::Nonsense("pages of nothing"));
+        }
+        if run.pages == 0 || run.pages > most {
+            return Err(StreamError::Nonsense("a run of no or too many pages"));
+        }
+        let end = run.address.checked_add(u64::from(run.pages) * PageCount::PAGE);
+        if !run.address.is_multiple_of(PageCount::PAGE) || end.is_none() {
+            return Err(StreamError::Nonsense("an address that no page has"));
+        }
+        Ok(())
     }
 
     fn bytes<const N: usize>(&mut self) -> Result<[u8; N], StreamError> {
@@ -234,7 +330,6 @@ mod tests {
         writer.object(Object::Process(7)).unwrap();
         writer.run(PRESENT, 0x1000, 2).unwrap();
         writer.content().write_all(&[5; 8192]).unwrap();
-        writer.mark().unwrap();
         writer.run(2, 0x9000, 1).unwrap();
         assert_eq!(writer.end().unwrap().0, PageCount(2));
 
@@ -244,7 +339,6 @@ mod tests {
         let mut content = [0; 8192];
         reader.content().read_exact(&mut content).unwrap();
         assert_eq!(content, [5; 8192]);
-        assert_eq!(reader.record().unwrap(), Record::Mark);
         assert_eq!(reader.record().unwrap(), Record::Run { flags: 2, address: 0x9000, pages: 1 });
         assert_eq!(reader.record().unwrap(), Record::End);
     }

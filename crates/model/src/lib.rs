@@ -24,6 +24,6 @@ pub use migration::MigrationState;
 pub use network::{Interface, InvalidMac, Mac, Neighbour};
 pub use node::{Explained, NodeInfo};
 pub use phase::Phase;
-pub use report::{Outcome, Report, Round};
+pub use report::{Outcome, PackedPages, Report, Round};
 pub use settings::{Compression, Fallback, InvalidStopRule, Mode, Settings, StopRule};
 pub use unit::{Bandwidth, Bytes, InvalidUnit, Moment, PageCount};

@@ -15,12 +15,14 @@
 mod convergence;
 mod frame;
 mod message;
+mod pace;
 mod source;
 mod target;
 
 pub use convergence::{Course, Decision, FIXED, learn_fixed};
 pub use frame::{FRAME_HEADER, FrameError, FrameHeader, MAX_CONTROL, MAX_DATA, Stream};
 pub use message::{DecodeError, Offer, ToSource, ToTarget, Verdict, decode, encode};
+pub use pace::{CAPPED_PIECE, Cap, Meter};
 pub use source::{Source, SourceInput, SourceOutput, SourceResult};
 pub use target::{Target, TargetInput, TargetOutput};
 

@@ -255,6 +255,12 @@ impl Source {
         }
     }
 
+    /// What the user wishes of it.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
     /// Where the migration is.
     #[must_use]
     pub fn phase(&self) -> Phase {
