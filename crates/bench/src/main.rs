@@ -7,10 +7,14 @@ mod command;
 mod lab;
 mod machine;
 mod mover;
+mod plot;
+mod report;
 mod row;
 mod run;
 mod series;
+mod statistics;
 mod suite;
+mod table;
 mod usage;
 
 use std::process::ExitCode;
@@ -29,6 +33,8 @@ struct Arguments {
 enum Command {
     /// Run suites, and append a row for each run
     Run(run::Options),
+    /// Draw pictures and fill in tables from the rows that there are
+    Report(report::Options),
 }
 
 fn main() -> ExitCode {
@@ -41,6 +47,7 @@ fn main() -> ExitCode {
     }
     let done = match &arguments.command {
         Command::Run(options) => run::run(options).map_err(|error| run::chain(&error)),
+        Command::Report(options) => report::run(options).map_err(|error| run::chain(&error)),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

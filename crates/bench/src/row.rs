@@ -82,7 +82,7 @@ pub struct Latency {
 pub struct Usage {
     /// Seconds of processor time.
     pub cpu_s: f64,
-    /// Bytes of memory at the peak: anonymous and in tmpfs, the container's own not counted.
+    /// Bytes of memory at the peak, files in tmpfs among them, the container's own not counted.
     pub memory_bytes: u64,
 }
 

@@ -274,7 +274,7 @@ impl Bench {
             gap_ms: gap.ms(),
             downtime_ms: moved.downtime_ms,
             total_ms: since(moved.ended_ns),
-            filled_ms: since(filled.max(moved.ended_ns.min(filled))),
+            filled_ms: since(filled),
             phases: moved.phases,
             bytes,
             latency: series::latency(&series, moved.began_ns, filled.max(moved.ended_ns)).unwrap_or_default(),

@@ -29,7 +29,7 @@ const PAGE: u64 = 4096;
 struct Counters {
     /// Processor time of all its processes, those that have ended among them, in seconds.
     cpu_s: f64,
-    /// Anonymous memory and files in tmpfs, in bytes.
+    /// Memory in bytes: anonymous, files in tmpfs, and cached files, which are few.
     memory: u64,
 }
 
@@ -50,19 +50,15 @@ impl Counters {
         let cpu_v1 = || group("cpuacct/cpuacct.usage").and_then(|text| text.trim().parse::<f64>().ok());
         let cpu_v2 = || group("cpu.stat").and_then(|text| value(&text, "usage_usec"));
         let cpu_s = cpu_v1().map(|ns| ns / 1e9).or_else(|| cpu_v2().map(|us| us as f64 / 1e6)).unwrap_or(0.0);
-        let memory_v1 = || group("memory/memory.stat").map(|text| sum(&text, ["total_rss", "total_shmem"]));
-        let memory_v2 = || group("memory.stat").map(|text| sum(&text, ["anon", "shmem"]));
-        Self { cpu_s, memory: memory_v1().or_else(memory_v2).unwrap_or(0) }
+        // Not memory.stat: it may be two seconds old.
+        let memory = group("memory/memory.usage_in_bytes").or_else(|| group("memory.current"));
+        Self { cpu_s, memory: memory.and_then(|text| text.trim().parse().ok()).unwrap_or(0) }
     }
 }
 
 /// The number behind a word at the begin of a line.
 fn value(text: &str, name: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
-}
-
-fn sum(text: &str, names: [&str; 2]) -> u64 {
-    names.iter().filter_map(|name| value(text, name)).sum()
 }
 
 /// The server of a host, found by its name and its control group.
@@ -95,15 +91,19 @@ impl Sampler {
         let ended = Arc::new(AtomicBool::new(false));
         let (flag, lab, pids) = (ended.clone(), lab.to_owned(), pids.clone());
         let thread = thread::spawn(move || {
-            let (mut samples, mut server) = (Vec::new(), None);
+            let (mut samples, mut server): (_, Option<PathBuf>) = (Vec::new(), None);
             let mut next = Instant::now();
             while !flag.load(Ordering::Relaxed) {
-                server = server.or_else(|| find_server(&lab, crate::lab::TARGET));
+                // The first of that name may have been there for the restore alone.
+                let found = server.as_deref().and_then(resident).filter(|&bytes| bytes > 0);
+                if found.is_none() {
+                    server = find_server(&lab, crate::lab::TARGET);
+                }
                 samples.push(Sample {
                     at_ns: now_ns(),
                     source: Counters::read(pids.source),
                     target: Counters::read(pids.target),
-                    server: server.as_deref().and_then(resident).unwrap_or(0),
+                    server: found.or_else(|| server.as_deref().and_then(resident)).unwrap_or(0),
                 });
                 next = (next + INTERVAL).max(Instant::now());
                 thread::sleep(next.saturating_duration_since(Instant::now()));
@@ -204,9 +204,8 @@ mod tests {
     }
 
     #[test]
-    fn statistics_of_both_versions_are_read() {
-        assert_eq!(sum("cache 1\nrss 5\ntotal_rss 7\ntotal_shmem 3\n", ["total_rss", "total_shmem"]), 10);
+    fn a_number_is_found_by_its_whole_name() {
         assert_eq!(value("usage_usec 12\nuser_usec 3\n", "usage_usec"), Some(12));
-        assert_eq!(value("total_rss_huge 9\n", "total_rss"), None);
+        assert_eq!(value("usage_usec_more 9\n", "usage_usec"), None);
     }
 }
