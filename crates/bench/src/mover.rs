@@ -6,6 +6,7 @@ use std::io::{Seek, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::client::now_ns;
@@ -140,13 +141,23 @@ fn bundle(config: &str) -> Result<String, serde_json::Error> {
     serde_json::to_string(&config)
 }
 
+/// A container as `drover ps` lists it.
+#[derive(Debug, Deserialize)]
+struct Listed {
+    node: String,
+    spec: ListedSpec,
+}
+
+#[derive(Debug, Deserialize)]
+struct ListedSpec {
+    id: String,
+}
+
 /// Takes away what earlier runs have left, of all contestants.
 pub fn clean(lab: &Lab) -> Result<(), MoveError> {
-    let containers: Value = lab.ask(&["ps", "-a"], SHORT)?;
-    for container in containers.as_array().into_iter().flatten() {
-        if let (Some(node), Some(id)) = (container["node"].as_str(), container["id"].as_str()) {
-            lab.run(&["rm", "-f", "--node", node, id], SHORT)?;
-        }
+    let containers: Vec<Listed> = lab.ask(&["ps", "-a"], SHORT)?;
+    for container in &containers {
+        lab.run(&["rm", "-f", "--node", &container.node, &container.spec.id], SHORT)?;
     }
     for host in [SOURCE, TARGET] {
         lab.run_script(host, &script!("clean.sh"), None)?;
@@ -158,7 +169,8 @@ pub fn clean(lab: &Lab) -> Result<(), MoveError> {
 pub fn start(lab: &Lab, contestant: &Contestant) -> Result<(), MoveError> {
     let run = match contestant.means {
         Means::Drover(_) => {
-            return run_drover(lab);
+            lab.run(&["run", "--node", SOURCE, "--name", CONTAINER, "--ip", ADDRESS, "-d", "redis"], SHORT)?;
+            return Ok(());
         }
         Means::RuncStop | Means::RuncPageServer | Means::RuncLazy => script!("runc-run.sh"),
         Means::Podman => script!("podman-run.sh"),
@@ -167,18 +179,6 @@ pub fn start(lab: &Lab, contestant: &Contestant) -> Result<(), MoveError> {
     lab.run_script(SOURCE, &script!("wire.sh", "here"), None)?;
     lab.run_script(SOURCE, &run, None)?;
     Ok(())
-}
-
-/// Starts Drover's container. What an earlier one has left of its network may answer for the address for a moment.
-fn run_drover(lab: &Lab) -> Result<(), MoveError> {
-    let begin = Instant::now();
-    let run = ["run", "--node", SOURCE, "--name", CONTAINER, "--ip", ADDRESS, "-d", "redis"];
-    loop {
-        match lab.run(&run, SHORT) {
-            Err(CommandError::Failed { said, .. }) if said.contains("has it") && begin.elapsed() < LISTEN => {}
-            done => return Ok(done.map(drop)?),
-        }
-    }
 }
 
 /// Moves it to the target.
