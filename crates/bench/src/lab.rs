@@ -68,6 +68,11 @@ impl Lab {
         self.run(&["lab", "up", "--nodes", "2", "--base", &base], LONG).map(drop)
     }
 
+    /// Whether there is one of this name.
+    pub fn exists(&self) -> Result<bool, CommandError> {
+        self.ask::<Option<Status>>(&["lab", "status"], SHORT).map(|status| status.is_some())
+    }
+
     /// Takes it away.
     pub fn down(&self) -> Result<(), CommandError> {
         self.run(&["lab", "down"], LONG).map(drop)

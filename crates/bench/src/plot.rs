@@ -82,7 +82,7 @@ pub fn draw(blocks: &[Block<'_>], quantity: Quantity, path: &Path) -> Result<boo
     let range = 10_f64.powf(least.log10().floor())..most * 1.5;
     let width = MARGINS + groups.len() as u32 * (names.len() as u32 * BAR + SPACE);
     let lines = (names.len() as u32).div_ceil(LEGEND_COLUMNS);
-    let root = SVGBackend::new(path, (width.max(640), HEIGHT + lines * LEGEND)).into_drawing_area();
+    let root = SVGBackend::new(path, (width.max(740), HEIGHT + lines * LEGEND)).into_drawing_area();
     let drawn = paint(&root, &groups, &names, quantity, range).and_then(|()| root.present());
     drawn.map(|()| true).map_err(|error| PlotError { path: path.to_owned(), said: error.to_string() })
 }
@@ -142,7 +142,7 @@ fn paint(
     }
     for (place, name) in names.iter().enumerate() {
         let (column, line) = (place as u32 % LEGEND_COLUMNS, place as u32 / LEGEND_COLUMNS);
-        let (x, y) = (80 + 140 * column as i32, LEGEND as i32 * line as i32);
+        let (x, y) = (80 + 160 * column as i32, LEGEND as i32 * line as i32);
         let colour = COLOURS[place % COLOURS.len()];
         legend.draw(&Rectangle::new([(x, y), (x + 12, y + 12)], colour.filled()))?;
         legend.draw(&Text::new((*name).to_owned(), (x + 18, y), ("sans-serif", 13).into_font()))?;

@@ -90,6 +90,11 @@ pub enum RunError {
     /// The rows could not be written.
     #[error("cannot keep the results")]
     Rows(#[from] RowError),
+    /// Two sessions in one lab would be neither's.
+    #[error(
+        "cannot begin: lab {0} is up, and another session may be in it; if none is, end it: DROVER_LAB={0} drover lab down"
+    )]
+    Taken(String),
     /// The directory of results cannot be made.
     #[error("cannot make {0}")]
     Out(PathBuf, #[source] std::io::Error),
@@ -128,6 +133,9 @@ pub fn run(options: &Options) -> Result<(), RunError> {
             println!("{}", title(group));
         }
         return Ok(());
+    }
+    if bench.lab.exists()? {
+        return Err(RunError::Taken(bench.lab.name));
     }
     std::fs::create_dir_all(&options.out).map_err(|error| RunError::Out(options.out.clone(), error))?;
     let _pipes = PipeLimit::raise();

@@ -43,10 +43,16 @@ pub fn longest_gap(series: &[Answer], from_ns: u64, to_ns: u64) -> Option<Gap> {
     within.max_by_key(|gap| gap.to_ns - gap.from_ns)
 }
 
-/// The latency of the answers that came in a window; none when there are none.
+/// Fewer answers than this have no quantiles.
+const FEWEST: usize = 10;
+
+/// The latency of the answers that came in a window; none when there are hardly any.
 pub fn latency(series: &[Answer], from_ns: u64, to_ns: u64) -> Option<Latency> {
     let within = series.iter().filter(|answer| (from_ns..=to_ns).contains(&answer.at_ns));
     let mut took: Vec<u64> = within.map(|answer| answer.took_us).collect();
+    if took.len() < FEWEST {
+        return None;
+    }
     took.sort_unstable();
     let quantile = |part: f64| took[((took.len() as f64 * part).ceil() as usize).clamp(1, took.len()) - 1];
     let &max_us = took.last()?;

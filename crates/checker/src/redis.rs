@@ -198,7 +198,7 @@ fn check(options: &Options, stop: &Stop) -> Result<Report, RedisError> {
         let complete = ended.is_ok() && dirtied.is_ok() && dirt.read_back(&mut connection, stop).is_ok();
         dirt.report(complete)
     });
-    Ok(Report { dirty, ..check.report(record.summary(), ended.or(dirtied).err()) })
+    Ok(Report { dirty, ..check.report(record.summary(), ended.and(dirtied).err()) })
 }
 
 /// Why the steady use ended early.
@@ -480,6 +480,29 @@ mod tests {
         let report = report(Behaviour::Damages("k200"));
         assert!(!report.passed() && report.wrong >= 1, "{report:?}");
         assert!(report.examples[0].contains("never stored"), "{report:?}");
+    }
+
+    #[test]
+    fn pages_are_dirtied_at_the_rate_and_a_write_that_was_lost_is_caught() {
+        let dirtying = |behaviour| {
+            let server = FakeServer::start(behaviour);
+            let options = Options { load_mib: 2, dirty_pages: 200, ..options(server.address) };
+            check(&options, &Stop::on_file(None)).unwrap()
+        };
+        let report = dirtying(Behaviour::Good);
+        let dirty = report.dirty.clone().unwrap();
+        assert!(report.passed() && dirty.pages > 0 && dirty.wrong == 0, "{report:?}");
+        assert_eq!(report.keys, 256, "half of the load is there to be dirtied");
+        let report = dirtying(Behaviour::ForgetsWritesAfter(270));
+        assert!(!report.passed() && report.dirty.unwrap().wrong > 0);
+    }
+
+    #[test]
+    fn more_distinct_pages_than_there_are_cannot_be_dirtied() {
+        let server = FakeServer::start(Behaviour::Good);
+        let options = Options { load_mib: 2, dirty_pages: 257, ..options(server.address) };
+        let refused = check(&options, &Stop::on_file(None));
+        assert!(matches!(refused, Err(RedisError::FewPages { rate: 257, pages: 256 })), "{refused:?}");
     }
 
     #[test]

@@ -9,7 +9,7 @@ criu lazy-pages --page-server --address $SOURCE --port 9000 -D $images -W $work 
 criu=$!
 for _ in {1..500}; do
   [ ! -S lazy-pages.socket ] || break
-  read -r -t 0.002 _ <> <(:) || true
+  sleep 0.002
 done
 runc restore -d --lazy-pages --tcp-established --image-path $images --work-path $work --bundle /run/bench/bundle ct \
   </dev/null >/dev/null 2>&1
