@@ -141,6 +141,14 @@ pub struct Script {
     pub arguments: &'static [&'static str],
 }
 
+/// A script by the name of its file, with its arguments.
+macro_rules! script {
+    ($name:literal $(, $argument:literal)*) => {
+        $crate::lab::Script { name: $name, text: include_str!(concat!("scripts/", $name)), arguments: &[$($argument),*] }
+    };
+}
+pub(crate) use script;
+
 /// A file of a host as it is seen from outside.
 pub fn inside(pid: u32, path: &str) -> PathBuf {
     Path::new("/proc").join(pid.to_string()).join("root").join(path.trim_start_matches('/'))

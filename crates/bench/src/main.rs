@@ -4,8 +4,10 @@
 
 mod client;
 mod command;
+mod hosts;
 mod lab;
 mod machine;
+mod measure;
 mod mover;
 mod plot;
 mod report;

@@ -3,30 +3,18 @@
 use std::error::Error;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use crate::client::{Client, ClientError, Findings, now_ns};
+use crate::client::now_ns;
 use crate::command::{CommandError, INTERRUPTED};
+use crate::hosts;
 use crate::lab::{Lab, Pids, SHORT};
 use crate::machine::{self, PipeLimit};
-use crate::mover::{self, MoveError};
-use crate::row::{self, Measures, Row, RowError, Session};
-use crate::series;
+use crate::measure::{Outcome, measure};
+use crate::mover::MoveError;
+use crate::row::{self, Row, RowError, Session};
 use crate::suite::{Contestant, Group, Link, Suite, groups, unknown_words};
-use crate::usage::{self, Moments, Sampler};
 
-/// How long the client uses the container before a move, while nothing moves.
-const DWELL: Duration = Duration::from_secs(2);
-/// How long it uses it after all pages are in place.
-const AFTERWARDS: Duration = Duration::from_secs(2);
-/// How long the client may take to be answered after a move: its TCP doubles its pauses up to two minutes.
-const RECOVERY: Duration = Duration::from_secs(150);
-/// How long a server's memory must not have grown until it is taken for whole.
-const STEADY: Duration = Duration::from_secs(1);
-/// How long placing pages may take.
-const FILL: Duration = Duration::from_secs(120);
-const LOOK: Duration = Duration::from_millis(50);
 /// How much more memory than it holds a move of a container takes, at the peer that takes most of it, and on both
 /// nodes: the server, its images, its archive, the server again.
 const APPETITE: u64 = 8;
@@ -101,26 +89,6 @@ pub enum RunError {
     /// Ctrl-C.
     #[error("cannot go on: interrupted; the rows so far are kept")]
     Interrupted,
-}
-
-/// A run that does not count.
-#[derive(Debug, thiserror::Error)]
-enum Trouble {
-    #[error(transparent)]
-    Command(#[from] CommandError),
-    #[error(transparent)]
-    Move(#[from] MoveError),
-    #[error(transparent)]
-    Client(#[from] ClientError),
-    #[error("cannot find the move in the client's series")]
-    NoGap,
-}
-
-/// What a run gave.
-struct Outcome {
-    measures: Measures,
-    report: Option<serde_json::Value>,
-    findings: Findings,
 }
 
 /// Runs what was asked for.
@@ -228,13 +196,13 @@ impl Bench {
 
     fn make_lab(&self) -> Result<Pids, RunError> {
         self.lab.up()?;
-        mover::prepare_hosts(&self.lab, &self.image)?;
+        hosts::prepare(&self.lab, &self.image)?;
         Ok(self.lab.pids()?)
     }
 
     fn row(&self, session: &str, repetition: u32, group: &Group, contestant: &Contestant, pids: &Pids) -> Row {
         let began_ms = now_ns() / 1_000_000;
-        let (invalid, measures, report) = match self.one(group, contestant, pids) {
+        let (invalid, measures, report) = match measure(&self.lab, pids, group, contestant) {
             Ok(Outcome { measures, report, findings }) => (findings.trouble(), Some(measures), report),
             Err(trouble) => (Some(chain(&trouble)), None, None),
         };
@@ -249,62 +217,6 @@ impl Bench {
             invalid,
             measures,
             report,
-        }
-    }
-
-    /// One container from its start to its end.
-    fn one(&self, group: &Group, contestant: &Contestant, pids: &Pids) -> Result<Outcome, Trouble> {
-        let lab = &self.lab;
-        lab.link(Link::Unshaped)?;
-        mover::clean(lab)?;
-        mover::start(lab, contestant)?;
-        let mut client = Client::start(lab, pids, group.workload)?;
-        lab.link(group.link)?;
-        let bytes = mover::bytes(lab)?;
-        let sampler = Sampler::start(&lab.name, pids);
-        thread::sleep(DWELL);
-        client.still_there()?;
-        let moved = mover::migrate(lab, contestant)?;
-        client.await_answers(moved.began_ns, RECOVERY)?;
-        self.await_whole();
-        thread::sleep(AFTERWARDS);
-        let bytes = mover::bytes(lab)?.saturating_sub(bytes);
-        let samples = sampler.finish();
-        lab.link(Link::Unshaped)?;
-        let (findings, series) = client.finish()?;
-        let gap = series::longest_gap(&series, moved.began_ns, u64::MAX).ok_or(Trouble::NoGap)?;
-        let moments =
-            Moments { began: moved.began_ns, stopped: gap.from_ns, resumed: gap.to_ns, ended: moved.ended_ns };
-        let filled = usage::filled_ns(&samples, moments);
-        let (source, target) = usage::usage(&samples, moments, filled);
-        let since = |ns: u64| ns.saturating_sub(moved.began_ns) as f64 / 1e6;
-        let measures = Measures {
-            gap_ms: gap.ms(),
-            downtime_ms: moved.downtime_ms,
-            total_ms: since(moved.ended_ns),
-            filled_ms: since(filled),
-            phases: moved.phases,
-            bytes,
-            latency: series::latency(&series, moved.began_ns, filled.max(moved.ended_ns)).unwrap_or_default(),
-            fill_latency: series::latency(&series, gap.to_ns + 1, filled),
-            source,
-            target,
-            dirty_pages_per_s: findings.dirty.as_ref().map(|dirty| dirty.pages_per_s),
-        };
-        Ok(Outcome { measures, report: moved.report, findings })
-    }
-
-    /// Waits until the server's memory on the target does not grow any more.
-    fn await_whole(&self) {
-        let begin = Instant::now();
-        let (mut most, mut grown) = (0, Instant::now());
-        while begin.elapsed() < FILL && grown.elapsed() < STEADY {
-            let now = usage::resident_on_target(&self.lab.name);
-            // The client's own writes are growth, too, but of some pages alone.
-            if now > most + most / 1000 {
-                (most, grown) = (now, Instant::now());
-            }
-            thread::sleep(LOOK);
         }
     }
 }
