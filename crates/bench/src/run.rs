@@ -120,9 +120,11 @@ fn title(group: &Group) -> String {
 
 /// The groups that the options leave, with the contestants that there are.
 fn chosen(options: &Options, help: &str) -> Vec<Group> {
-    let wanted = |contestant: &Contestant| {
+    let mut told: Vec<&str> = Vec::new();
+    let mut wanted = |contestant: &Contestant| {
         let unknown = unknown_words(contestant, help);
-        if !unknown.is_empty() {
+        if !unknown.is_empty() && !told.contains(&contestant.name) {
+            told.push(contestant.name);
             eprintln!("{} is left out: this drover does not know {}", contestant.name, unknown.join(", "));
         }
         let named = options.contestants.is_empty() || options.contestants.iter().any(|name| name == contestant.name);
@@ -133,7 +135,7 @@ fn chosen(options: &Options, help: &str) -> Vec<Group> {
     all.retain(|group| options.links.is_empty() || options.links.contains(&group.link));
     all.retain(|group| options.sizes.is_empty() || options.sizes.contains(&group.workload.mib));
     for group in &mut all {
-        group.contestants.retain(wanted);
+        group.contestants.retain(&mut wanted);
     }
     all.retain(|group| !group.contestants.is_empty());
     all

@@ -226,13 +226,12 @@ pub fn groups(suite: Suite) -> Vec<Group> {
 /// The words among a contestant's options that `drover migrate --help` does not know: it cannot be run yet.
 pub fn unknown_words(contestant: &Contestant, help: &str) -> Vec<&'static str> {
     let Means::Drover(options) = contestant.means else { return Vec::new() };
-    let named = |word: &str| word.starts_with("--") || word.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
-    let known = |word: &str| {
-        let inside = |c: char| c.is_ascii_alphanumeric() || c == '-';
-        help.split(|c: char| !inside(c)).any(|found| found == word)
-    };
-    let number = |word: &str| word.parse::<f64>().is_ok();
-    options.iter().copied().filter(|word| named(word) && !number(word) && !known(word)).collect()
+    let inside = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    let known = |word: &str| help.split(|c: char| !inside(c)).any(|found| found == word);
+    // Help names all values of these.
+    let of_list = |place: usize| place > 0 && ["--mode", "--compress"].contains(&options[place - 1]);
+    let named = |place: usize| options[place].starts_with("--") || of_list(place);
+    (0..options.len()).filter(|&place| named(place) && !known(options[place])).map(|place| options[place]).collect()
 }
 
 #[cfg(test)]
