@@ -19,6 +19,8 @@ const TRY_EVERY: u64 = 64;
 const IDLE: u64 = 1024;
 /// ... so many cross as they are, so that it shows.
 const SHOW: u64 = 64;
+/// A link that takes less than this, in bytes per second, is not shown any: they would cost more than can be gained.
+const SLOW: f64 = 50e6;
 /// How much less time another packing must take before it is worth a change.
 const GAIN: f64 = 0.9;
 /// How much the newest block counts in what is known of a packing.
@@ -91,7 +93,7 @@ impl Chooser {
             return Algorithm::None;
         }
         self.idle = if link.waits || self.current == Algorithm::None { 0 } else { self.idle + 1 };
-        if self.idle == IDLE {
+        if self.idle >= IDLE && rate > SLOW {
             (self.idle, self.show) = (0, SHOW);
         }
         // One block of each that is not in use, side by side: their measures come while others are sent.
@@ -222,10 +224,13 @@ mod tests {
         run(&mut chooser, &World { link: 50, ..TEXT }, 100);
         let mut raw = 0;
         for _ in 0..3000 {
-            let algorithm = chooser.choose(LinkRate { rate: 50_000_000, waits: false });
+            let algorithm = chooser.choose(LinkRate { rate: 60_000_000, waits: false });
             raw += u64::from(algorithm == Algorithm::None);
         }
         assert_eq!(raw, 2 * SHOW);
+        for _ in 0..3000 {
+            assert_ne!(chooser.choose(LinkRate { rate: 12_000_000, waits: false }), Algorithm::None, "it is too slow");
+        }
     }
 
     #[test]
