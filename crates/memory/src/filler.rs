@@ -9,6 +9,7 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::{Duration, Instant};
 
 use drover_model::PageCount;
 use drover_sys::map::Content;
@@ -57,6 +58,8 @@ const STRIDE: u64 = 1 << 20;
 /// How much is brought around a page that somebody waits for, in bytes.
 const AROUND: u64 = 64 << 10;
 
+/// How long the kernel may take to tell of mappings that have changed.
+const EVENT_COMES: Duration = Duration::from_secs(30);
 const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 
 /// One process.
@@ -70,11 +73,25 @@ struct Process {
     awaited: Pieces,
     /// Pages that somebody waits for and that could not be put there while the mappings were changing.
     waiting: Vec<u64>,
+    /// Since when its mappings have been changing, with no word about how.
+    changing: Option<Instant>,
 }
 
 impl Process {
     fn is_served(&self) -> bool {
         self.missing.is_empty() && self.awaited.is_empty() && self.waiting.is_empty()
+    }
+
+    /// Its mappings are changing. An event that never comes would leave a page out for ever.
+    fn await_event(&mut self) -> Result<(), FillError> {
+        let since = *self.changing.get_or_insert_with(Instant::now);
+        if since.elapsed() < EVENT_COMES {
+            return Ok(());
+        }
+        Err(FillError::Fill(
+            self.id,
+            io::Error::new(io::ErrorKind::TimedOut, "its mappings have changed without a word"),
+        ))
     }
 
     /// Its address space has gone.
@@ -216,7 +233,7 @@ impl Filler {
             let faults = Userfaultfd::from_descriptor(receive(criu).map_err(FillError::Criu)?);
             let missing = self.stored.processes.get(&id).cloned().unwrap_or_default();
             let awaited = self.stored.awaited.get(&id).cloned().unwrap_or_default();
-            self.processes.push(Process { id, faults, missing, awaited, waiting: Vec::new() });
+            self.processes.push(Process { id, faults, missing, awaited, waiting: Vec::new(), changing: None });
         }
         Ok(false)
     }
@@ -226,7 +243,11 @@ impl Filler {
         let failed = |id| move |error| FillError::Fill(id, error);
         loop {
             let process = &mut self.processes[index];
-            match process.faults.event().map_err(failed(process.id))? {
+            let event = process.faults.event().map_err(failed(process.id))?;
+            if event.is_some() {
+                process.changing = None;
+            }
+            match event {
                 None => {
                     for address in std::mem::take(&mut process.waiting) {
                         self.bring_around(index, address)?;
@@ -240,7 +261,8 @@ impl Filler {
                 // The child lacks what its parent lacks.
                 Some(Event::Fork(faults)) => {
                     let (missing, awaited) = (process.missing.clone(), process.awaited.clone());
-                    let child = Process { id: process.id, faults, missing, awaited, waiting: Vec::new() };
+                    let child =
+                        Process { id: process.id, faults, missing, awaited, waiting: Vec::new(), changing: None };
                     self.processes.push(child);
                     self.shared = true;
                 }
@@ -294,12 +316,12 @@ impl Filler {
             let bytes = &self.content.bytes()[offset..offset + (range.end - at) as usize];
             let done = match place(&process.faults, at, Some(bytes)) {
                 Ok(Placed::Done(length)) => {
+                    process.changing = None;
                     self.filled.pages += length / PAGE;
                     length
                 }
                 Ok(Placed::Needless) => PAGE,
-                // The mappings are changing: the event that says how comes first.
-                Ok(Placed::Later) => return Ok(()),
+                Ok(Placed::Later) => return process.await_event(),
                 Ok(Placed::Gone) => {
                     process.forget();
                     return Ok(());
@@ -327,9 +349,13 @@ impl Filler {
                 for process in self.processes.iter_mut().filter(|process| process.id == wish.process) {
                     let Some(address) = process.awaited.find(origin) else { continue };
                     match place(&process.faults, address, bytes) {
-                        Ok(Placed::Done(_)) => self.filled.pages += 1,
+                        Ok(Placed::Done(_)) => {
+                            process.changing = None;
+                            self.filled.pages += 1;
+                        }
                         Ok(Placed::Needless) => {}
                         Ok(Placed::Later) => {
+                            process.await_event()?;
                             self.wishes.repeat(wish.process, origin * PAGE);
                             continue;
                         }
@@ -351,9 +377,9 @@ impl Filler {
 enum Placed {
     /// So many bytes of them are there.
     Done(u64),
-    /// The first is there already, or has no place any more.
+    /// The first is there already.
     Needless,
-    /// The mappings are changing.
+    /// The mappings are changing: an event says, or will say, how.
     Later,
     /// The process has ended.
     Gone,
@@ -374,9 +400,11 @@ fn place(faults: &Userfaultfd, address: u64, content: Option<&[u8]>) -> io::Resu
         match Errno::from_io_error(&error) {
             Some(Errno::AGAIN) => return Ok(Placed::Later),
             Some(Errno::SRCH) => return Ok(Placed::Gone),
+            Some(Errno::EXIST) => return Ok(Placed::Needless),
             // The range may reach over the end of a mapping: the smaller, the sooner it does not.
             Some(Errno::NOENT) if length > PAGE as usize => length = (length / 2).next_multiple_of(PAGE as usize),
-            _ if settled(&error) => return Ok(Placed::Needless),
+            // A mapping that is moved is no longer in its old place before the kernel has told of it.
+            Some(Errno::NOENT) => return Ok(Placed::Later),
             _ => return Err(error),
         }
     }
