@@ -1,5 +1,7 @@
 //! Memory that is written all the time arrives as it was, whatever the mode.
 
+use serde_json::Value;
+
 use crate::count::import_counter;
 use crate::harness::{Lab, until};
 
@@ -147,4 +149,45 @@ fn a_round_that_was_given_up_is_not_sent_to_its_end() {
 #[test]
 fn memory_that_is_written_faster_than_it_crosses_arrives_as_it_was() {
     torture("--mib 16 --threads 2 --children 1 --pause-us 300", Some("500mbit"), &[PRE_COPY, HYBRID]);
+}
+
+/// A lab with a container on `n1` that has some MiB of numbers in words, which can be packed.
+fn with_numbers() -> Lab {
+    let lab = Lab::with_toolbox();
+    let numbers = "x=$(seq 1 2000000); echo ready; while sleep 1; do :; done";
+    lab.drover(("run --node n1 --name box -d toolbox sh -c", numbers)).well();
+    lab.await_log("box", "ready\n");
+    lab
+}
+
+/// What a report says of its first round: pages, and bytes that crossed.
+#[track_caller]
+fn first_round(report: &Value) -> (u64, u64) {
+    assert_eq!(report["outcome"], "moved", "{report}");
+    let round = &report["rounds"][0];
+    (round["pages"].as_u64().unwrap(), round["bytes"].as_u64().unwrap())
+}
+
+#[test]
+fn memory_crosses_packed_as_the_user_wishes() {
+    let lab = with_numbers();
+    let (pages, bytes) = first_round(&lab.json("migrate box --to n2 --compress none"));
+    assert!(pages > 2000 && bytes >= pages * 4096, "{bytes} bytes for {pages} pages");
+    for (to, packing) in [("n1", "lz4"), ("n2", "zstd")] {
+        let report = lab.json(format!("migrate box --to {to} --compress {packing}"));
+        let (pages, bytes) = first_round(&report);
+        assert!(bytes < pages * 4096 * 2 / 3, "{packing}: {bytes} bytes for {pages} pages");
+        assert!(report["packed"][packing].as_u64().unwrap() > pages * 2 / 3, "{report}");
+    }
+}
+
+#[test]
+fn a_move_keeps_to_its_bound_and_packs_for_it() {
+    let lab = with_numbers();
+    let report = lab.json("migrate box --to n2 --bandwidth 20mbit");
+    let (pages, bytes) = first_round(&report);
+    let per_second = bytes as f64 / report["phases"]["copy"].as_f64().unwrap() * 1e3;
+    assert!(per_second < 2_500_000.0 * 1.1, "{per_second} bytes in a second");
+    // Nobody said how to pack: the bound is a slow link.
+    assert!(bytes < pages * 4096 * 2 / 3, "{bytes} bytes for {pages} pages");
 }
