@@ -6,7 +6,7 @@ use std::process::Command;
 
 fn main() {
     let source = "interpose/library.rs";
-    println!("cargo::rerun-if-changed={source}");
+    println!("cargo::rerun-if-changed=interpose");
     let wanted = |name: &str| env::var_os(name).unwrap_or_else(|| panic!("cargo sets {name}"));
     let library = PathBuf::from(wanted("OUT_DIR")).join("interpose.so");
     let mut rustc = Command::new(wanted("RUSTC"));

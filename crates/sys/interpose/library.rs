@@ -4,6 +4,8 @@
 //! It uses nothing but the C library that the program has anyway, and keeps no state.
 #![no_std]
 
+mod conntrack;
+
 use core::ffi::{c_int, c_long, c_ulong, c_void};
 
 /// The number of the socket, as in `src/interpose.rs`.

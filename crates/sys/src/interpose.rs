@@ -23,6 +23,7 @@ const WORD: usize = size_of::<u64>();
 const QUESTION: usize = 16 * WORD;
 const ASK_PRLIMIT: u64 = 1;
 const ASK_SCAN: u64 = 2;
+const ASK_TRACKED: u64 = 4;
 /// `PAGE_IS_PRESENT | PAGE_IS_SWAPPED`.
 const PRESENT_OR_SWAPPED: u64 = 1 << 3 | 1 << 4;
 
@@ -45,6 +46,11 @@ pub enum Question {
         /// The address behind the last.
         end: u64,
     },
+    /// Which connections the network namespace of a process tracks.
+    Tracked {
+        /// The program, or its child, in the namespace.
+        pid: u32,
+    },
 }
 
 /// What becomes of a call.
@@ -64,6 +70,8 @@ pub enum Answer {
         /// Where the program goes on.
         until: u64,
     },
+    /// There are none.
+    None,
     /// The kernel scans, but only to this address.
     Shorten {
         /// The address behind the last.
@@ -134,6 +142,7 @@ impl Question {
                 start: word(bytes, 2 + 2),
                 end: word(bytes, 2 + 3),
             }),
+            ASK_TRACKED => Some(Self::Tracked { pid: u32::try_from(word(bytes, 1)).ok()? }),
             _ => None,
         }
     }
@@ -149,6 +158,7 @@ impl Answer {
             Self::Limit { soft, hard } => [ANSWERED, 0, soft, hard],
             // It returns no region.
             Self::Nothing { until } => [ANSWERED, 0, until, 0],
+            Self::None => [ANSWERED, 0, 0, 0],
             Self::Shorten { until } => [SHORTENED, 0, until, 0],
         };
         words.into_iter().flat_map(u64::to_ne_bytes).collect()
