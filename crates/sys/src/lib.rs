@@ -11,5 +11,6 @@ pub mod packet;
 pub mod pagemap;
 pub mod process;
 pub mod repair;
+pub mod shared;
 pub mod tree;
 pub mod uffd;

@@ -58,7 +58,7 @@ pub(super) fn restore(
             descriptors.push((descriptor, number));
         }
     }
-    let worker = Worker::start(descriptors)?;
+    let worker = Worker::start_for_restore(descriptors)?;
     let worker_pid = worker.pid();
     // The processes are born where CRIU is.
     container.join(worker_pid)?;
