@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use drover_container::criu::{Coverage, Sleepers, Worker};
 use drover_container::{DumpRequest, PAGE_SERVER, dump};
 use drover_disk::layer;
-use drover_memory::{Last, RoundDone, Rounds, Tracker};
+use drover_memory::{Last, Rest, RoundDone, Rounds, Tracker};
 use drover_model::{Bytes, ContainerState, Explained, Neighbour, PageCount, Round};
 use drover_network::Gate;
 use drover_protocol::Stream;
@@ -74,6 +74,18 @@ pub(crate) struct Departure {
     trackers: Vec<Tracker>,
     /// Held from the freeze until the container runs again, here or elsewhere: nobody executes anything in it.
     alone: Option<OwnedRwLockWriteGuard<()>>,
+}
+
+/// What is left of the rounds when the dump begins.
+type Remaining = Option<Rest<BufWriter<Revocable>>>;
+
+/// Sends the rest, and ends the stream.
+fn finish_rounds(rest: Rest<BufWriter<Revocable>>) -> Result<PageCount, Explained> {
+    let attempt = "cannot send shared memory";
+    let (pages, out) = rest.send().map_err(|error| failure(attempt, &error))?;
+    let out = out.into_inner().map_err(|error| failure(attempt, error.error()))?;
+    out.out.finish().map_err(|error| failure(attempt, &error))?;
+    Ok(pages)
 }
 
 /// The CRIU process that dumps, for whoever must end it while it dumps.
@@ -155,8 +167,9 @@ impl Departure {
         let wire = self.container.wire().map_err(|error| error.explained().clone())?;
         let freezer = self.container.cgroup.freezer_path().ok_or_else(missing)?;
         let processes = self.container.cgroup.pids().map_err(|error| failure(attempt, &error))?;
-        let (coverage, sent) = self.end_rounds(pages_out)?;
+        let (coverage, sent, rest) = self.end_rounds(pages_out, &processes)?;
         std::thread::scope(|scope| {
+            let finishing = scope.spawn(move || rest.map_or(Ok(PageCount(0)), finish_rounds));
             let serving = scope.spawn(move || {
                 let mut out = out;
                 let served = drover_memory::serve(pages, &mut out);
@@ -193,22 +206,26 @@ impl Departure {
             }
             *lock(&self.reins) = None;
             dumped.map_err(|error| failure(attempt, &error))?;
-            Ok(PageCount(served?.0 + sent.0))
+            let rest = finishing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            Ok(PageCount(served?.0 + sent.0 + rest.0))
         })
     }
 
-    /// Sends what was written since the last round; gives what CRIU need not dump.
-    fn end_rounds(&mut self, pages_out: StreamSender) -> Result<(Coverage, PageCount), Explained> {
+    /// Sends what was written since the last round; gives what CRIU need not dump, and what may cross while it dumps.
+    fn end_rounds(
+        &mut self,
+        pages_out: StreamSender,
+        pids: &[u32],
+    ) -> Result<(Coverage, PageCount, Remaining), Explained> {
         let attempt = "cannot send memory";
         let Some(rounds) = self.rounds.take() else {
             pages_out.finish().map_err(|error| failure(attempt, &error))?;
-            return Ok((Coverage::default(), PageCount(0)));
+            return Ok((Coverage::default(), PageCount(0), None));
         };
-        let Last { covered, pages, out, trackers } = rounds.last().map_err(|error| failure(attempt, &error))?;
+        let Last { covered, shared, pages, rest, trackers } =
+            rounds.last(pids).map_err(|error| failure(attempt, &error))?;
         self.trackers = trackers;
-        let out = out.into_inner().map_err(|error| failure(attempt, error.error()))?;
-        out.out.finish().map_err(|error| failure(attempt, &error))?;
-        Ok((Coverage(covered), pages))
+        Ok((Coverage { pages: covered, shared }, pages, Some(rest)))
     }
 
     /// One round: sends what the container has written since the last one. Gives why not when nothing of it can be

@@ -128,6 +128,7 @@ pub fn receive(directory: &Path, input: impl Read) -> Result<PageCount, ImageErr
                     total += u64::from(pages);
                 }
             }
+            Record::Description(_) => return Err(StreamError::Nonsense("a description among images").into()),
             Record::End => {
                 if let Some(done) = image.take() {
                     done.finish()?;

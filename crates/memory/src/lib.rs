@@ -4,20 +4,24 @@
 //! What cannot be followed leaves CRIU's dump through a page server, crosses in the same format while the container is
 //! frozen, and becomes images that CRIU's restore reads.
 
+mod arrived;
 mod filler;
 mod image;
 mod mappings;
+mod objects;
 mod pieces;
 mod rounds;
 mod server;
+mod shared;
 mod store;
 mod stream;
 mod tracker;
 
+pub use arrived::{Arrived, PlaceError, Placed};
 pub use filler::{FillError, Filled, Filler};
 pub use image::{ImageError, receive};
-pub use rounds::{Covered, Last, RoundDone, RoundError, Rounds};
+pub use rounds::{Covered, Last, Rest, RoundDone, RoundError, Rounds};
 pub use server::{Served, ServerError, serve};
 pub use store::{KEEP, StoreError, Stored, ZERO, store};
-pub use stream::{Object, Record, StreamError, StreamReader, StreamWriter};
+pub use stream::{Description, Object, Record, StreamError, StreamReader, StreamWriter};
 pub use tracker::{TrackError, Tracker};

@@ -1,13 +1,16 @@
 //! The source's side of the rounds: what was written since the last one is read, and sent as a page stream.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Write};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 use drover_model::PageCount;
+use drover_sys::shared::SharedFile;
 
+use crate::mappings::inside;
+use crate::shared::{Shared, Still};
 use crate::store::{KEEP, ZERO};
 use crate::stream::{MAX_RUN, Object, PRESENT, StreamWriter};
 use crate::tracker::{TrackError, Tracker};
@@ -41,13 +44,34 @@ pub type Covered = BTreeMap<u32, Vec<Range<u64>>>;
 pub struct Last<W> {
     /// What need not be dumped.
     pub covered: Covered,
+    /// Shared memory that need not be dumped: `rest` brings it.
+    pub shared: BTreeSet<SharedFile>,
     /// How many pages were sent.
     pub pages: PageCount,
-    /// Where the stream went, which has ended.
-    pub out: W,
+    /// What is still to be sent, while everything stands still and CRIU dumps.
+    pub rest: Rest<W>,
     /// To be kept as long as nothing may be lost by waiting: taking the protection off again takes the longer the more
     /// memory there is.
     pub trackers: Vec<Tracker>,
+}
+
+/// The last differences of shared memory.
+#[derive(Debug)]
+pub struct Rest<W> {
+    stream: StreamWriter<W>,
+    shared: Still,
+}
+
+impl<W: Write> Rest<W> {
+    /// Sends them and ends the stream. Gives how many pages were sent, and where the stream went.
+    ///
+    /// # Errors
+    /// When the stream refuses, or the memory cannot be read.
+    pub fn send(mut self) -> Result<(PageCount, W), RoundError> {
+        let pages = self.shared.send(&mut self.stream)?;
+        let (_, out) = self.stream.end()?;
+        Ok((PageCount(pages), out))
+    }
 }
 
 #[derive(Debug)]
@@ -69,6 +93,7 @@ pub struct Rounds<W> {
     processes: BTreeMap<u32, Process>,
     /// Processes that cannot be followed, and why.
     refused: BTreeMap<u32, TrackError>,
+    shared: Shared,
     buffer: Vec<u8>,
 }
 
@@ -79,7 +104,8 @@ impl<W: Write> Rounds<W> {
     /// When `out` refuses.
     pub fn new(out: W) -> Result<Self, RoundError> {
         let stream = StreamWriter::new(out)?;
-        Ok(Self { stream, processes: BTreeMap::new(), refused: BTreeMap::new(), buffer: vec![0; GULP] })
+        let (processes, refused) = Default::default();
+        Ok(Self { stream, processes, refused, shared: Shared::new(), buffer: vec![0; GULP] })
     }
 
     /// Sends what the given processes, all that there are, have written since the last round: in the first, everything.
@@ -97,8 +123,9 @@ impl<W: Write> Rounds<W> {
                 Err(error) => drop(self.refused.insert(*pid, error)),
             }
         }
-        let pages = self.send()?;
-        let mut dirty = 0;
+        let mut pages = self.send()?;
+        let (shared_pages, mut dirty) = self.shared.round(&mut self.stream, pids)?;
+        pages += shared_pages;
         let refused = &mut self.refused;
         self.processes.retain(|pid, process| match process.tracker.written() {
             Ok(written) => {
@@ -126,11 +153,12 @@ impl<W: Write> Rounds<W> {
         self.refused.values().next()
     }
 
-    /// Sends the rest while every process stands still, and says which pages are to be kept.
+    /// Sends the rest of the given processes, all that there are, while they stand still, and says which pages are to be
+    /// kept. Shared memory is left to what is given.
     ///
     /// # Errors
     /// When the stream refuses.
-    pub fn last(mut self) -> Result<Last<W>, RoundError> {
+    pub fn last(mut self, pids: &[u32]) -> Result<Last<W>, RoundError> {
         let mut covered = Covered::new();
         let mut present = BTreeMap::new();
         self.processes.retain(|pid, process| {
@@ -152,9 +180,10 @@ impl<W: Write> Rounds<W> {
                 }
             }
         }
-        let (_, out) = self.stream.end()?;
         let trackers = self.processes.into_values().map(|process| process.tracker).collect();
-        Ok(Last { covered, pages: PageCount(sent), out, trackers })
+        let still = self.shared.still(pids);
+        let (shared, rest) = (still.covered(), Rest { stream: self.stream, shared: still });
+        Ok(Last { covered, shared, pages: PageCount(sent), rest, trackers })
     }
 
     /// Sends what is pending of all processes; how many pages had content.
@@ -189,10 +218,7 @@ impl<W: Write> Rounds<W> {
 impl Process {
     fn begin(pid: u32) -> Result<Self, TrackError> {
         let failed = |error| TrackError::Follow(pid, error);
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).map_err(failed)?;
-        let inside = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
-        let inside = inside.and_then(|ids| ids.split_whitespace().next_back()).and_then(|id| id.parse().ok());
-        let inside = inside.ok_or_else(|| failed(io::ErrorKind::InvalidData.into()))?;
+        let inside = inside(pid).map_err(failed)?;
         let memory = File::open(format!("/proc/{pid}/mem")).map_err(failed)?;
         let mut tracker = Tracker::attach(pid)?;
         let pending = tracker.written()?;
@@ -330,7 +356,8 @@ mod tests {
         while std::fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap().starts_with("running") {
             std::thread::yield_now();
         }
-        let Last { covered, .. } = rounds.last().unwrap();
+        let Last { covered, rest, .. } = rounds.last(&[pid]).unwrap();
+        rest.send().unwrap();
         let directory = tempfile::tempdir().unwrap();
         store(directory.path(), &stream[..]).unwrap();
         let stored = Stored::open(directory.path()).unwrap().unwrap();

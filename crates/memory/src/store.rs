@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use drover_model::PageCount;
 
+use crate::arrived::Arrived;
 use crate::pieces::{Piece, Pieces};
 use crate::stream::{Object, PRESENT, Record, StreamError, StreamReader};
 
@@ -45,33 +46,42 @@ pub enum StoreError {
     Index,
 }
 
-/// Receives the page stream of rounds into `directory`, to its end. Gives how many pages have content in the end.
+/// Receives the page stream of rounds into `directory`, to its end; shared memory it gives.
 ///
 /// # Errors
 /// When the stream breaks or makes no sense, or there is no room.
-pub fn store(directory: &Path, input: impl Read) -> Result<PageCount, StoreError> {
+pub fn store(directory: &Path, input: impl Read) -> Result<Arrived, StoreError> {
     let mut stream = StreamReader::new(input)?;
     let path = directory.join(CONTENT);
     let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path);
     let file = file.map_err(|error| StoreError::Write(path.clone(), error))?;
     let mut arriving = Arriving { path, file, slots: 0, processes: BTreeMap::new(), kept: BTreeMap::new() };
     let mut buffer = vec![0; GULP];
-    let mut process = None;
+    let mut shared = Arrived::default();
+    let mut object = None;
     loop {
         match stream.record()? {
-            Record::Object(Object::Process(id)) => process = Some(id),
-            Record::Object(Object::Shared(_)) => return Err(StreamError::Nonsense("shared memory in a round").into()),
+            Record::Object(of) => object = Some(of),
+            Record::Description(description) => shared.describe(description)?,
             Record::Run { flags, address, pages } => {
-                let process = process.ok_or(StreamError::Nonsense("pages of nothing"))?;
-                let run = address..address + u64::from(pages) * PageCount::PAGE;
-                match flags {
-                    PRESENT => arriving.content(process, run, stream.content(), &mut buffer)?,
-                    ZERO => arriving.process(process).remove(run),
-                    KEEP => arriving.kept.entry(process).or_default().push(run),
+                let length = u64::from(pages) * PageCount::PAGE;
+                let run = address..address + length;
+                match (object.ok_or(StreamError::Nonsense("pages of nothing"))?, flags) {
+                    (Object::Process(id), PRESENT) => arriving.content(id, run, stream.content(), &mut buffer)?,
+                    (Object::Process(id), ZERO) => arriving.process(id).remove(run),
+                    (Object::Process(id), KEEP) => arriving.kept.entry(id).or_default().push(run),
+                    (Object::Shared(id), PRESENT) => {
+                        shared.content(id, address, length, stream.content(), &mut buffer)?;
+                    }
+                    (Object::Shared(id), ZERO) => shared.zero(id, address, length)?,
                     _ => return Err(StreamError::Nonsense("unknown flags of a run").into()),
                 }
             }
-            Record::End => return arriving.finish(directory),
+            Record::End => {
+                arriving.finish(directory)?;
+                shared.finish();
+                return Ok(shared);
+            }
         }
     }
 }
@@ -130,8 +140,7 @@ impl Arriving {
     }
 
     /// Forgets what is not kept, and writes the index.
-    fn finish(mut self, directory: &Path) -> Result<PageCount, StoreError> {
-        let mut pages = 0;
+    fn finish(mut self, directory: &Path) -> Result<(), StoreError> {
         let mut words = Vec::new();
         self.processes.retain(|id, _| self.kept.contains_key(id));
         words.push(self.processes.len() as u64);
@@ -140,7 +149,6 @@ impl Arriving {
             words.extend([*id, pieces.iter().count() as u64]);
             for (address, piece) in pieces.iter() {
                 words.extend([address, piece.pages, piece.slot]);
-                pages += piece.pages;
             }
         }
         let path = directory.join(INDEX);
@@ -149,8 +157,7 @@ impl Arriving {
             file.write_all(MAGIC)?;
             file.write_all(&bytes)
         });
-        written.map_err(|error| StoreError::Write(path, error))?;
-        Ok(PageCount(pages))
+        written.map_err(|error| StoreError::Write(path, error))
     }
 }
 

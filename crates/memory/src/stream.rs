@@ -4,6 +4,8 @@
 //! 1 object: kind (`u8`: 1 process, 2 shared memory), id (`u64`); the runs that follow belong to it.
 //! 2 run: CRIU's flags (`u32`), address (`u64`), pages (`u32`, at most 2^18); with the flag PRESENT the content follows.
 //! 3 end: total of pages with content (`u64`).
+//! 4 description of shared memory: id (`u64`), flags (`u8`: 1 the last one, 2 may be sealed, 4 of System V), size in
+//!   bytes (`u64`), process (`u64`) and address (`u64`) of a mapping, and its name, behind its length (`u16`, at most 249).
 
 use std::io::{self, Read, Write};
 
@@ -18,8 +20,30 @@ pub enum Object {
     Shared(u64),
 }
 
+/// Shared memory, as the target must make it. It is described before its first run, and once more in the end if it is to
+/// be kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Description {
+    /// The id of its runs.
+    pub id: u64,
+    /// Whether nothing more comes.
+    pub last: bool,
+    /// Whether seals may be set on it.
+    pub sealable: bool,
+    /// Whether it is a segment of System V, which no memfd can stand for.
+    pub system_five: bool,
+    /// How long it is in bytes.
+    pub size: u64,
+    /// A process that has it mapped, by its id in its own namespace.
+    pub process: u64,
+    /// Where that process has a part of it.
+    pub address: u64,
+    /// Its name as a memfd.
+    pub name: Vec<u8>,
+}
+
 /// One record, without the content that follows a run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Record {
     /// The runs that follow belong to this.
     Object(Object),
@@ -32,6 +56,8 @@ pub enum Record {
         /// How many.
         pages: u32,
     },
+    /// Shared memory that begins, or ends.
+    Description(Description),
     /// Nothing follows.
     End,
 }
@@ -40,6 +66,8 @@ pub enum Record {
 pub const PRESENT: u32 = 4;
 /// The most pages in one run: 1 GiB.
 pub const MAX_RUN: u32 = 1 << 18;
+/// The longest name of a memfd in bytes (`memfd_create(2)`).
+const LONGEST_NAME: usize = 249;
 const MAGIC: &[u8; 8] = b"DRVPAGE1";
 
 /// A stream that cannot be read or written.
@@ -95,6 +123,23 @@ impl<W: Write> StreamWriter<W> {
         self.out.write_all(&flags.to_le_bytes())?;
         self.out.write_all(&address.to_le_bytes())?;
         self.out.write_all(&pages.to_le_bytes())
+    }
+
+    /// Describes shared memory.
+    ///
+    /// # Errors
+    /// When the stream refuses.
+    pub fn describe(&mut self, description: &Description) -> io::Result<()> {
+        let Description { id, last, sealable, system_five, size, process, address, name } = description;
+        let name = &name[..name.len().min(LONGEST_NAME)];
+        self.out.write_all(&[4])?;
+        self.out.write_all(&id.to_le_bytes())?;
+        self.out.write_all(&[u8::from(*last) | u8::from(*sealable) << 1 | u8::from(*system_five) << 2])?;
+        for number in [size, process, address] {
+            self.out.write_all(&number.to_le_bytes())?;
+        }
+        self.out.write_all(&(name.len() as u16).to_le_bytes())?;
+        self.out.write_all(name)
     }
 
     /// Where the content of a run goes.
@@ -156,6 +201,7 @@ impl<R: Read> StreamReader<R> {
             2 => self.run(),
             3 if u64::from_le_bytes(self.bytes()?) == self.total => Ok(Record::End),
             3 => Err(StreamError::Nonsense("its total of pages is wrong")),
+            4 => self.description(),
             _ => Err(StreamError::Nonsense("unknown kind of record")),
         }
     }
@@ -185,6 +231,22 @@ impl<R: Read> StreamReader<R> {
         Ok(Record::Run { flags, address, pages })
     }
 
+    fn description(&mut self) -> Result<Record, StreamError> {
+        let id = u64::from_le_bytes(self.bytes()?);
+        let [flags] = self.bytes()?;
+        let size = u64::from_le_bytes(self.bytes()?);
+        let process = u64::from_le_bytes(self.bytes()?);
+        let address = u64::from_le_bytes(self.bytes()?);
+        let length = usize::from(u16::from_le_bytes(self.bytes()?));
+        if flags > 7 || length > LONGEST_NAME {
+            return Err(StreamError::Nonsense("a description of shared memory"));
+        }
+        let mut name = vec![0; length];
+        self.input.read_exact(&mut name)?;
+        let (last, sealable, system_five) = (flags & 1 != 0, flags & 2 != 0, flags & 4 != 0);
+        Ok(Record::Description(Description { id, last, sealable, system_five, size, process, address, name }))
+    }
+
     fn bytes<const N: usize>(&mut self) -> Result<[u8; N], StreamError> {
         let mut bytes = [0; N];
         self.input.read_exact(&mut bytes)?;
@@ -206,6 +268,17 @@ mod tests {
         writer.run(PRESENT, 0x1000, 2).unwrap();
         writer.content().write_all(&[5; 8192]).unwrap();
         writer.run(2, 0x9000, 1).unwrap();
+        let description = Description {
+            id: 1 << 40,
+            last: true,
+            sealable: false,
+            system_five: true,
+            size: 8192,
+            process: 7,
+            address: 0x7f00_0000_1000,
+            name: b"a name".to_vec(),
+        };
+        writer.describe(&description).unwrap();
         assert_eq!(writer.end().unwrap().0, PageCount(2));
 
         let mut reader = StreamReader::new(&out[..]).unwrap();
@@ -215,6 +288,7 @@ mod tests {
         reader.content().read_exact(&mut content).unwrap();
         assert_eq!(content, [5; 8192]);
         assert_eq!(reader.record().unwrap(), Record::Run { flags: 2, address: 0x9000, pages: 1 });
+        assert_eq!(reader.record().unwrap(), Record::Description(description));
         assert_eq!(reader.record().unwrap(), Record::End);
     }
 
