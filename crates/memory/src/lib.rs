@@ -5,6 +5,7 @@
 //! frozen, and becomes images that CRIU's restore reads.
 
 mod arrived;
+mod compare;
 mod filler;
 mod image;
 mod mappings;

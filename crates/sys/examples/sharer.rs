@@ -1,8 +1,8 @@
 //! A program for tests: it keeps memory of every kind that its sibling `drover-check torture` cannot make without unsafe
 //! code, changes it by chance in several processes, and knows what each word of each page must be.
 //!
-//! `sharer [MIB] [MICROSECONDS]`: so much of each of the large pieces of shared memory, and so long between two steps. It
-//! prints `ready`, and on SIGTERM, after it has looked at every page through every mapping, what was wrong.
+//! `sharer [MIB] [MICROSECONDS] [KINDS]`: so much of each of the large pieces of shared memory, so long between two steps,
+//! and which pieces: letters of `amsl`, anonymous, memfd, System V, memfd with a sealed length. It prints `ready`, and on SIGTERM, after it has looked at every page through every mapping, what was wrong.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -99,11 +99,9 @@ fn work(me: u64, regions: &[Region], ledger: &Ledger, pause: u64) -> Result<u64,
     // What it has of every page is left to the first process.
     let mut at = FIRST;
     for (region, generations) in regions.iter().zip(&generations) {
-        for page in 0..region.pages {
-            if page as u64 % PROCESSES == me {
-                region.check(page, generations[page])?;
-                ledger.word(at + page).store(generations[page].into(), Ordering::SeqCst);
-            }
+        for (page, generation) in generations.iter().enumerate().filter(|(page, _)| *page as u64 % PROCESSES == me) {
+            region.check(page, *generation)?;
+            ledger.word(at + page).store((*generation).into(), Ordering::SeqCst);
         }
         at += region.pages;
     }
@@ -129,13 +127,17 @@ fn run() -> Result<u64, String> {
     };
     let (mib, pause) = (argument(1, 8), argument(2, 300));
     let pages = (mib << 20) as usize / PAGE;
-    let regions = vec![
-        Region::new(1, Kind::Anonymous, pages)?,
-        Region::new(2, Kind::Memfd, pages)?,
-        Region::new(3, Kind::SystemFive, pages)?,
-        Region::new(4, Kind::Sealed, pages / 8)?,
-        Region::new(5, Kind::Anonymous, 1.max(pages / 64).max(PROCESSES as usize))?,
-    ];
+    let kinds = std::env::args().nth(3).unwrap_or_else(|| "amsl".to_owned());
+    let mut regions = vec![Region::new(0, Kind::Anonymous, 1.max(pages / 64).max(PROCESSES as usize))?];
+    for (letter, id) in kinds.chars().zip(1..) {
+        regions.push(match letter {
+            'a' => Region::new(id, Kind::Anonymous, pages)?,
+            'm' => Region::new(id, Kind::Memfd, pages)?,
+            's' => Region::new(id, Kind::SystemFive, pages)?,
+            'l' => Region::new(id, Kind::Sealed, pages / 8)?,
+            _ => return Err(format!("no kind is called {letter}")),
+        });
+    }
     let words = FIRST + regions.iter().map(|region| region.pages).sum::<usize>();
     let ledger = Ledger(shared_anonymous(words.div_ceil(WORDS) * PAGE)?);
     // SAFETY: the handler only stores to an atomic.
