@@ -1,4 +1,6 @@
-// What the libraries have in common; each includes it.
+//! System calls past the C library, for the libraries that stand before it.
+
+use core::ffi::{c_int, c_long};
 
 unsafe extern "C" {
     fn __errno_location() -> *mut c_int;
@@ -8,7 +10,7 @@ unsafe extern "C" {
 ///
 /// # Safety
 /// As for the call.
-unsafe fn call(number: c_long, arguments: [u64; 6]) -> c_long {
+pub unsafe fn call(number: c_long, arguments: [u64; 6]) -> c_long {
     /// The kernel's results from here up are negated error numbers.
     const ERRORS: c_long = -4095;
     let [a, b, c, d, e, f] = arguments;
@@ -32,7 +34,12 @@ unsafe fn call(number: c_long, arguments: [u64; 6]) -> c_long {
     if result < ERRORS || result >= 0 {
         return result;
     }
+    fail(-result as c_int).into()
+}
+
+/// Sets `errno`; -1.
+pub fn fail(error: c_int) -> c_int {
     // SAFETY: the C library gives the address of this thread's errno.
-    unsafe { __errno_location().write(-result as c_int) };
+    unsafe { __errno_location().write(error) };
     -1
 }

@@ -5,7 +5,11 @@
 //! over the same socket: CRIU waits for a child that might ask before it goes on.
 #![no_std]
 
+mod call;
+
 use core::ffi::{c_int, c_long, c_ulong, c_void};
+
+use call::{call, fail};
 
 /// The number of the socket, as in `src/interpose.rs`.
 const SOCKET: c_int = 99;
@@ -42,8 +46,6 @@ mod number {
     pub const PRLIMIT64: i64 = 261;
 }
 use number::{GETPID, IOCTL, LSEEK, PRLIMIT64};
-
-include!("call.rs");
 
 type Question = [u64; 16];
 type Answer = [u64; 4];
@@ -157,9 +159,7 @@ pub unsafe extern "C" fn lseek64(descriptor: c_int, offset: i64, whence: c_int) 
         let mut question: Question = [0; 16];
         question[..3].copy_from_slice(&[ASK_DATA, pid as u64, descriptor as u64]);
         if ask(&question).is_some() {
-            // SAFETY: the C library gives the address of this thread's errno.
-            unsafe { __errno_location().write(ENXIO) };
-            return -1;
+            return fail(ENXIO).into();
         }
     }
     // SAFETY: the arguments are the caller's.

@@ -6,8 +6,12 @@
 //! It runs in the restored tasks as well, whose descriptors it does not know: it asks nobody.
 #![no_std]
 
-use core::ffi::{c_char, c_int, c_long, c_uint};
+mod call;
+
+use core::ffi::{c_char, c_int, c_uint};
 use core::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+
+use call::call;
 
 #[cfg(target_arch = "x86_64")]
 mod number {
@@ -26,8 +30,6 @@ mod number {
     pub const MEMFD_CREATE: i64 = 279;
 }
 use number::{CLOSE, DUP3, FSTAT, MEMFD_CREATE, OPENAT};
-
-include!("call.rs");
 
 /// Images of the pages of shared memory: this, its number, and the ending.
 const IMAGE: &[u8] = b"pagemap-shmem-";
