@@ -17,6 +17,10 @@ DENY_VERSION := 0.20.2
 DENY_ROOT := $(DROVER_HOME)/tools/cargo-deny-$(DENY_VERSION)
 DENY := $(DENY_ROOT)/bin/cargo-deny
 SHARE := $(DESTDIR)$(PREFIX)/share
+# Where the benchmarks' rows and pictures are kept, and how often each case is run.
+BENCH_OUT ?= docs/benchmarks
+BENCH_REPEAT ?= 5
+BENCH := $(RELEASE)/drover-bench
 
 .PHONY: help
 help: ## List the targets
@@ -48,6 +52,10 @@ test-fast: images build-tests ## Run the tests that need no lab with agents (nee
 	@if command -v cargo-nextest >/dev/null; then set -x; cargo nextest run $(CARGO_FLAGS) -E 'not binary(lab)'; \
 	else set -x; cargo test $(CARGO_FLAGS) --lib --bins -- --test-threads=2; fi
 
+.PHONY: fuzz
+fuzz: ## Let spoilt page streams arrive for a minute (DROVER_FUZZ_SECONDS, DROVER_FUZZ_SEED)
+	cargo test --release --locked -p drover-memory --test fuzz -- --ignored --nocapture
+
 .PHONY: lint
 lint: ## Check the format, and let clippy warn of nothing
 	cargo fmt --all --check
@@ -72,6 +80,24 @@ lab-base: ## Install what a lab stands on (needs root; the network the first tim
 .PHONY: images
 images: lab-base ## Make the images that demo and tests run (needs root; the network the first time)
 	@scripts/images.sh
+
+.PHONY: peers
+peers: lab-base ## Install what benchmarks compare with (needs root; the network the first time)
+	@scripts/install-peers.sh
+
+.PHONY: bench
+bench: images peers build ## Measure Drover beside runc and Podman, and render docs/benchmarks.md (minutes)
+	$(BENCH) run --only core,idle --repeat $(BENCH_REPEAT) --out $(BENCH_OUT)
+	$(BENCH) report --out $(BENCH_OUT) --document docs/benchmarks.md
+
+.PHONY: bench-all
+bench-all: images peers build ## Measure the whole matrix, and render docs/benchmarks.md (hours)
+	$(BENCH) run --only core,idle,peers,dirty,rounds,alpha,compression --repeat $(BENCH_REPEAT) --out $(BENCH_OUT)
+	$(BENCH) report --out $(BENCH_OUT) --document docs/benchmarks.md
+
+.PHONY: bench-report
+bench-report: build ## Render docs/benchmarks.md from the rows that there are
+	$(BENCH) report --out $(BENCH_OUT) --document docs/benchmarks.md
 
 .PHONY: docs
 docs: ## Write anew what is generated in docs/

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use drover_model::{Bytes, ContainerName, Digest, Limits, LogStream, Mac, Mode, NodeName, RestartPolicy};
+use drover_model::{Bytes, ContainerName, Digest, Limits, LogStream, Mac, NodeName, RestartPolicy, Settings};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -114,9 +114,9 @@ pub struct MigrateRequest {
     pub container: String,
     /// The node it shall go to; the source must know it as a peer.
     pub to: NodeName,
-    /// How memory crosses.
+    /// How it shall go.
     #[serde(default)]
-    pub mode: Mode,
+    pub settings: Settings,
 }
 
 /// The answer of `POST /v1/containers/NAME/wait`.

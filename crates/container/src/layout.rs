@@ -110,6 +110,12 @@ impl Layout {
         self.checkpoint().join("store")
     }
 
+    /// Where agents connect that bring pages from the source.
+    #[must_use]
+    pub fn relays(&self) -> PathBuf {
+        self.checkpoint().join("relays.sock")
+    }
+
     /// CRIU's working directory, with its log.
     #[must_use]
     pub fn criu_work(&self) -> PathBuf {

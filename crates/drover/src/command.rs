@@ -13,6 +13,7 @@ mod migrate;
 mod migrations;
 mod pong;
 mod run;
+mod settings;
 mod shim;
 mod stats;
 

@@ -1,6 +1,6 @@
 //! What the target does at each step of a migration. Everything here blocks.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufReader, Read};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::SystemTime;
@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use drover_container::shim::{Request, Shim};
 use drover_container::{Notes, RuncError, criu, prepare_dev, prepare_template};
 use drover_disk::layer;
-use drover_memory::{Arrived, Placed};
+use drover_memory::{Arrived, Inflow, Placed};
 use drover_model::{Bytes, ContainerState, Explained};
 use drover_network::Gate;
 use drover_protocol::{Offer, Stream};
@@ -16,6 +16,7 @@ use tokio::sync::OwnedMutexGuard;
 
 use crate::container::{Container, Stored, cgroup_path, lock};
 use crate::error::failure;
+use crate::following::Relay;
 use crate::link::{ChannelReader, Link};
 use crate::node::Inner;
 use crate::place;
@@ -116,8 +117,13 @@ impl Arrival {
         received.map(drop).map_err(|error| failure("cannot receive the image", &error))
     }
 
-    /// Begins to receive all that crosses while the container is frozen: each stream by a thread of its own.
-    pub fn begin_receiving(&mut self, link: &Link) -> Result<(), Explained> {
+    /// Begins to receive all that crosses: each stream by a thread of its own. `stored` is called when all of a round has
+    /// arrived.
+    pub fn begin_receiving(
+        &mut self,
+        link: &Link,
+        stored: impl Fn() + Clone + Send + 'static,
+    ) -> Result<(), Explained> {
         let layout = &self.container.layout;
         let places = [
             (Stream::Upper, layout.upper()),
@@ -131,18 +137,22 @@ impl Arrival {
         for (stream, place) in places {
             let again = || Explained { reason: format!("the stream {stream:?} came twice"), hint: None };
             let input = link.take_stream(stream).ok_or_else(again)?;
-            let shared = Arc::clone(&self.shared);
+            let (shared, stored) = (Arc::clone(&self.shared), stored.clone());
             let receive = move || {
-                let mut input = BufReader::with_capacity(GULP, input);
                 let attempt = format!("cannot receive {}", place.display());
                 if stream == Stream::Pages {
+                    let mut input = Inflow::new(input);
                     // Nothing comes when there were no rounds.
-                    if !input.fill_buf().map_err(|error| failure(&attempt, &error))?.is_empty() {
+                    if !input.is_over() {
                         std::fs::create_dir(&place).map_err(|error| failure(&attempt, &error))?;
-                        let stored = drover_memory::store(&place, &mut input);
-                        *lock(&shared) = stored.map_err(|error| failure(&attempt, &error))?;
+                        let arrived = drover_memory::store(&place, &mut input, stored);
+                        *lock(&shared) = arrived.map_err(|error| failure(&attempt, &error))?;
                     }
-                } else if stream == Stream::Memory {
+                    input.drain();
+                    return Ok(());
+                }
+                let mut input = BufReader::with_capacity(GULP, input);
+                if stream == Stream::Memory {
                     drover_memory::receive(&place, &mut input).map(drop).map_err(|error| failure(&attempt, &error))?;
                 } else {
                     layer::apply(&place, &mut input).map(drop).map_err(|error| failure(&attempt, &error))?;
@@ -158,10 +168,13 @@ impl Arrival {
         Ok(())
     }
 
-    /// Restores the container and leaves it frozen, behind its closed gate.
-    pub fn restore(&mut self) -> Result<(), Explained> {
+    /// Restores the container and leaves it frozen, behind its closed gate. Pages may follow over the relay.
+    pub fn restore(&mut self, relay: Option<Relay>) -> Result<(), Explained> {
         for (_, receiving) in self.receiving.drain(..) {
             receiving.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        }
+        if let Some(relay) = relay {
+            relay.begin();
         }
         let layout = &self.container.layout;
         let digest = self.container.spec().image_digest;

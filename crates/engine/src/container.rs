@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use drover_container::Layout;
 use drover_container::criu::Sleepers;
 use drover_container::shim::{Exit, Shim};
-use drover_model::{ContainerId, ContainerRecord, ContainerSpec, ContainerState, NodeName};
+use drover_model::{ContainerId, ContainerRecord, ContainerSpec, ContainerState, Follows, NodeName};
 use drover_network::Wire;
 use drover_sys::cgroup::{Cgroup, CgroupError, Hierarchies};
 use serde::{Deserialize, Serialize};
@@ -46,6 +46,7 @@ pub(crate) struct Container {
     changed: watch::Sender<()>,
     /// What its threads do, as of before the first move that interrupted them and was given up.
     sleepers: Mutex<Sleepers>,
+    follows: Mutex<Option<Follows>>,
 }
 
 /// A lock that is never poisoned for good: what it guards is whole whenever it is free.
@@ -74,6 +75,7 @@ impl Container {
             operation: Arc::default(),
             executions: Arc::default(),
             sleepers: Mutex::default(),
+            follows: Mutex::default(),
             changed: watch::Sender::new(()),
         }))
     }
@@ -163,7 +165,13 @@ impl Container {
             generation: stored.generation,
             restarts: stored.restarts,
             started_at: stored.started_at,
+            follows: lock(&self.follows).clone(),
         }
+    }
+
+    /// Memory that is on another node alone.
+    pub fn follows(&self) -> MutexGuard<'_, Option<Follows>> {
+        lock(&self.follows)
     }
 }
 

@@ -1,17 +1,18 @@
 //! What the source does at each step of a migration. Everything here blocks.
 
-use std::io::{self, BufWriter, Write};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes as Piece;
 use drover_container::criu::{Coverage, Sleepers, Worker};
 use drover_container::{DumpRequest, PAGE_SERVER, dump};
 use drover_disk::layer;
-use drover_memory::{Last, Rest, RoundDone, Rounds, Tracker};
-use drover_model::{Bytes, ContainerState, Explained, Neighbour, PageCount, Round};
+use drover_memory::{Last, LinkRate, Outlet, Rest, RoundError, Rounds, Sums, Tracker};
+use drover_model::{Bytes, Compression, ContainerState, Explained, Neighbour, PageCount, Round};
 use drover_network::Gate;
 use drover_protocol::Stream;
 use drover_sys::repair::end_repair;
@@ -24,8 +25,8 @@ use crate::node::Inner;
 use crate::offer::refuse_strangers;
 use crate::place;
 
-/// How much of a page stream is gathered for the link, in bytes.
-const BUFFER: usize = 1 << 20;
+/// The least that a slowed container is left, in thousandths of a processor.
+const LEAST_MILLIS: u32 = 20;
 /// How long the last process may take to stand still.
 const FREEZE: Duration = Duration::from_secs(5);
 
@@ -36,16 +37,16 @@ struct Revocable {
     given_up: Arc<AtomicBool>,
 }
 
-impl Write for Revocable {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+impl Outlet for Revocable {
+    fn send(&mut self, piece: Piece) -> io::Result<()> {
         if self.given_up.load(Ordering::Relaxed) {
             return Err(io::Error::new(io::ErrorKind::BrokenPipe, "the migration was given up"));
         }
-        self.out.write(bytes)
+        self.out.send(piece)
     }
 
-    fn flush(&mut self) -> io::Result<()> {
-        self.out.flush()
+    fn rate(&self) -> LinkRate {
+        self.out.rate()
     }
 }
 
@@ -67,32 +68,40 @@ pub(crate) struct Departure {
     ready: Option<Ready>,
     reins: Reins,
     /// What is followed and sent while it runs.
-    rounds: Option<Rounds<BufWriter<Revocable>>>,
+    rounds: Option<Rounds<Revocable>>,
     /// Set when the rounds have become pointless: nobody shall wait for the rest of one.
     given_up: Arc<AtomicBool>,
+    compression: Compression,
+    /// What has been sent in rounds.
+    sums: Arc<Mutex<Sums>>,
     /// What was followed until it was frozen.
     trackers: Vec<Tracker>,
+    /// When it was looked at last, and how much processor time had been used by then, in nanoseconds.
+    used: Option<(Instant, u64)>,
+    /// How much of a processor it used before that, in thousandths.
+    uses: Option<u32>,
+    /// The same before it was slowed.
+    unslowed: Option<u32>,
     /// Held from the freeze until the container runs again, here or elsewhere: nobody executes anything in it.
     alone: Option<OwnedRwLockWriteGuard<()>>,
 }
 
 /// What is left of the rounds when the dump begins.
-type Remaining = Option<Rest<BufWriter<Revocable>>>;
+type Remaining = Option<Rest<Revocable>>;
 
-/// Sends the rest, and ends the stream.
-fn finish_rounds(rest: Rest<BufWriter<Revocable>>) -> Result<PageCount, Explained> {
+/// Sends the rest, and ends the stream. Gives what was sent in all rounds.
+fn finish_rounds(rest: Rest<Revocable>) -> Result<Sums, Explained> {
     let attempt = "cannot send shared memory";
-    let (pages, out) = rest.send().map_err(|error| failure(attempt, &error))?;
-    let out = out.into_inner().map_err(|error| failure(attempt, error.error()))?;
+    let (sums, out) = rest.send().map_err(|error| failure(attempt, &error))?;
     out.out.finish().map_err(|error| failure(attempt, &error))?;
-    Ok(pages)
+    Ok(sums)
 }
 
 /// The CRIU process that dumps, for whoever must end it while it dumps.
 pub(crate) type Reins = Arc<Mutex<Option<OwnedFd>>>;
 
 impl Departure {
-    pub fn new(inner: Arc<Inner>, container: Arc<Container>) -> Self {
+    pub fn new(inner: Arc<Inner>, container: Arc<Container>, compression: Compression) -> Self {
         Self {
             inner,
             container,
@@ -100,7 +109,12 @@ impl Departure {
             reins: Arc::default(),
             rounds: None,
             given_up: Arc::default(),
+            compression,
+            sums: Arc::default(),
             trackers: Vec::new(),
+            used: None,
+            uses: None,
+            unslowed: None,
             alone: None,
         }
     }
@@ -108,6 +122,11 @@ impl Departure {
     /// To be set when the migration is given up while it copies.
     pub fn given_up(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.given_up)
+    }
+
+    /// What has been sent in rounds by now.
+    pub fn sums(&self) -> Arc<Mutex<Sums>> {
+        Arc::clone(&self.sums)
     }
 
     pub fn reins(&self) -> Reins {
@@ -157,8 +176,14 @@ impl Departure {
         Ok(())
     }
 
-    /// Dumps the processes; their memory crosses meanwhile.
-    pub fn checkpoint(&mut self, out: StreamSender, pages_out: StreamSender) -> Result<PageCount, Explained> {
+    /// Dumps the processes; their memory crosses meanwhile, or is only named when it `follows`. Gives how many pages
+    /// crossed.
+    pub fn checkpoint(
+        &mut self,
+        out: StreamSender,
+        pages_out: StreamSender,
+        follows: bool,
+    ) -> Result<PageCount, Explained> {
         let attempt = "cannot checkpoint the container";
         let missing = || Explained { reason: format!("{attempt}: it is not frozen"), hint: None };
         let Ready { worker, pages, neighbours, unread_stdin, sleepers } = self.ready.take().ok_or_else(missing)?;
@@ -167,9 +192,9 @@ impl Departure {
         let wire = self.container.wire().map_err(|error| error.explained().clone())?;
         let freezer = self.container.cgroup.freezer_path().ok_or_else(missing)?;
         let processes = self.container.cgroup.pids().map_err(|error| failure(attempt, &error))?;
-        let (coverage, sent, rest) = self.end_rounds(pages_out, &processes)?;
+        let (coverage, sent, rest) = self.end_rounds(pages_out, &processes, follows)?;
         std::thread::scope(|scope| {
-            let finishing = scope.spawn(move || rest.map_or(Ok(PageCount(0)), finish_rounds));
+            let finishing = scope.spawn(move || rest.map(finish_rounds).transpose());
             let serving = scope.spawn(move || {
                 let mut out = out;
                 let served = drover_memory::serve(pages, &mut out);
@@ -201,31 +226,55 @@ impl Departure {
             // When the dump fails its socket closes, and serving ends; when serving fails the dump does. The cause is
             // whichever came first, which is the link's if it broke.
             let served = serving.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            if dumped.is_err() {
+                // The container waits to go on: the rest is pointless.
+                self.given_up.store(true, Ordering::Relaxed);
+            }
             if let Some(why) = uncut {
                 return Err(why);
             }
             *lock(&self.reins) = None;
             dumped.map_err(|error| failure(attempt, &error))?;
             let rest = finishing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-            Ok(PageCount(served?.0 + sent.0 + rest.0))
+            let mut crossed = served?.0 + sent.0;
+            if let Some(all) = rest {
+                let before = std::mem::replace(&mut *lock(&self.sums), all);
+                crossed += all.since(before).pages;
+            }
+            Ok(PageCount(crossed))
         })
     }
 
-    /// Sends what was written since the last round; gives what CRIU need not dump, and what may cross while it dumps.
+    /// Sends what was written since the last round, or names it when it `follows`; gives what CRIU need not dump, and what
+    /// may cross while it dumps.
     fn end_rounds(
         &mut self,
         pages_out: StreamSender,
         pids: &[u32],
+        follows: bool,
     ) -> Result<(Coverage, PageCount, Remaining), Explained> {
         let attempt = "cannot send memory";
-        let Some(rounds) = self.rounds.take() else {
+        if self.rounds.is_none() && !follows {
             pages_out.finish().map_err(|error| failure(attempt, &error))?;
             return Ok((Coverage::default(), PageCount(0), None));
-        };
-        let Last { covered, shared, pages, rest, trackers } =
-            rounds.last(pids).map_err(|error| failure(attempt, &error))?;
+        }
+        let rounds = self.rounds(pages_out).map_err(|error| failure(attempt, &error))?;
+        let last = if follows { rounds.last_follows(pids) } else { rounds.last(pids) };
+        let Last { covered, shared, pages, sums, following, rest, trackers } =
+            last.map_err(|error| failure(attempt, &error))?;
+        *lock(&self.sums) = sums;
+        tracing::debug!(pages = pages.0, following = following.0, "last pages");
         self.trackers = trackers;
         Ok((Coverage { pages: covered, shared }, pages, Some(rest)))
+    }
+
+    /// The rounds until now, or new ones.
+    fn rounds(&mut self, out: StreamSender) -> Result<Rounds<Revocable>, RoundError> {
+        let new = || {
+            let out = Revocable { out, given_up: Arc::clone(&self.given_up) };
+            Rounds::new(out, self.compression, rand::random())
+        };
+        self.rounds.take().map_or_else(new, Ok)
     }
 
     /// One round: sends what the container has written since the last one. Gives why not when nothing of it can be
@@ -234,23 +283,57 @@ impl Departure {
         let attempt = "cannot send memory";
         let begun = Instant::now();
         let pids = self.container.cgroup.pids().map_err(|error| failure(attempt, &error))?;
-        let rounds = match &mut self.rounds {
-            Some(rounds) => rounds,
-            None => {
-                self.container.look_at_sleepers();
-                let out = Revocable { out, given_up: Arc::clone(&self.given_up) };
-                let rounds = Rounds::new(BufWriter::with_capacity(BUFFER, out));
-                self.rounds.insert(rounds.map_err(|error| failure(attempt, &error))?)
-            }
-        };
-        let RoundDone { pages, dirty_after } = rounds.round(&pids).map_err(|error| failure(attempt, &error))?;
+        if self.rounds.is_none() {
+            self.container.look_at_sleepers();
+            self.look_at_use();
+        }
+        let rounds = self.rounds(out).map_err(|error| failure(attempt, &error))?;
+        let rounds = self.rounds.insert(rounds);
+        let sent = rounds.round(&pids).map_err(|error| failure(attempt, &error))?;
+        *lock(&self.sums) = rounds.sums();
         if !rounds.follows() {
             let why = rounds.refusal().map(|why| failure("its writes cannot be followed", why));
             let unknown = || Explained { reason: "it has no process that can be followed".into(), hint: None };
             return Ok(Err(why.unwrap_or_else(unknown)));
         }
-        let bytes = Bytes(pages.0 * PageCount::PAGE);
-        Ok(Ok(Round { pages, bytes, ms: begun.elapsed().as_secs_f64() * 1e3, dirty_after }))
+        let (pages, bytes) = (PageCount(sent.pages), Bytes(sent.bytes));
+        Ok(Ok(Round { pages, bytes, ms: begun.elapsed().as_secs_f64() * 1e3, dirty_after: PageCount(0) }))
+    }
+
+    /// How many pages have been written since the round began.
+    pub fn survey(&mut self) -> PageCount {
+        self.look_at_use();
+        // What cannot be listed has gone.
+        let pids = self.container.cgroup.pids().unwrap_or_default();
+        self.rounds.as_mut().map_or(PageCount(0), |rounds| rounds.survey(&pids))
+    }
+
+    /// Leaves the container this share, in percent, of the processor time that it uses.
+    pub fn slow(&mut self, share: u32) -> Result<(), Explained> {
+        let attempt = "cannot slow the container";
+        let unused = || Explained { reason: format!("{attempt}: what it uses cannot be measured"), hint: None };
+        // Each step is a share of what it used before it was slowed at all.
+        let uses = *self.unslowed.get_or_insert(self.uses.ok_or_else(unused)?);
+        let millis = (uses.saturating_mul(share) / 100).max(LEAST_MILLIS);
+        self.container.cgroup.limit_cpu(Some(millis)).map_err(|error| failure(attempt, &error))
+    }
+
+    /// Measures how much of a processor it uses.
+    fn look_at_use(&mut self) {
+        let Ok(usage) = self.container.cgroup.stats() else { return };
+        let now = Instant::now();
+        if let Some((at, before)) = self.used.replace((now, usage.cpu_ns)) {
+            let elapsed = now.duration_since(at).as_nanos().max(1);
+            let millis = u128::from(usage.cpu_ns.saturating_sub(before)) * 1000 / elapsed;
+            self.uses = Some(u32::try_from(millis).unwrap_or(u32::MAX));
+        }
+    }
+
+    /// Gives a container that stays its processor time back, if it was slowed.
+    fn hasten(&self) {
+        if let Err(error) = self.container.cgroup.limit_cpu(self.container.spec().limits.cpu_millis) {
+            tracing::warn!(%error, "the container may stay slow");
+        }
     }
 
     /// Sends what is left: files, what is in memory file systems, the log, CRIU's images.
@@ -280,6 +363,7 @@ impl Departure {
         wire.set_gate(Gate::Open).map_err(|error| failure("cannot open the container's gate", &error))?;
         self.end_repair();
         self.container.cgroup.thaw().map_err(|error| failure("cannot thaw the container", &error))?;
+        self.hasten();
         self.container.show(ContainerState::Running);
         self.alone = None;
         self.trackers = Vec::new();
@@ -301,6 +385,7 @@ impl Departure {
 
     /// Removes what was prepared, when the container stays.
     pub fn clean_up(&mut self) {
+        self.hasten();
         self.ready = None;
         self.rounds = None;
         if self.inner.registry.find(self.container.id.as_str()).is_ok() {

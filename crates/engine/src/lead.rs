@@ -1,12 +1,16 @@
 //! Leading a migration: the loop that does what the source's machine orders and tells it what happened.
 
 use std::collections::VecDeque;
+use std::error::Error;
+use std::io::BufWriter;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use drover_memory::Sums;
 use drover_model::{
-    Bytes, ContainerState, Explained, MigrationId, MigrationState, Mode, Outcome, PageCount, Report, Round,
+    Bandwidth, Bytes, ContainerState, Explained, MigrationId, MigrationState, Outcome, PackedPages, PageCount, Report,
+    Round, Settings,
 };
 use drover_protocol::{Source, SourceInput, SourceOutput, SourceResult, Stream, ToTarget, decode, encode};
 use rustix::process::{Signal, pidfd_send_signal};
@@ -25,6 +29,8 @@ pub(crate) const TICK: Duration = Duration::from_millis(200);
 
 /// How long a freeze waits for programs that were executed in the container while it was being copied.
 const EXECUTIONS: Duration = Duration::from_secs(5);
+/// How much of the answers to wishes is gathered for the link, in bytes.
+const ANSWERS: usize = 128 << 10;
 /// How long CRIU may take to end after its dump has become pointless.
 const CRIU_ENDS: Duration = Duration::from_secs(5);
 
@@ -47,8 +53,9 @@ impl Lead {
     pub async fn run(mut self, mut machine: Source, operation: OwnedMutexGuard<()>) {
         let mut operation = Some(operation);
         let traffic = Arc::new(Traffic::default());
-        let departure = Departure::new(Arc::clone(&self.inner), Arc::clone(&self.container));
-        let (reins, given_up) = (departure.reins(), departure.given_up());
+        let Settings { bandwidth, compression, .. } = *machine.settings();
+        let departure = Departure::new(Arc::clone(&self.inner), Arc::clone(&self.container), compression);
+        let (reins, given_up, sums) = (departure.reins(), departure.given_up(), departure.sums());
         let departure = Arc::new(Mutex::new(departure));
         let pages = Arc::new(Mutex::new(PageCount(0)));
         let (done, mut steps) = mpsc::channel::<StepResult>(1);
@@ -76,11 +83,17 @@ impl Lead {
                             machine.handle(moment(), SourceInput::LinkLost(broken()));
                         }
                     }
+                    SourceOutput::Serve => {
+                        if let Some(link) = &link {
+                            self.serve(link);
+                        }
+                    }
                     SourceOutput::Conclude(result) => {
                         given_up.store(result.outcome == Outcome::RolledBack, Ordering::Relaxed);
                         let pages = *lock(&pages);
                         let stays = result.outcome == Outcome::RolledBack;
-                        self.conclude(result, &traffic, pages);
+                        let sums = *lock(&sums);
+                        self.conclude(result, &traffic, pages, sums);
                         if stays {
                             let departure = Arc::clone(&departure);
                             blocking(move || lock(&departure).clean_up()).await;
@@ -95,6 +108,7 @@ impl Lead {
                     }
                     step => {
                         if step == SourceOutput::Thaw && busy {
+                            given_up.store(true, Ordering::Relaxed);
                             end_in_time(Arc::clone(&reins), Arc::clone(&self.container));
                         }
                         waiting.push_back(step);
@@ -103,7 +117,8 @@ impl Lead {
             }
             if !busy && let Some(step) = waiting.pop_front() {
                 busy = true;
-                self.begin(step, &departure, link.as_ref(), &traffic, &pages, done.clone(), linked.clone());
+                let linked = (linked.clone(), bandwidth);
+                self.begin(step, &departure, link.as_ref(), &traffic, &pages, done.clone(), linked);
             }
             self.show(&machine, &traffic);
             let deadline = machine.deadline().map(instant);
@@ -147,7 +162,7 @@ impl Lead {
         traffic: &Arc<Traffic>,
         pages: &Arc<Mutex<PageCount>>,
         done: mpsc::Sender<StepResult>,
-        linked: mpsc::Sender<Link>,
+        (linked, bandwidth): (mpsc::Sender<Link>, Option<Bandwidth>),
     ) {
         let connect = |pause: Duration| {
             let (inner, peer, traffic) = (Arc::clone(&self.inner), self.peer.clone(), Arc::clone(traffic));
@@ -157,7 +172,7 @@ impl Lead {
                 let result = match inner.connect(&peer).await {
                     Ok(connection) => {
                         // The loop takes it out before it hears that it is there.
-                        let _ = linked.send(Link::new(connection, traffic)).await;
+                        let _ = linked.send(Link::capped(connection, traffic, bandwidth)).await;
                         SourceInput::Connected
                     }
                     Err(why) => SourceInput::LinkLost(why),
@@ -189,6 +204,10 @@ impl Lead {
                     Err(why) => SourceInput::StepFailed(why),
                 })
             }
+            (SourceOutput::Survey, _) => Box::new(|departure| SourceInput::Surveyed(departure.survey())),
+            (SourceOutput::Slow(share), _) => {
+                Box::new(move |departure| result(departure.slow(share), SourceInput::Slowed))
+            }
             (SourceOutput::Freeze, _) => {
                 let executions = Arc::clone(&self.container.executions);
                 tokio::spawn(async move {
@@ -201,10 +220,10 @@ impl Lead {
                 });
                 return;
             }
-            (SourceOutput::Checkpoint, Some(link)) => {
+            (SourceOutput::Checkpoint { follows }, Some(link)) => {
                 let (out, pages) = (link.sender(Stream::Memory), Arc::clone(pages));
                 let pages_out = link.sender(Stream::Pages);
-                Box::new(move |departure| match departure.checkpoint(out, pages_out) {
+                Box::new(move |departure| match departure.checkpoint(out, pages_out, follows) {
                     Ok(count) => {
                         *lock(&pages) = count;
                         SourceInput::Checkpointed
@@ -247,6 +266,19 @@ impl Lead {
         });
     }
 
+    /// Answers the target's wishes for pages over this link, for as long as it stands.
+    fn serve(&self, link: &Link) {
+        let Some(wishes) = link.take_stream(Stream::Wishes) else { return };
+        let (container, following) = (Arc::clone(&self.container), link.sender(Stream::Following));
+        tokio::task::spawn_blocking(move || {
+            let pids = container.cgroup.pids().unwrap_or_default();
+            let out = BufWriter::with_capacity(ANSWERS, following);
+            if let Err(error) = drover_memory::answer(&pids, wishes, out) {
+                tracing::warn!(%error, cause = error.source().map(tracing::field::display), "pages cannot follow over this link");
+            }
+        });
+    }
+
     /// Writes a mark into the journal.
     fn recorder(&self, mark: Mark) -> impl FnOnce() -> Result<(), Explained> + Send + 'static {
         let (inner, container, peer) = (Arc::clone(&self.inner), self.container.id.clone(), self.peer.name.clone());
@@ -281,11 +313,13 @@ impl Lead {
         });
     }
 
-    fn conclude(&self, result: SourceResult, traffic: &Traffic, pages: PageCount) {
+    fn conclude(&self, result: SourceResult, traffic: &Traffic, pages: PageCount, sums: Sums) {
         let ms = |duration: Duration| (duration.as_secs_f64() * 1e6).round() / 1e3;
         let frozen = [drover_model::Phase::Checkpoint, drover_model::Phase::Transfer];
         let last = frozen.iter().filter_map(|phase| result.phases.get(phase)).sum::<Duration>();
-        let mode = if result.rounds.is_empty() { Mode::StopAndCopy } else { Mode::PreCopy };
+        if result.outcome == Outcome::Moved {
+            self.inner.learn_fixed_part(&self.peer.name, &result.rounds, pages, result.downtime);
+        }
         let before_freeze: u64 = result.rounds.iter().map(|round| round.bytes.0).sum();
         let bytes = Bytes((traffic.memory() + traffic.files()).saturating_sub(before_freeze));
         let mut rounds = result.rounds;
@@ -305,7 +339,9 @@ impl Lead {
             bytes_sent: Bytes(traffic.total()),
             bytes_memory: Bytes(traffic.memory()),
             bytes_disk: Bytes(traffic.files()),
-            mode,
+            packed: packed_pages(sums),
+            mode: result.mode,
+            exposure_ms: result.exposure.map(ms),
             reason: result.reason.reason,
             hint: result.reason.hint,
         };
@@ -340,6 +376,11 @@ fn end_in_time(reins: Reins, container: Arc<Container>) {
             let _ = pidfd_send_signal(criu, Signal::KILL);
         }
     });
+}
+
+fn packed_pages(sums: Sums) -> PackedPages {
+    let [none, lz4, zstd] = sums.packed.map(PageCount);
+    PackedPages { none, lz4, zstd }
 }
 
 fn executing() -> Explained {

@@ -7,13 +7,23 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use drover_memory::{Buffers, LinkRate, Outlet};
+use drover_model::Bandwidth;
 use drover_protocol::{FRAME_HEADER, FrameHeader, MAX_DATA, Stream};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use crate::outgoing::{Frame, Outgoing, Pace};
+
 /// How many frames may wait to be sent, or to be taken in by the consumer of one stream: at most 1 MiB each.
 const WAITING: usize = 8;
+/// Payloads of this length at most come in buffers that are used again: a block of pages with its header.
+const BUFFER: usize = 260 << 10;
+/// Payloads that are shorter get memory of their own: it would be a waste to hold a buffer for them.
+const SMALL: usize = 16 << 10;
+/// How many buffers are kept while nobody uses them.
+const BUFFERS: usize = 2 * WAITING;
 
 /// How long a link may take nothing before it counts as broken.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
@@ -39,12 +49,12 @@ impl Traffic {
         self.files.load(Ordering::Relaxed)
     }
 
-    fn count(&self, header: FrameHeader) {
+    pub fn count(&self, header: FrameHeader) {
         let payload = u64::from(header.length());
         self.total.fetch_add(payload + FRAME_HEADER as u64, Ordering::Relaxed);
         match header {
             FrameHeader::Control(_) | FrameHeader::Data(Stream::Checkpoint, _) => {}
-            FrameHeader::Data(Stream::Memory | Stream::Pages, _) => {
+            FrameHeader::Data(Stream::Memory | Stream::Pages | Stream::Following, _) => {
                 self.memory.fetch_add(payload, Ordering::Relaxed);
             }
             FrameHeader::Data(..) => drop(self.files.fetch_add(payload, Ordering::Relaxed)),
@@ -52,12 +62,12 @@ impl Traffic {
     }
 }
 
-type Frame = (FrameHeader, Bytes);
-
 /// One link. Dropping it ends both directions.
 #[derive(Debug)]
 pub(crate) struct Link {
+    control: mpsc::Sender<Bytes>,
     outgoing: mpsc::Sender<Frame>,
+    pace: Arc<Pace>,
     messages: mpsc::Receiver<Bytes>,
     streams: Arc<Mutex<HashMap<Stream, mpsc::Receiver<Bytes>>>>,
     tasks: [JoinHandle<()>; 2],
@@ -66,26 +76,37 @@ pub(crate) struct Link {
 impl Link {
     /// Speaks over `connection`.
     pub fn new(connection: impl AsyncRead + AsyncWrite + Send + 'static, traffic: Arc<Traffic>) -> Self {
+        Self::capped(connection, traffic, None)
+    }
+
+    /// Speaks over `connection`, and sends no more than `bandwidth` over it.
+    pub fn capped(
+        connection: impl AsyncRead + AsyncWrite + Send + 'static,
+        traffic: Arc<Traffic>,
+        bandwidth: Option<Bandwidth>,
+    ) -> Self {
         let (reading, writing) = tokio::io::split(connection);
         let (outgoing, frames) = mpsc::channel(WAITING);
+        let (control, orders) = mpsc::channel(1);
         let (heard, messages) = mpsc::channel(WAITING);
         let mut inlets = HashMap::new();
         let mut streams = HashMap::new();
-        for stream in Stream::AWAITED.into_iter().chain([Stream::Image]) {
+        for stream in Stream::ALL {
             let (inlet, outlet) = mpsc::channel(WAITING);
             inlets.insert(stream, inlet);
             streams.insert(stream, outlet);
         }
-        let send = tokio::spawn(send(writing, frames, Arc::clone(&traffic)));
+        let pace = Arc::new(Pace::default());
+        let sending = Outgoing::new(writing, bandwidth, Arc::clone(&traffic), Arc::clone(&pace));
+        let send = tokio::spawn(sending.run(orders, frames));
         let receive = tokio::spawn(receive(reading, heard, inlets, Arc::clone(&traffic)));
-        Self { outgoing, messages, streams: Arc::new(Mutex::new(streams)), tasks: [send, receive] }
+        Self { control, outgoing, pace, messages, streams: Arc::new(Mutex::new(streams)), tasks: [send, receive] }
     }
 
-    /// Sends a message's payload behind what is waiting; `false` when the link is broken or takes nothing for as long as
-    /// `patience`.
+    /// Sends a message's payload before whatever else is waiting; `false` when the link is broken or takes nothing for as
+    /// long as `patience`.
     pub async fn send(&self, payload: Vec<u8>, patience: Duration) -> bool {
-        let length = u32::try_from(payload.len()).expect("encoded messages are bounded");
-        let sending = self.outgoing.send((FrameHeader::Control(length), payload.into()));
+        let sending = self.control.send(payload.into());
         matches!(tokio::time::timeout(patience, sending).await, Ok(Ok(())))
     }
 
@@ -96,7 +117,7 @@ impl Link {
 
     /// Where bytes of a stream are written, from a thread that may block.
     pub fn sender(&self, stream: Stream) -> StreamSender {
-        StreamSender { stream, outgoing: self.outgoing.clone() }
+        StreamSender { stream, outgoing: self.outgoing.clone(), pace: Arc::clone(&self.pace) }
     }
 
     /// Where bytes of a stream are read, on a thread that may block; each stream once.
@@ -106,8 +127,8 @@ impl Link {
 
     /// Sends what is waiting, then ends.
     pub async fn close(mut self) {
-        let (closed, _) = mpsc::channel(1);
-        drop(std::mem::replace(&mut self.outgoing, closed));
+        let ((control, _), (outgoing, _)) = (mpsc::channel(1), mpsc::channel(1));
+        (self.control, self.outgoing) = (control, outgoing);
         let _ = tokio::time::timeout(PATIENCE, &mut self.tasks[0]).await;
     }
 }
@@ -120,21 +141,6 @@ impl Drop for Link {
     }
 }
 
-async fn send(mut link: impl AsyncWrite + Unpin, mut frames: mpsc::Receiver<Frame>, traffic: Arc<Traffic>) {
-    while let Some((header, payload)) = frames.recv().await {
-        if link.write_all(&header.encode()).await.is_err() || link.write_all(&payload).await.is_err() {
-            return;
-        }
-        // Flushed only when nothing more is waiting: TLS records stay full.
-        if frames.is_empty() && link.flush().await.is_err() {
-            return;
-        }
-        traffic.count(header);
-    }
-    // The peer has read what it wanted, or is gone.
-    let _ = link.shutdown().await;
-}
-
 /// Distributes what comes until the link breaks or the peer sends nonsense, which is the same to us.
 async fn receive(
     link: impl AsyncRead + Unpin,
@@ -142,8 +148,8 @@ async fn receive(
     inlets: HashMap<Stream, mpsc::Sender<Bytes>>,
     traffic: Arc<Traffic>,
 ) {
-    let mut link = BufReader::with_capacity(256 << 10, link);
-    let mut inlets = inlets;
+    let (mut link, mut inlets) = (link, inlets);
+    let buffers = Buffers::new(BUFFER, BUFFERS);
     loop {
         let mut header = [0; FRAME_HEADER];
         if link.read_exact(&mut header).await.is_err() {
@@ -153,14 +159,11 @@ async fn receive(
             Ok(header) => header,
             Err(error) => return tracing::warn!(%error, "peer sent a frame that makes no sense"),
         };
-        let mut payload = vec![0; header.length() as usize];
-        if link.read_exact(&mut payload).await.is_err() {
-            return;
-        }
+        let Ok(payload) = read_payload(&mut link, header.length() as usize, &buffers).await else { return };
         traffic.count(header);
         match header {
             FrameHeader::Control(_) => {
-                if heard.send(payload.into()).await.is_err() {
+                if heard.send(payload).await.is_err() {
                     return;
                 }
             }
@@ -168,7 +171,7 @@ async fn receive(
             FrameHeader::Data(stream, _) => {
                 // A stream that nobody wants any more is read over, so that messages behind it are still heard.
                 if let Some(inlet) = inlets.get(&stream)
-                    && inlet.send(payload.into()).await.is_err()
+                    && inlet.send(payload).await.is_err()
                 {
                     inlets.remove(&stream);
                 }
@@ -177,11 +180,23 @@ async fn receive(
     }
 }
 
+async fn read_payload(link: &mut (impl AsyncRead + Unpin), length: usize, buffers: &Buffers) -> io::Result<Bytes> {
+    if (SMALL..=BUFFER).contains(&length) {
+        let mut buffer = buffers.take();
+        link.read_exact(&mut buffer[..length]).await?;
+        return Ok(buffer.share(0..length));
+    }
+    let mut payload = vec![0; length];
+    link.read_exact(&mut payload).await?;
+    Ok(payload.into())
+}
+
 /// The sending end of a stream. `finish` must be called at its end; dropped without, the peer hears no end.
 #[derive(Debug)]
 pub(crate) struct StreamSender {
     stream: Stream,
     outgoing: mpsc::Sender<Frame>,
+    pace: Arc<Pace>,
 }
 
 impl StreamSender {
@@ -190,10 +205,10 @@ impl StreamSender {
     /// # Errors
     /// When the link is broken.
     pub fn finish(self) -> io::Result<()> {
-        self.send(Bytes::new())
+        self.send_frame(Bytes::new())
     }
 
-    fn send(&self, payload: Bytes) -> io::Result<()> {
+    fn send_frame(&self, payload: Bytes) -> io::Result<()> {
         let length = u32::try_from(payload.len()).expect("cut to the bound");
         let frame = (FrameHeader::Data(self.stream, length), payload);
         self.outgoing.blocking_send(frame).map_err(|_| io::ErrorKind::BrokenPipe.into())
@@ -204,13 +219,26 @@ impl Write for StreamSender {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let piece = &bytes[..bytes.len().min(MAX_DATA as usize)];
         if !piece.is_empty() {
-            self.send(Bytes::copy_from_slice(piece))?;
+            self.send_frame(Bytes::copy_from_slice(piece))?;
         }
         Ok(piece.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+impl Outlet for StreamSender {
+    fn send(&mut self, mut piece: Bytes) -> io::Result<()> {
+        while !piece.is_empty() {
+            self.send_frame(piece.split_to(piece.len().min(MAX_DATA as usize)))?;
+        }
+        Ok(())
+    }
+
+    fn rate(&self) -> LinkRate {
+        self.pace.rate()
     }
 }
 
@@ -224,6 +252,15 @@ pub(crate) struct ChannelReader {
 impl ChannelReader {
     pub fn new(pieces: mpsc::Receiver<Bytes>) -> Self {
         Self { pieces, piece: Bytes::new() }
+    }
+}
+
+impl Iterator for ChannelReader {
+    type Item = Bytes;
+
+    /// What is left of the piece that is being read, or the next one.
+    fn next(&mut self) -> Option<Bytes> {
+        if self.piece.is_empty() { self.pieces.blocking_recv() } else { Some(std::mem::take(&mut self.piece)) }
     }
 }
 
@@ -243,6 +280,8 @@ impl Read for ChannelReader {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncWriteExt;
+
     use super::*;
 
     fn pair() -> (Link, Link) {
@@ -283,6 +322,31 @@ mod tests {
             sent += 1;
         }
         assert!(sent < 1000, "a thousand messages went to nobody");
+    }
+
+    #[tokio::test]
+    async fn a_bound_holds_and_messages_overtake_what_it_holds_up() {
+        const LENGTH: usize = 1 << 20;
+        let (a, b) = tokio::io::duplex(1 << 16);
+        let begun = std::time::Instant::now();
+        let source = Link::capped(a, Arc::default(), Some(Bandwidth(50_000_000)));
+        let mut target = Link::new(b, Arc::default());
+        let out = source.sender(Stream::Upper);
+        let frame = (FrameHeader::Data(Stream::Upper, LENGTH as u32), Bytes::from(vec![7; LENGTH]));
+        out.outgoing.send(frame).await.unwrap();
+        let mut input = target.take_stream(Stream::Upper).unwrap();
+        let mut received = input.pieces.recv().await.unwrap().len();
+        assert!(source.send(b"word".to_vec(), PATIENCE).await);
+        assert_eq!(target.receive().await.unwrap(), "word");
+        while let Ok(piece) = input.pieces.try_recv() {
+            received += piece.len();
+        }
+        assert!(received < LENGTH / 2, "{received} came before the message");
+        while received < LENGTH {
+            received += input.pieces.recv().await.unwrap().len();
+        }
+        // It may take longer on a busy machine, and never less: 50 Mbit/s but for the last piece.
+        assert!(begun.elapsed().as_secs_f64() > (LENGTH - (64 << 10)) as f64 / 6_250_000.0);
     }
 
     #[tokio::test]

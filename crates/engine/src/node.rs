@@ -11,7 +11,7 @@ use drover_container::{Layout, Runc, criu};
 use drover_disk::{Image, ImageError, ImageStore};
 use drover_model::{
     Bytes, ContainerRecord, ContainerState, ContainerStats, Digest, Explained, MigrationId, MigrationState, NodeInfo,
-    NodeName, Phase,
+    NodeName, PageCount, Phase, Round,
 };
 use drover_protocol::Source;
 use drover_sys::cgroup::Hierarchies;
@@ -106,6 +106,8 @@ pub(crate) struct Inner {
     journal: Mutex<Journal>,
     arrivals: Mutex<Arrivals>,
     migrations: Mutex<Vec<Leaving>>,
+    /// What pauses took on the way to other nodes when nothing was left to be sent.
+    fixed_parts: Mutex<HashMap<NodeName, Duration>>,
 }
 
 /// Runs what blocks on a thread that may.
@@ -136,6 +138,18 @@ pub(crate) fn fresh_id<const N: usize>() -> String {
 }
 
 impl Inner {
+    /// What a pause takes on the way to a node when nothing is left to be sent, if that was seen.
+    pub(crate) fn fixed_part(&self, to: &NodeName) -> Option<Duration> {
+        lock(&self.fixed_parts).get(to).copied()
+    }
+
+    /// Learns it from a pause in which so many pages crossed.
+    pub(crate) fn learn_fixed_part(&self, to: &NodeName, rounds: &[Round], last: PageCount, pause: Duration) {
+        let mut known = lock(&self.fixed_parts);
+        let learnt = drover_protocol::learn_fixed(known.get(to).copied(), rounds, last, pause);
+        known.insert(to.clone(), learnt);
+    }
+
     pub fn journal(&self) -> MutexGuard<'_, Journal> {
         lock(&self.journal)
     }
@@ -234,6 +248,7 @@ impl Node {
             hierarchies,
             arrivals: Mutex::default(),
             migrations: Mutex::default(),
+            fixed_parts: Mutex::default(),
             config: Config { name, state, run, uplink, pool, peers, tls, program, cgroup_base },
         }))
     }

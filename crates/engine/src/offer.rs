@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use drover_api::MigrateRequest;
 use drover_container::criu;
-use drover_model::{ContainerState, Explained, MigrationState, Mode, NodeName};
+use drover_model::{ContainerState, Explained, MigrationState, NodeName, Settings};
 use drover_protocol::{Offer, Source};
 
 use crate::clock::moment;
@@ -39,21 +39,22 @@ impl Inner {
             return Err(NodeError::conflict(format!("{attempt}: it is {}", container.state()), "start it first"));
         }
         let (own, owner) = (Arc::clone(&container), Arc::clone(inner));
-        let mode = request.mode;
+        let settings = request.settings;
         let to = peer.name.clone();
-        let offer = blocking(move || owner.offer(&own, &to, mode)).await;
+        let offer = blocking(move || owner.offer(&own, &to, settings)).await;
         let offer = offer.map_err(|why| {
             NodeError::Failed(Explained { reason: format!("{attempt}: {}", why.reason), hint: why.hint })
         })?;
         let id = offer.migration.clone();
-        let machine = Source::new(moment(), inner.config.name.clone(), peer.name.clone(), offer);
+        let machine =
+            Source::new(moment(), inner.config.name.clone(), peer.name.clone(), offer, inner.fixed_part(&peer.name));
         Ok(inner.lead(container, peer, id, machine, operation))
     }
 }
 
 impl Inner {
     /// What is offered to the target, with the beginning in the journal.
-    fn offer(&self, container: &Container, to: &NodeName, mode: Mode) -> Result<Offer, Explained> {
+    fn offer(&self, container: &Container, to: &NodeName, settings: Settings) -> Result<Offer, Explained> {
         refuse_strangers(container)?;
         let (major, minor, _) = criu::version().map_err(|error| failure("cannot checkpoint on this node", &error))?;
         let usage = container.cgroup.stats().map_err(|error| failure("cannot measure the container", &error))?;
@@ -64,7 +65,7 @@ impl Inner {
             generation: stored.generation + 1,
             restarts: stored.restarts,
             started_at: stored.started_at,
-            mode,
+            settings,
             criu: format!("{major}.{minor}"),
             kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
             architecture: std::env::consts::ARCH.to_owned(),

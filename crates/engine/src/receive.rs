@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use crate::arrival::Arrival;
 use crate::clock::{instant, moment};
 use crate::error::failure;
+use crate::following::Following;
 use crate::journal::{Entry, Mark};
 use crate::lead::{TICK, sleep_until};
 use crate::link::{Link, PATIENCE, Traffic};
@@ -35,8 +36,12 @@ struct Session {
     arrival: Option<Arc<Mutex<Arrival>>>,
     link: Option<Link>,
     traffic: Arc<Traffic>,
+    following: Following,
     resumed: mpsc::Receiver<Resumed>,
     resume: mpsc::Sender<Resumed>,
+    /// What happens of itself, beside the steps.
+    events: mpsc::Sender<TargetInput>,
+    happened: mpsc::Receiver<TargetInput>,
 }
 
 /// Serves a link from `peer` to its end: a new migration, or the rest of one whose link broke.
@@ -87,6 +92,7 @@ async fn resume(inner: &Arc<Inner>, peer: &NodeName, migration: MigrationId, res
 /// Waits for the verdict on a container that a restarted agent found promised.
 pub(crate) async fn await_verdict(inner: Arc<Inner>, entry: Entry, arrival: Arrival) {
     let mut session = Session::new(Arc::clone(&inner), entry.peer, None, Arc::default());
+    session.following.of(arrival.container());
     session.arrival = Some(Arc::new(Mutex::new(arrival)));
     session.begin_migration(entry.migration);
     session.run(Target::recovered(inner.config.name.clone()), None).await;
@@ -95,7 +101,21 @@ pub(crate) async fn await_verdict(inner: Arc<Inner>, entry: Entry, arrival: Arri
 impl Session {
     fn new(inner: Arc<Inner>, peer: NodeName, link: Option<Link>, traffic: Arc<Traffic>) -> Self {
         let (resume, resumed) = mpsc::channel(1);
-        Self { inner, peer, migration: None, arrival: None, link, traffic, resumed, resume }
+        let (events, happened) = mpsc::channel(1);
+        let following = Following::default();
+        Self {
+            inner,
+            peer,
+            migration: None,
+            arrival: None,
+            link,
+            traffic,
+            following,
+            resumed,
+            resume,
+            events,
+            happened,
+        }
     }
 
     fn begin_migration(&mut self, migration: MigrationId) {
@@ -125,6 +145,7 @@ impl Session {
                             link.send(encode(&message), PATIENCE).await;
                         }
                     }
+                    TargetOutput::AwaitArrival => self.following.await_arrival(&self.peer, self.events.clone()),
                     TargetOutput::Finish(runs) => return self.finish(runs).await,
                     step => busy = self.begin(step, &mut machine, done.clone()).await,
                 }
@@ -132,12 +153,14 @@ impl Session {
                     queue.push_back(output);
                 }
             }
+            self.following.show(self.link.is_some());
             let deadline = machine.deadline().map(instant);
             let input = tokio::select! {
                 Some(result) = steps.recv() => {
                     busy = false;
                     result
                 }
+                Some(event) = self.happened.recv() => event,
                 heard = hear(&mut self.link) => {
                     if heard == TargetInput::LinkLost {
                         // Whoever waits for bytes of a stream hears its end with the link's.
@@ -148,6 +171,11 @@ impl Session {
                 Some(resumed) = self.resumed.recv() => {
                     self.link = Some(resumed.link);
                     self.traffic = resumed.traffic;
+                    if machine.may_follow()
+                        && let Some(relay) = self.following.relay(self.link.as_ref())
+                    {
+                        relay.begin();
+                    }
                     TargetInput::Reconnected(resumed.verdict)
                 }
                 () = sleep_until(deadline) => TargetInput::DeadlinePassed,
@@ -187,7 +215,10 @@ impl Session {
                     _ => TargetInput::StepFailed(gone),
                 })
             }
-            TargetOutput::Restore => Box::new(on(Arrival::restore, TargetInput::Restored)),
+            TargetOutput::Restore => {
+                let relay = self.following.relay(self.link.as_ref());
+                Box::new(on(move |arrival| arrival.restore(relay), TargetInput::Restored))
+            }
             TargetOutput::RecordPromise => {
                 let record = self.recorder(Mark::Promised);
                 Box::new(move |_| result(record(), TargetInput::PromiseRecorded))
@@ -218,7 +249,7 @@ impl Session {
                     TargetInput::Discarded
                 })
             }
-            TargetOutput::Send(_) | TargetOutput::Finish(_) => return false,
+            TargetOutput::Send(_) | TargetOutput::AwaitArrival | TargetOutput::Finish(_) => return false,
         };
         let arrival = self.arrival.clone();
         tokio::task::spawn_blocking(move || {
@@ -233,7 +264,10 @@ impl Session {
 
     /// Takes up an arrival whose place is ready, and begins to receive it.
     fn take(&mut self, mut arrival: Arrival, image_missing: bool) -> TargetInput {
-        let begun = self.link.as_ref().map_or(Ok(()), |link| arrival.begin_receiving(link));
+        let events = self.events.clone();
+        let stored = move || drop(events.blocking_send(TargetInput::RoundStored));
+        let begun = self.link.as_ref().map_or(Ok(()), |link| arrival.begin_receiving(link, stored));
+        self.following.of(arrival.container());
         self.arrival = Some(Arc::new(Mutex::new(arrival)));
         result(begun, TargetInput::Prepared { image_missing })
     }

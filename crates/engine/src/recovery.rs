@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use drover_model::{ContainerState, RestartPolicy};
+use drover_model::{Compression, ContainerState, RestartPolicy};
 use drover_protocol::Source;
 
 use crate::arrival::Arrival;
@@ -83,7 +83,7 @@ impl Inner {
                 let inner = Arc::clone(self);
                 // Whoever froze it is gone without a decision.
                 let thawed = blocking(move || {
-                    let mut departure = Departure::new(inner, own);
+                    let mut departure = Departure::new(inner, own, Compression::None);
                     let thawed = departure.thaw();
                     departure.clean_up();
                     thawed

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
@@ -14,7 +14,8 @@ use rustix::io::Errno;
 
 use crate::mappings::inside;
 use crate::objects::Mapping;
-use crate::stream::{Description, StreamError};
+use crate::record::Description;
+use crate::stream::StreamError;
 
 /// Why shared memory is not where it belongs.
 #[derive(Debug, thiserror::Error)]
@@ -110,23 +111,8 @@ impl Arrived {
         self.pieces.get(&id).map(|piece| &piece.file)
     }
 
-    pub(crate) fn content(
-        &mut self,
-        id: u64,
-        mut at: u64,
-        mut left: u64,
-        input: &mut impl Read,
-        buffer: &mut [u8],
-    ) -> Result<(), StreamError> {
-        let piece = self.piece(id)?;
-        while left > 0 {
-            let most = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
-            input.read_exact(&mut buffer[..most])?;
-            piece.file.write_all_at(&buffer[..most], at)?;
-            at += most as u64;
-            left -= most as u64;
-        }
-        Ok(())
+    pub(crate) fn content(&mut self, id: u64, at: u64, content: &[u8]) -> Result<(), StreamError> {
+        Ok(self.piece(id)?.file.write_all_at(content, at)?)
     }
 
     pub(crate) fn zero(&mut self, id: u64, at: u64, length: u64) -> Result<(), StreamError> {
@@ -235,7 +221,7 @@ mod tests {
         arrived.describe(begun.clone()).unwrap();
         arrived.describe(description(8, PAGE, 0)).unwrap();
         let content = [5; 4 * PAGE as usize];
-        arrived.content(7, 3 * PAGE, 4 * PAGE, &mut &content[..], &mut [0; 1000]).unwrap();
+        arrived.content(7, 3 * PAGE, &content).unwrap();
         arrived.zero(7, 4 * PAGE, PAGE).unwrap();
         arrived.describe(Description { last: true, ..begun.clone() }).unwrap();
         arrived.finish();

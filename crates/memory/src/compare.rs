@@ -1,8 +1,7 @@
-//! Comparing a file with what is known of it by hashes, block by block.
+//! Comparing a file with what is known of it by the names of its pages, block by block.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::num::NonZero;
 use std::ops::Range;
@@ -11,39 +10,20 @@ use std::os::unix::fs::FileExt;
 use drover_model::PageCount;
 use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
-use twox_hash::XxHash3_128;
+
+use crate::hash::{Names, ZEROS};
 
 const PAGE: u64 = PageCount::PAGE;
 /// The pages that are looked at together.
 pub const BLOCK: u64 = 64;
 pub const BLOCK_BYTES: usize = (BLOCK * PAGE) as usize;
 
-/// The hashes of a block's pages.
-pub type Hashes = [u128; BLOCK as usize];
-
-/// A hash that nobody can foresee.
-#[derive(Debug, Clone, Copy)]
-pub struct Hash {
-    seed: u64,
-    /// Of a page of zeros.
-    pub zero: u128,
-}
-
-impl Hash {
-    pub fn new() -> Self {
-        // The standard library takes its keys from the kernel.
-        let seed = RandomState::new().build_hasher().finish();
-        Self { seed, zero: XxHash3_128::oneshot_with_seed(seed, &[0; PAGE as usize]) }
-    }
-
-    pub fn of(self, page: &[u8]) -> u128 {
-        XxHash3_128::oneshot_with_seed(self.seed, page)
-    }
-}
+/// The names of a block's pages.
+pub type BlockNames = [u128; BLOCK as usize];
 
 /// The blocks that have data now, or of which the target has some.
-pub fn blocks(file: &File, hashes: &BTreeMap<u64, Box<Hashes>>) -> io::Result<BTreeSet<u64>> {
-    let mut blocks: BTreeSet<u64> = hashes.keys().copied().collect();
+pub fn blocks(file: &File, known: &BTreeMap<u64, Box<BlockNames>>) -> io::Result<BTreeSet<u64>> {
+    let mut blocks: BTreeSet<u64> = known.keys().copied().collect();
     let mut at = 0;
     loop {
         match seek(file, SeekFrom::Data(at)) {
@@ -60,18 +40,18 @@ pub fn blocks(file: &File, hashes: &BTreeMap<u64, Box<Hashes>>) -> io::Result<BT
 
 /// Which pages of these blocks are not as the target has them.
 pub fn differing<'a>(
-    hash: &Hash,
+    names: Names,
     file: &File,
-    hashes: &BTreeMap<u64, Box<Hashes>>,
+    known: &BTreeMap<u64, Box<BlockNames>>,
     blocks: impl IntoIterator<Item = &'a u64>,
 ) -> io::Result<Vec<Range<u64>>> {
     let mut buffer = vec![0; BLOCK_BYTES];
     let mut differ = Vec::new();
     for block in blocks {
         read(file, block * BLOCK * PAGE, &mut buffer)?;
-        let theirs = hashes.get(block);
+        let theirs = known.get(block);
         for (page, index) in buffer.chunks(PAGE as usize).zip(0..) {
-            if hash.of(page) != theirs.map_or(hash.zero, |hashes| hashes[index as usize]) {
+            if names.of_page(page) != theirs.map_or(ZEROS, |theirs| theirs[index as usize]) {
                 let number = block * BLOCK + index;
                 differ.push(number..number + 1);
             }
@@ -82,9 +62,9 @@ pub fn differing<'a>(
 
 /// The same by all processors.
 pub fn differing_in_parallel(
-    hash: &Hash,
+    names: Names,
     file: &File,
-    hashes: &BTreeMap<u64, Box<Hashes>>,
+    known: &BTreeMap<u64, Box<BlockNames>>,
     blocks: &[u64],
 ) -> io::Result<Vec<Range<u64>>> {
     /// Less than this, in blocks, is not worth a thread.
@@ -93,7 +73,7 @@ pub fn differing_in_parallel(
     let share = blocks.len().div_ceil(threads).max(SHARE);
     std::thread::scope(|scope| {
         let looking: Vec<_> =
-            blocks.chunks(share).map(|blocks| scope.spawn(move || differing(hash, file, hashes, blocks))).collect();
+            blocks.chunks(share).map(|blocks| scope.spawn(move || differing(names, file, known, blocks))).collect();
         let mut differ = Vec::new();
         for looked in looking {
             differ.extend(looked.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);

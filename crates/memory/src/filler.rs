@@ -9,6 +9,7 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::{Duration, Instant};
 
 use drover_model::PageCount;
 use drover_sys::map::Content;
@@ -18,8 +19,10 @@ use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
+use crate::following::{HEADER, Relay};
 use crate::pieces::Pieces;
-use crate::store::Stored;
+use crate::stored::Stored;
+use crate::wishes::Wishes;
 
 /// Why pages cannot be brought any more.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +30,9 @@ pub enum FillError {
     /// The socket to CRIU.
     #[error("cannot speak with criu about missing pages")]
     Criu(#[source] io::Error),
+    /// The socket to the agent.
+    #[error("cannot hear the agent that brings pages from the source")]
+    Agent(#[source] io::Error),
     /// The pages themselves.
     #[error("cannot read the stored pages")]
     Content(#[source] io::Error),
@@ -52,6 +58,8 @@ const STRIDE: u64 = 1 << 20;
 /// How much is brought around a page that somebody waits for, in bytes.
 const AROUND: u64 = 64 << 10;
 
+/// How long the kernel may take to tell of mappings that have changed.
+const EVENT_COMES: Duration = Duration::from_secs(30);
 const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 
 /// One process.
@@ -59,14 +67,37 @@ const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 struct Process {
     id: u64,
     faults: Userfaultfd,
+    /// What is in the store and not in the process yet.
     missing: Pieces,
-    /// Pages of zeros that somebody waits for and that could not be put there while the mappings were changing.
+    /// What is on the source alone; the slots are the numbers of the pages there.
+    awaited: Pieces,
+    /// Pages that somebody waits for and that could not be put there while the mappings were changing.
     waiting: Vec<u64>,
+    /// Since when its mappings have been changing, with no word about how.
+    changing: Option<Instant>,
 }
 
 impl Process {
     fn is_served(&self) -> bool {
-        self.missing.is_empty() && self.waiting.is_empty()
+        self.missing.is_empty() && self.awaited.is_empty() && self.waiting.is_empty()
+    }
+
+    /// Its mappings are changing. An event that never comes would leave a page out for ever.
+    fn await_event(&mut self) -> Result<(), FillError> {
+        let since = *self.changing.get_or_insert_with(Instant::now);
+        if since.elapsed() < EVENT_COMES {
+            return Ok(());
+        }
+        Err(FillError::Fill(
+            self.id,
+            io::Error::new(io::ErrorKind::TimedOut, "its mappings have changed without a word"),
+        ))
+    }
+
+    /// Its address space has gone.
+    fn forget(&mut self) {
+        (self.missing, self.awaited) = Default::default();
+        self.waiting.clear();
     }
 }
 
@@ -76,9 +107,20 @@ pub struct Filler {
     stored: Stored,
     content: Content,
     processes: Vec<Process>,
+    wishes: Wishes,
     /// Whether a process has forked: its child needs the same pages.
     shared: bool,
     filled: Filled,
+    buffer: Vec<u8>,
+}
+
+/// What may be waited for at once.
+#[derive(Debug, Default)]
+struct Happened {
+    criu: bool,
+    agent: bool,
+    relay: bool,
+    processes: Vec<usize>,
 }
 
 impl Filler {
@@ -90,56 +132,94 @@ impl Filler {
         let length = usize::try_from(stored.slots * PAGE).map_err(|_| io::ErrorKind::FileTooLarge);
         let content = length.map_err(io::Error::from).and_then(|length| Content::of(&stored.content, length));
         let content = content.map_err(FillError::Content)?;
-        Ok(Self { stored, content, processes: Vec::new(), shared: false, filled: Filled::default() })
+        let wishes = Wishes::new(stored.awaited.clone());
+        let (processes, filled, buffer) = (Vec::new(), Filled::default(), vec![0; Relay::LONGEST]);
+        Ok(Self { stored, content, processes, wishes, shared: false, filled, buffer })
     }
 
     /// Accepts CRIU's connection and serves until every page is where it belongs. Before CRIU has finished nobody gets
-    /// a page that nobody waits for: it is still arranging the mappings.
+    /// a page that nobody waits for: it is still arranging the mappings. What is on the source alone comes over the
+    /// newest of the relays that connect to `agents`; each of them hears when nothing is.
     ///
     /// # Errors
     /// When CRIU breaks off before it has finished, or a process's memory cannot be filled.
-    pub fn serve(mut self, listener: &UnixListener) -> Result<Filled, FillError> {
-        let (mut criu, _) = listener.accept().map_err(FillError::Criu)?;
+    pub fn serve(mut self, criu: &UnixListener, agents: &OwnedFd) -> Result<Filled, FillError> {
+        let (mut criu, _) = criu.accept().map_err(FillError::Criu)?;
         let mut finished = false;
-        while !finished {
-            let hurry = self.processes.iter().any(|process| !process.waiting.is_empty());
-            let (speaks, waits) = self.wait(Some(&criu), hurry.then_some(&NOW))?;
-            if speaks {
+        while !(finished && self.processes.iter().all(Process::is_served)) {
+            let busy = self.processes.iter().any(|process| !process.waiting.is_empty())
+                || finished && self.processes.iter().any(|process| !process.missing.is_empty());
+            let happened = self.wait((!finished).then_some(&criu), agents, busy.then_some(&NOW))?;
+            if happened.criu {
                 finished = self.hear(&mut criu)?;
             }
-            for index in waits {
+            if happened.agent {
+                self.wishes.take_relay(agents).map_err(FillError::Agent)?;
+            }
+            for index in happened.processes {
                 self.answer(index)?;
             }
-        }
-        while !self.processes.iter().all(Process::is_served) {
-            let (_, waits) = self.wait(None, Some(&NOW))?;
-            for index in waits {
-                self.answer(index)?;
+            if happened.relay {
+                self.take_in()?;
             }
-            if let Some(index) = self.processes.iter().position(|process| !process.missing.is_empty()) {
-                self.go_on(index)?;
+            if finished {
+                if let Some(index) = self.processes.iter().position(|process| !process.missing.is_empty()) {
+                    self.go_on(index)?;
+                }
+                let processes = &self.processes;
+                self.wishes.go_on(|id, page| {
+                    processes.iter().any(|process| process.id == id && process.awaited.find(page).is_some())
+                });
+            }
+            if self.nothing_follows(finished) {
+                self.wishes.dismiss();
             }
         }
         // Closing the descriptors leaves what is missing now, which is zero, to the kernel.
         Ok(self.filled)
     }
 
-    /// Whether CRIU has something to say, and the processes that something happened in.
-    fn wait(&self, criu: Option<&UnixStream>, limit: Option<&Timespec>) -> Result<(bool, Vec<usize>), FillError> {
+    /// Whether no page is on the source alone.
+    fn nothing_follows(&self, finished: bool) -> bool {
+        match finished {
+            true => self.processes.iter().all(|process| process.awaited.is_empty()),
+            // Not all processes are there yet.
+            false => self.stored.awaited.values().all(Pieces::is_empty),
+        }
+    }
+
+    /// Waits until something has happened, at most as long as `limit`.
+    fn wait(
+        &self,
+        criu: Option<&UnixStream>,
+        agents: &OwnedFd,
+        limit: Option<&Timespec>,
+    ) -> Result<Happened, FillError> {
         let mut waiting: Vec<PollFd<'_>> =
             self.processes.iter().map(|process| PollFd::new(&process.faults, PollFlags::IN)).collect();
-        if let Some(criu) = criu {
+        waiting.push(PollFd::new(agents, PollFlags::IN));
+        // Of those that may not be there, what is behind them must be found all the same.
+        let relay = self.wishes.relay().map(|relay| {
+            waiting.push(PollFd::new(relay, PollFlags::IN));
+            waiting.len() - 1
+        });
+        let criu = criu.map(|criu| {
             waiting.push(PollFd::new(criu, PollFlags::IN));
-        }
+            waiting.len() - 1
+        });
         match poll(&mut waiting, limit) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(FillError::Criu(error.into())),
         }
-        let happened: Vec<bool> = waiting.iter().map(|one| !one.revents().is_empty()).collect();
-        let speaks = criu.is_some() && happened.last() == Some(&true);
-        let again = |index: &usize| happened[*index] || !self.processes[*index].waiting.is_empty();
-        let waits = (0..self.processes.len()).filter(again).collect();
-        Ok((speaks, waits))
+        let is = |index: usize| !waiting[index].revents().is_empty();
+        let count = self.processes.len();
+        let again = |index: &usize| is(*index) || !self.processes[*index].waiting.is_empty();
+        Ok(Happened {
+            criu: criu.is_some_and(is),
+            agent: is(count),
+            relay: relay.is_some_and(is),
+            processes: (0..count).filter(again).collect(),
+        })
     }
 
     /// One message of CRIU; whether it was the last.
@@ -150,14 +230,10 @@ impl Filler {
             return Ok(true);
         }
         if let Ok(id @ 1..) = u64::try_from(i32::from_ne_bytes(word)) {
-            let faults = receive(criu).map_err(FillError::Criu)?;
+            let faults = Userfaultfd::from_descriptor(receive(criu).map_err(FillError::Criu)?);
             let missing = self.stored.processes.get(&id).cloned().unwrap_or_default();
-            self.processes.push(Process {
-                id,
-                faults: Userfaultfd::from_descriptor(faults),
-                missing,
-                waiting: Vec::new(),
-            });
+            let awaited = self.stored.awaited.get(&id).cloned().unwrap_or_default();
+            self.processes.push(Process { id, faults, missing, awaited, waiting: Vec::new(), changing: None });
         }
         Ok(false)
     }
@@ -167,7 +243,11 @@ impl Filler {
         let failed = |id| move |error| FillError::Fill(id, error);
         loop {
             let process = &mut self.processes[index];
-            match process.faults.event().map_err(failed(process.id))? {
+            let event = process.faults.event().map_err(failed(process.id))?;
+            if event.is_some() {
+                process.changing = None;
+            }
+            match event {
                 None => {
                     for address in std::mem::take(&mut process.waiting) {
                         self.bring_around(index, address)?;
@@ -180,13 +260,20 @@ impl Filler {
                 }
                 // The child lacks what its parent lacks.
                 Some(Event::Fork(faults)) => {
-                    let missing = process.missing.clone();
-                    let child = Process { id: process.id, faults, missing, waiting: Vec::new() };
+                    let (missing, awaited) = (process.missing.clone(), process.awaited.clone());
+                    let child =
+                        Process { id: process.id, faults, missing, awaited, waiting: Vec::new(), changing: None };
                     self.processes.push(child);
                     self.shared = true;
                 }
-                Some(Event::Remap { from, to, length }) => process.missing.shift(from..from + length, to),
-                Some(Event::Remove { start, end } | Event::Unmap { start, end }) => process.missing.remove(start..end),
+                Some(Event::Remap { from, to, length }) => {
+                    process.missing.shift(from..from + length, to);
+                    process.awaited.shift(from..from + length, to);
+                }
+                Some(Event::Remove { start, end } | Event::Unmap { start, end }) => {
+                    process.missing.remove(start..end);
+                    process.awaited.remove(start..end);
+                }
             }
         }
     }
@@ -194,18 +281,22 @@ impl Filler {
     /// Brings the page that somebody waits for, and some behind it.
     fn bring_around(&mut self, index: usize, address: u64) -> Result<(), FillError> {
         let process = &mut self.processes[index];
-        match process.missing.at(address) {
-            Some((_, end)) => self.bring(index, address..end.min(address + AROUND)),
-            // Nothing was ever written there, or it was given back; or another thread's wait has brought it meanwhile.
-            None => match process.faults.zero(address, PAGE) {
-                Ok(_) => Ok(()),
-                Err(error) if Errno::from_io_error(&error) == Some(Errno::AGAIN) => {
-                    process.waiting.push(address);
-                    Ok(())
-                }
-                Err(error) if settled(&error) => Ok(()),
-                Err(error) => Err(FillError::Fill(process.id, error)),
-            },
+        if let Some((_, end)) = process.missing.at(address) {
+            return self.bring(index, address..end.min(address + AROUND));
+        }
+        if let Some((page, end)) = process.awaited.at(address) {
+            self.wishes.hurry(process.id, page * PAGE, end - address);
+            return Ok(());
+        }
+        // Nothing was ever written there, or it was given back; or another thread's wait has brought it meanwhile.
+        match process.faults.zero(address, PAGE) {
+            Ok(_) => Ok(()),
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::AGAIN) => {
+                process.waiting.push(address);
+                Ok(())
+            }
+            Err(error) if settled(&error) => Ok(()),
+            Err(error) => Err(FillError::Fill(process.id, error)),
         }
     }
 
@@ -218,32 +309,24 @@ impl Filler {
     /// Brings pages that are in one piece.
     fn bring(&mut self, index: usize, range: Range<u64>) -> Result<(), FillError> {
         let process = &mut self.processes[index];
-        let (mut at, mut length) = (range.start, range.end - range.start);
+        let mut at = range.start;
         while at < range.end {
             let Some((slot, _)) = process.missing.at(at) else { return Ok(()) };
             let offset = (slot * PAGE) as usize;
-            let bytes = &self.content.bytes()[offset..offset + length as usize];
-            let done = match process.faults.copy(at, bytes) {
-                Ok(done) => {
-                    self.filled.pages += done / PAGE;
-                    done
+            let bytes = &self.content.bytes()[offset..offset + (range.end - at) as usize];
+            let done = match place(&process.faults, at, Some(bytes)) {
+                Ok(Placed::Done(length)) => {
+                    process.changing = None;
+                    self.filled.pages += length / PAGE;
+                    length
                 }
-                Err(error) => match Errno::from_io_error(&error) {
-                    // The mappings are changing: the event that says how comes first.
-                    Some(Errno::AGAIN) => return Ok(()),
-                    Some(Errno::SRCH) => {
-                        process.missing = Pieces::default();
-                        return Ok(());
-                    }
-                    // The range may reach over the end of a mapping: the smaller, the sooner it does not.
-                    Some(Errno::NOENT) if length > PAGE => {
-                        length = (length / 2).next_multiple_of(PAGE);
-                        continue;
-                    }
-                    // The page is there, or there is no place for it any more.
-                    Some(Errno::EXIST | Errno::NOENT) => PAGE,
-                    _ => return Err(FillError::Fill(process.id, error)),
-                },
+                Ok(Placed::Needless) => PAGE,
+                Ok(Placed::Later) => return process.await_event(),
+                Ok(Placed::Gone) => {
+                    process.forget();
+                    return Ok(());
+                }
+                Err(error) => return Err(FillError::Fill(process.id, error)),
             };
             process.missing.remove(at..at + done);
             if !self.shared {
@@ -252,9 +335,78 @@ impl Filler {
                 let _ = fallocate(&self.stored.content, hole, offset as u64, done);
             }
             at += done;
-            length = (range.end - at).min(length);
         }
         Ok(())
+    }
+
+    /// Takes in what has come from the source.
+    fn take_in(&mut self) -> Result<(), FillError> {
+        while let Some((wish, length)) = self.wishes.brought(&mut self.buffer) {
+            let content = &self.buffer[HEADER..HEADER + length];
+            for page in 0..u64::from(wish.pages) {
+                let bytes = content.get((page * PAGE) as usize..((page + 1) * PAGE) as usize);
+                let origin = wish.address / PAGE + page;
+                for process in self.processes.iter_mut().filter(|process| process.id == wish.process) {
+                    let Some(address) = process.awaited.find(origin) else { continue };
+                    match place(&process.faults, address, bytes) {
+                        Ok(Placed::Done(_)) => {
+                            process.changing = None;
+                            self.filled.pages += 1;
+                        }
+                        Ok(Placed::Needless) => {}
+                        Ok(Placed::Later) => {
+                            process.await_event()?;
+                            self.wishes.repeat(wish.process, origin * PAGE);
+                            continue;
+                        }
+                        Ok(Placed::Gone) => {
+                            process.forget();
+                            continue;
+                        }
+                        Err(error) => return Err(FillError::Fill(process.id, error)),
+                    }
+                    process.awaited.remove(address..address + PAGE);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What became of pages that were to be put in their place.
+enum Placed {
+    /// So many bytes of them are there.
+    Done(u64),
+    /// The first is there already.
+    Needless,
+    /// The mappings are changing: an event says, or will say, how.
+    Later,
+    /// The process has ended.
+    Gone,
+}
+
+/// Puts pages in their place: this content, or a page of zeros.
+fn place(faults: &Userfaultfd, address: u64, content: Option<&[u8]>) -> io::Result<Placed> {
+    let mut length = content.map_or(PAGE as usize, <[u8]>::len);
+    loop {
+        let done = match content {
+            Some(content) => faults.copy(address, &content[..length]),
+            None => faults.zero(address, PAGE),
+        };
+        let error = match done {
+            Ok(done) => return Ok(Placed::Done(done)),
+            Err(error) => error,
+        };
+        match Errno::from_io_error(&error) {
+            Some(Errno::AGAIN) => return Ok(Placed::Later),
+            Some(Errno::SRCH) => return Ok(Placed::Gone),
+            Some(Errno::EXIST) => return Ok(Placed::Needless),
+            // The range may reach over the end of a mapping: the smaller, the sooner it does not.
+            Some(Errno::NOENT) if length > PAGE as usize => length = (length / 2).next_multiple_of(PAGE as usize),
+            // A mapping that is moved is no longer in its old place before the kernel has told of it.
+            Some(Errno::NOENT) => return Ok(Placed::Later),
+            _ => return Err(error),
+        }
     }
 }
 
@@ -286,14 +438,92 @@ mod tests {
     use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
     use super::*;
-    use crate::store::{KEEP, store};
-    use crate::stream::{Object, PRESENT, StreamWriter};
+    use crate::following::{Wish, listen_for_relays};
+    use crate::inflow::Inflow;
+    use crate::record::{Object, PRESENT};
+    use crate::store::{AWAIT, KEEP, store};
+    use crate::stream::StreamWriter;
 
     const PAGES: u64 = 700;
 
     /// The byte that a page is full of; every tenth page is zero and not in the store.
     fn byte(page: u64) -> u8 {
         if page.is_multiple_of(10) { 0 } else { (page % 251) as u8 + 1 }
+    }
+
+    /// What CRIU says of a process.
+    fn introduce(criu: &mut UnixStream, id: i32, faults: &Userfaultfd) {
+        criu.write_all(&id.to_ne_bytes()).unwrap();
+        let descriptors = [faults.as_fd()];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
+        sendmsg(&*criu, &[io::IoSlice::new(&[0])], &mut ancillary, SendFlags::empty()).unwrap();
+    }
+
+    /// An agent that answers so many wishes, with pages of a byte each, and then is gone. Gives how many it heard, and
+    /// whether it heard that nothing is missing.
+    fn answer_wishes(path: &std::path::Path, start: u64, most: usize) -> (usize, bool) {
+        use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, connect, recv, send, socket};
+        let relay = socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
+        connect(&relay, &SocketAddrUnix::new(path).unwrap()).unwrap();
+        let mut bytes = [0; HEADER];
+        for heard in 0..most {
+            assert_eq!(recv(&relay, &mut bytes[..], RecvFlags::empty()).unwrap().0, HEADER);
+            let wish = Wish::decode(&bytes);
+            if wish == Wish::NOTHING {
+                return (heard, true);
+            }
+            let first = (wish.address - start) / PAGE;
+            for page in first..first + u64::from(wish.pages) {
+                // Zeros are said and not sent.
+                let content = vec![byte(page); if byte(page) == 0 { 0 } else { PAGE as usize }];
+                let header = Wish { process: wish.process, address: start + page * PAGE, pages: 1 }.encode();
+                send(&relay, &[&header[..], &content].concat(), SendFlags::empty()).unwrap();
+            }
+        }
+        (most, false)
+    }
+
+    #[test]
+    fn pages_that_follow_come_even_when_the_link_is_lost_on_the_way() {
+        let memory = Anonymous::new((PAGES * PAGE) as usize).unwrap();
+        let start = memory.address();
+        let directory = tempfile::tempdir().unwrap();
+        let mut bytes = Vec::new();
+        let mut writer = StreamWriter::new(&mut bytes).unwrap();
+        writer.object(Object::Process(9)).unwrap();
+        // What is in the store is old where it follows.
+        writer.run(PRESENT, start, 300).unwrap();
+        for page in 0..300 {
+            writer.content().write_all(&[if page < 200 { byte(page) } else { 99 }; PAGE as usize]).unwrap();
+        }
+        writer.run(KEEP, start, PAGES as u32).unwrap();
+        writer.run(AWAIT, start + 200 * PAGE, (PAGES - 200) as u32).unwrap();
+        writer.end().unwrap();
+        store(directory.path(), &mut Inflow::new(std::iter::once(bytes.into())), || ()).unwrap();
+
+        let faults = Userfaultfd::new().unwrap();
+        faults.agree(feature::EVENT_REMOVE | feature::EVENT_UNMAP | feature::EVENT_REMAP).unwrap();
+        faults.register_missing(start, PAGES * PAGE).unwrap();
+        let listener = UnixListener::bind(directory.path().join("socket")).unwrap();
+        let agents = listen_for_relays(&directory.path().join("agents")).unwrap();
+        let filler = Filler::new(Stored::open(directory.path()).unwrap().unwrap()).unwrap();
+        std::thread::scope(|scope| {
+            let filling = scope.spawn(|| filler.serve(&listener, &agents).unwrap());
+            let mut criu = UnixStream::connect(directory.path().join("socket")).unwrap();
+            introduce(&mut criu, 9, &faults);
+            drop(faults);
+            criu.write_all(&FINISHED.to_ne_bytes()).unwrap();
+            let path = directory.path().join("agents");
+            assert_eq!(answer_wishes(&path, start, 7), (7, false));
+            let answering = scope.spawn(move || answer_wishes(&path, start, usize::MAX));
+            for page in (0..PAGES).rev() {
+                assert_eq!(memory.read((page * PAGE) as usize + 7), byte(page), "page {page}");
+            }
+            assert!(answering.join().unwrap().1, "it hears that nothing is missing");
+            assert_eq!(filling.join().unwrap().pages, PAGES);
+        });
     }
 
     #[test]
@@ -310,7 +540,7 @@ mod tests {
         }
         writer.run(KEEP, start, PAGES as u32).unwrap();
         writer.end().unwrap();
-        store(directory.path(), &bytes[..]).unwrap();
+        store(directory.path(), &mut Inflow::new(std::iter::once(bytes.into())), || ()).unwrap();
 
         let faults = Userfaultfd::new().unwrap();
         faults.agree(feature::EVENT_REMOVE | feature::EVENT_UNMAP | feature::EVENT_REMAP).unwrap();
@@ -318,17 +548,13 @@ mod tests {
         let path = directory.path().join("socket");
         let listener = UnixListener::bind(&path).unwrap();
         let filler = Filler::new(Stored::open(directory.path()).unwrap().unwrap()).unwrap();
+        let agents = listen_for_relays(&directory.path().join("agents")).unwrap();
         std::thread::scope(|scope| {
-            let filling = scope.spawn(|| filler.serve(&listener).unwrap());
+            let filling = scope.spawn(|| filler.serve(&listener, &agents).unwrap());
             // What CRIU does.
             let mut criu = UnixStream::connect(&path).unwrap();
             criu.write_all(&(-3_i32).to_ne_bytes()).unwrap();
-            criu.write_all(&9_i32.to_ne_bytes()).unwrap();
-            let descriptors = [faults.as_fd()];
-            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-            let mut ancillary = SendAncillaryBuffer::new(&mut space);
-            ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
-            sendmsg(&criu, &[io::IoSlice::new(&[0])], &mut ancillary, SendFlags::empty()).unwrap();
+            introduce(&mut criu, 9, &faults);
             // A task closes its own, or nobody would ever leave what is zero to the kernel.
             drop(faults);
             // Somebody waits before CRIU has finished.
@@ -350,11 +576,12 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let mut bytes = Vec::new();
         StreamWriter::new(&mut bytes).unwrap().end().unwrap();
-        store(directory.path(), &bytes[..]).unwrap();
+        store(directory.path(), &mut Inflow::new(std::iter::once(bytes.into())), || ()).unwrap();
         let path = directory.path().join("socket");
         let listener = UnixListener::bind(&path).unwrap();
         drop(UnixStream::connect(&path).unwrap());
+        let agents = listen_for_relays(&directory.path().join("agents")).unwrap();
         let filler = Filler::new(Stored::open(directory.path()).unwrap().unwrap()).unwrap();
-        assert!(matches!(filler.serve(&listener), Err(FillError::Criu(_))));
+        assert!(matches!(filler.serve(&listener, &agents), Err(FillError::Criu(_))));
     }
 }

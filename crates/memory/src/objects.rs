@@ -11,7 +11,7 @@ use drover_sys::shared::{SharedFile, identify};
 use rustix::fs::{SealFlags, fcntl_get_seals};
 
 use crate::mappings::inside;
-use crate::stream::Description;
+use crate::record::Description;
 
 /// The most pieces that are followed; what there is beyond crosses with CRIU.
 const MOST: usize = 4096;

@@ -40,6 +40,24 @@ impl Pieces {
         (address < end).then(|| (piece.slot + (address - start) / PAGE, end))
     }
 
+    /// The address of the page with a slot. It is most often the one that belongs to it from the beginning.
+    pub fn find(&self, slot: u64) -> Option<u64> {
+        let usual = slot * PAGE;
+        if self.at(usual).is_some_and(|(found, _)| found == slot) {
+            return Some(usual);
+        }
+        let mut pieces = self.0.iter().filter(|(_, piece)| (piece.slot..piece.slot + piece.pages).contains(&slot));
+        pieces.next().map(|(start, piece)| start + (slot - piece.slot) * PAGE)
+    }
+
+    /// The first pages at or behind an address: where they begin, and how many.
+    pub fn from(&self, address: u64) -> Option<(u64, u64)> {
+        if let Some((_, end)) = self.at(address) {
+            return Some((address, (end - address) / PAGE));
+        }
+        self.0.range(address..).next().map(|(start, piece)| (*start, piece.pages))
+    }
+
     /// Where the first piece begins behind an address.
     pub fn next_after(&self, address: u64) -> Option<u64> {
         self.0.range(address + 1..).next().map(|(start, _)| *start)

@@ -1,74 +1,13 @@
-//! The page stream: which pages, of what, with which content.
-//!
-//! Format, all numbers little endian: the eight bytes `DRVPAGE1`, then records, each beginning with its kind (`u8`):
-//! 1 object: kind (`u8`: 1 process, 2 shared memory), id (`u64`); the runs that follow belong to it.
-//! 2 run: CRIU's flags (`u32`), address (`u64`), pages (`u32`, at most 2^18); with the flag PRESENT the content follows.
-//! 3 end: total of pages with content (`u64`).
-//! 4 description of shared memory: id (`u64`), flags (`u8`: 1 the last one, 2 may be sealed, 4 of System V), size in
-//!   bytes (`u64`), process (`u64`) and address (`u64`) of a mapping, and its name, behind its length (`u16`, at most 249).
+//! Writing and reading the page stream, whose records `record.rs` describes.
 
 use std::io::{self, Read, Write};
 
 use drover_model::PageCount;
 
-/// What pages belong to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Object {
-    /// The private memory of the process with this id in its own namespace.
-    Process(u64),
-    /// The shared memory with this id in CRIU's images.
-    Shared(u64),
-}
-
-/// Shared memory, as the target must make it. It is described before its first run, and once more in the end if it is to
-/// be kept.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Description {
-    /// The id of its runs.
-    pub id: u64,
-    /// Whether nothing more comes.
-    pub last: bool,
-    /// Whether seals may be set on it.
-    pub sealable: bool,
-    /// Whether it is a segment of System V, which no memfd can stand for.
-    pub system_five: bool,
-    /// How long it is in bytes.
-    pub size: u64,
-    /// A process that has it mapped, by its id in its own namespace.
-    pub process: u64,
-    /// Where that process has a part of it.
-    pub address: u64,
-    /// Its name as a memfd.
-    pub name: Vec<u8>,
-}
-
-/// One record, without the content that follows a run.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Record {
-    /// The runs that follow belong to this.
-    Object(Object),
-    /// Neighbouring pages.
-    Run {
-        /// CRIU's flags of a page map entry: 1 parent, 2 lazy, 4 present.
-        flags: u32,
-        /// The address of the first page.
-        address: u64,
-        /// How many.
-        pages: u32,
-    },
-    /// Shared memory that begins, or ends.
-    Description(Description),
-    /// Nothing follows.
-    End,
-}
-
-/// The flag of a run whose content follows.
-pub const PRESENT: u32 = 4;
-/// The most pages in one run: 1 GiB.
-pub const MAX_RUN: u32 = 1 << 18;
-/// The longest name of a memfd in bytes (`memfd_create(2)`).
-const LONGEST_NAME: usize = 249;
-const MAGIC: &[u8; 8] = b"DRVPAGE1";
+use crate::pack::Algorithm;
+use crate::record::{
+    Description, LONGEST_NAME, MAGIC, MAX_BLOCK, MAX_RUN, Object, PRESENT, Record, Run, put_end, put_object, put_run,
+};
 
 /// A stream that cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -103,12 +42,9 @@ impl<W: Write> StreamWriter<W> {
     /// # Errors
     /// When the stream refuses.
     pub fn object(&mut self, object: Object) -> io::Result<()> {
-        let (kind, id) = match object {
-            Object::Process(id) => (1, id),
-            Object::Shared(id) => (2, id),
-        };
-        self.out.write_all(&[1, kind])?;
-        self.out.write_all(&id.to_le_bytes())
+        let mut record = Vec::new();
+        put_object(&mut record, object);
+        self.out.write_all(&record)
     }
 
     /// A run; with the flag `PRESENT` its content must be written to `content` next.
@@ -119,27 +55,9 @@ impl<W: Write> StreamWriter<W> {
         if flags & PRESENT != 0 {
             self.total += u64::from(pages);
         }
-        self.out.write_all(&[2])?;
-        self.out.write_all(&flags.to_le_bytes())?;
-        self.out.write_all(&address.to_le_bytes())?;
-        self.out.write_all(&pages.to_le_bytes())
-    }
-
-    /// Describes shared memory.
-    ///
-    /// # Errors
-    /// When the stream refuses.
-    pub fn describe(&mut self, description: &Description) -> io::Result<()> {
-        let Description { id, last, sealable, system_five, size, process, address, name } = description;
-        let name = &name[..name.len().min(LONGEST_NAME)];
-        self.out.write_all(&[4])?;
-        self.out.write_all(&id.to_le_bytes())?;
-        self.out.write_all(&[u8::from(*last) | u8::from(*sealable) << 1 | u8::from(*system_five) << 2])?;
-        for number in [size, process, address] {
-            self.out.write_all(&number.to_le_bytes())?;
-        }
-        self.out.write_all(&(name.len() as u16).to_le_bytes())?;
-        self.out.write_all(name)
+        let mut record = Vec::new();
+        put_run(&mut record, flags, Run { address, pages });
+        self.out.write_all(&record)
     }
 
     /// Where the content of a run goes.
@@ -152,8 +70,9 @@ impl<W: Write> StreamWriter<W> {
     /// # Errors
     /// When the stream refuses.
     pub fn end(mut self) -> io::Result<(PageCount, W)> {
-        self.out.write_all(&[3])?;
-        self.out.write_all(&self.total.to_le_bytes())?;
+        let mut record = Vec::new();
+        put_end(&mut record, self.total);
+        self.out.write_all(&record)?;
         self.out.flush()?;
         Ok((PageCount(self.total), self.out))
     }
@@ -165,6 +84,7 @@ pub struct StreamReader<R> {
     input: R,
     total: u64,
     object_seen: bool,
+    runs: Vec<Run>,
 }
 
 impl<R: Read> StreamReader<R> {
@@ -178,10 +98,11 @@ impl<R: Read> StreamReader<R> {
         if &magic != MAGIC {
             return Err(StreamError::Nonsense("it is of another version"));
         }
-        Ok(Self { input, total: 0, object_seen: false })
+        Ok(Self { input, total: 0, object_seen: false, runs: Vec::new() })
     }
 
-    /// The next record. The content of a run with the flag `PRESENT` must be read from `content` next.
+    /// The next record. The content of a run with the flag `PRESENT`, and that of a block, must be read from `content`
+    /// next.
     ///
     /// # Errors
     /// When the stream breaks or makes no sense.
@@ -199,9 +120,11 @@ impl<R: Read> StreamReader<R> {
                 }
             }
             2 => self.run(),
+            4 => Ok(Record::Mark),
             3 if u64::from_le_bytes(self.bytes()?) == self.total => Ok(Record::End),
             3 => Err(StreamError::Nonsense("its total of pages is wrong")),
-            4 => self.description(),
+            5 => self.block(),
+            6 => self.description(),
             _ => Err(StreamError::Nonsense("unknown kind of record")),
         }
     }
@@ -211,24 +134,47 @@ impl<R: Read> StreamReader<R> {
         &mut self.input
     }
 
+    /// The runs of the block that was read last.
+    #[must_use]
+    pub fn runs(&self) -> &[Run] {
+        &self.runs
+    }
+
     fn run(&mut self) -> Result<Record, StreamError> {
         let flags = u32::from_le_bytes(self.bytes()?);
         let address = u64::from_le_bytes(self.bytes()?);
         let pages = u32::from_le_bytes(self.bytes()?);
-        if !self.object_seen {
-            return Err(StreamError::Nonsense("pages of nothing"));
-        }
-        if pages == 0 || pages > MAX_RUN {
-            return Err(StreamError::Nonsense("a run of no or too many pages"));
-        }
-        let end = u64::from(pages).checked_mul(PageCount::PAGE).and_then(|length| address.checked_add(length));
-        if address % PageCount::PAGE != 0 || end.is_none() {
-            return Err(StreamError::Nonsense("an address that no page has"));
-        }
+        self.check(Run { address, pages }, MAX_RUN)?;
         if flags & PRESENT != 0 {
             self.total += u64::from(pages);
         }
         Ok(Record::Run { flags, address, pages })
+    }
+
+    fn block(&mut self) -> Result<Record, StreamError> {
+        let [algorithm] = self.bytes()?;
+        let algorithm = Algorithm::from_wire(algorithm).ok_or(StreamError::Nonsense("unknown packing"))?;
+        let count = u16::from_le_bytes(self.bytes()?);
+        let length = u32::from_le_bytes(self.bytes()?);
+        if count == 0 || u32::from(count) > MAX_BLOCK {
+            return Err(StreamError::Nonsense("a block of no or too many runs"));
+        }
+        self.runs.clear();
+        let mut pages = 0;
+        for _ in 0..count {
+            let address = u64::from_le_bytes(self.bytes()?);
+            let run = Run { address, pages: u16::from_le_bytes(self.bytes()?).into() };
+            self.check(run, MAX_BLOCK - pages)?;
+            pages += run.pages;
+            self.runs.push(run);
+        }
+        let whole = pages * PageCount::PAGE as u32;
+        let fits = if algorithm == Algorithm::None { length == whole } else { length > 0 && length < whole };
+        if !fits {
+            return Err(StreamError::Nonsense("a block of a wrong length"));
+        }
+        self.total += u64::from(pages);
+        Ok(Record::Block { algorithm, length, pages })
     }
 
     fn description(&mut self) -> Result<Record, StreamError> {
@@ -247,6 +193,20 @@ impl<R: Read> StreamReader<R> {
         Ok(Record::Description(Description { id, last, sealable, system_five, size, process, address, name }))
     }
 
+    fn check(&self, run: Run, most: u32) -> Result<(), StreamError> {
+        if !self.object_seen {
+            return Err(StreamError::Nonsense("pages of nothing"));
+        }
+        if run.pages == 0 || run.pages > most {
+            return Err(StreamError::Nonsense("a run of no or too many pages"));
+        }
+        let end = run.address.checked_add(u64::from(run.pages) * PageCount::PAGE);
+        if !run.address.is_multiple_of(PageCount::PAGE) || end.is_none() {
+            return Err(StreamError::Nonsense("an address that no page has"));
+        }
+        Ok(())
+    }
+
     fn bytes<const N: usize>(&mut self) -> Result<[u8; N], StreamError> {
         let mut bytes = [0; N];
         self.input.read_exact(&mut bytes)?;
@@ -259,6 +219,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::record::put_description;
 
     #[test]
     fn a_stream_comes_back_as_it_was_written() {
@@ -278,7 +239,9 @@ mod tests {
             address: 0x7f00_0000_1000,
             name: b"a name".to_vec(),
         };
-        writer.describe(&description).unwrap();
+        let mut record = Vec::new();
+        put_description(&mut record, &description);
+        writer.content().write_all(&record).unwrap();
         assert_eq!(writer.end().unwrap().0, PageCount(2));
 
         let mut reader = StreamReader::new(&out[..]).unwrap();

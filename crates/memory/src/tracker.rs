@@ -90,13 +90,24 @@ impl Tracker {
     /// # Errors
     /// When the process is gone.
     pub fn present(&self) -> Result<Vec<Range<u64>>, TrackError> {
-        let mut present = Vec::new();
-        for mapping in &self.mappings {
-            let found = self.scan.find(mapping.start, mapping.end, Category::Present);
-            present.extend(found.map_err(|error| TrackError::Follow(self.pid, error))?);
-        }
-        Ok(present)
+        find_present(&self.scan, &self.mappings).map_err(|error| TrackError::Follow(self.pid, error))
     }
+}
+
+/// The pages with content in mappings of a process that nobody follows.
+///
+/// # Errors
+/// When the process is gone.
+pub(crate) fn present(pid: u32, mappings: &[Range<u64>]) -> io::Result<Vec<Range<u64>>> {
+    find_present(&Scan::open(pid)?, mappings)
+}
+
+fn find_present(scan: &Scan, mappings: &[Range<u64>]) -> io::Result<Vec<Range<u64>>> {
+    let mut present = Vec::new();
+    for mapping in mappings {
+        present.extend(scan.find(mapping.start, mapping.end, Category::Present)?);
+    }
+    Ok(present)
 }
 
 #[cfg(test)]

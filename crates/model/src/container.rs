@@ -187,6 +187,32 @@ pub struct ContainerRecord {
     pub restarts: u32,
     /// When its program was last started: RFC 3339, UTC. A move does not change it.
     pub started_at: Option<String>,
+    /// Memory that is on another node alone, while it runs here already.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub follows: Option<Follows>,
+}
+
+/// Memory that follows a container: whoever needs it waits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Follows {
+    /// The node that it is on.
+    pub from: NodeName,
+    /// Since when the container has run without it: RFC 3339, UTC.
+    pub since: String,
+    /// Whether that node can be reached. If it never can again, the container cannot go on: kill it.
+    pub reachable: bool,
+}
+
+impl ContainerRecord {
+    /// How it is, for people.
+    #[must_use]
+    pub fn condition(&self) -> String {
+        match &self.follows {
+            Some(Follows { from, reachable: true, .. }) => format!("{}, memory follows from {from}", self.state),
+            Some(Follows { from, reachable: false, .. }) => format!("{}, waits for memory on {from}", self.state),
+            None => self.state.to_string(),
+        }
+    }
 }
 
 /// What a container uses at one moment.

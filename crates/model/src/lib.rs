@@ -11,17 +11,19 @@ mod network;
 mod node;
 mod phase;
 mod report;
+mod settings;
 mod unit;
 
 pub use container::{
-    ContainerRecord, ContainerSpec, ContainerState, ContainerStats, Limits, ProcessSpec, RestartPolicy,
+    ContainerRecord, ContainerSpec, ContainerState, ContainerStats, Follows, Limits, ProcessSpec, RestartPolicy,
 };
 pub use digest::{Digest, InvalidDigest};
 pub use id::{ContainerId, ContainerName, InvalidName, MigrationId, NodeName};
 pub use log::{LogRecord, LogStream};
-pub use migration::{MigrationState, Mode};
+pub use migration::MigrationState;
 pub use network::{Interface, InvalidMac, Mac, Neighbour};
 pub use node::{Explained, NodeInfo};
 pub use phase::Phase;
-pub use report::{Outcome, Report, Round};
+pub use report::{Outcome, PackedPages, Report, Round};
+pub use settings::{Compression, Fallback, InvalidStopRule, Mode, Settings, StopRule};
 pub use unit::{Bandwidth, Bytes, InvalidUnit, Moment, PageCount};

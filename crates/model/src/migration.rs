@@ -5,31 +5,6 @@ use utoipa::ToSchema;
 
 use crate::{Bytes, ContainerName, MigrationId, NodeName, Phase, Report};
 
-/// How memory crosses.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Mode {
-    /// The engine chooses: `pre-copy`, and `stop-and-copy` where the kernel cannot follow what is written.
-    #[default]
-    Auto,
-    /// Memory crosses in rounds while the container runs; what was written last crosses while it is frozen.
-    PreCopy,
-    /// All memory crosses while the container is frozen.
-    StopAndCopy,
-}
-
-impl Mode {
-    /// The word for it.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Mode::Auto => "auto",
-            Mode::PreCopy => "pre-copy",
-            Mode::StopAndCopy => "stop-and-copy",
-        }
-    }
-}
-
 /// A migration as the source node knows it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct MigrationState {

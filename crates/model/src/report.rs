@@ -32,6 +32,18 @@ pub struct Round {
     pub dirty_after: PageCount,
 }
 
+/// How pages were packed that crossed in rounds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct PackedPages {
+    /// Pages that crossed as they are.
+    pub none: PageCount,
+    /// Pages packed by LZ4.
+    pub lz4: PageCount,
+    /// Pages packed by Zstandard.
+    pub zstd: PageCount,
+}
+
 /// What `drover migrate --json` prints.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Report {
@@ -61,8 +73,15 @@ pub struct Report {
     pub bytes_memory: Bytes,
     /// Of them files: the image if it was missing, the upper layer, tmpfs contents and logs.
     pub bytes_disk: Bytes,
+    /// How the pages of the rounds were packed.
+    #[serde(default)]
+    pub packed: PackedPages,
     /// How memory crossed.
     pub mode: Mode,
+    /// When memory followed the container: how long it ran on the target while pages of it were on the source alone, in
+    /// milliseconds. Had the source been lost in that time, the container would have been.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exposure_ms: Option<f64>,
     /// Why it ended so, in one sentence.
     pub reason: String,
     /// What the reader can do about a failure.

@@ -1,67 +1,155 @@
-//! What to do after a round of copying: another round, or freeze. Pure.
+//! What to do after a round of copying: another round, freeze, let memory follow, slow the container, or give up. Pure.
 //!
-//! The pause is predicted as what has been written again, over the bandwidth that was measured, and a fixed part for
-//! dump, restore and decision. A round is worth its time as long as that is over the budget and rounds still shrink.
+//! The pause is predicted as the pages that have been written again, over the rate at which pages crossed, and a fixed
+//! part for dump, restore and decision, which is learnt from earlier moves. A round is worth its time as long as that is
+//! over the budget and rounds still shrink.
 
 use std::time::Duration;
 
-use drover_model::{Mode, PageCount, Round};
+use drover_model::{Fallback, Mode, PageCount, Round, Settings, StopRule};
 
 /// What comes next.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Decision {
     /// Another round.
     Round,
-    /// Freeze the container, for the reason given in one sentence.
+    /// Leave the container this share of its processor time, in percent, then another round.
+    Slow(u32),
+    /// Freeze the container and send the rest, for the reason given in one sentence.
     Freeze(String),
+    /// Freeze the container and let the rest follow it.
+    PostCopy(String),
+    /// Leave it where it is.
+    GiveUp(String),
 }
 
-/// The pause that is aimed at.
-const BUDGET: Duration = Duration::from_millis(300);
-/// What a pause takes when nothing is left to be sent. Measured on two cores: 60 to 120 ms.
-const FIXED: Duration = Duration::from_millis(100);
-/// After so many rounds it is enough.
-const MOST_ROUNDS: usize = 30;
+/// What a decision rests on.
+#[derive(Debug, Clone, Copy)]
+pub struct Course<'a> {
+    /// What the user wishes.
+    pub settings: &'a Settings,
+    /// What a pause takes when nothing is left to be sent.
+    pub fixed: Duration,
+    /// The rounds until now.
+    pub rounds: &'a [Round],
+    /// After how many rounds the container was slowed: once for each step.
+    pub slowed: &'a [usize],
+}
+
+/// What a pause takes when nothing is left to be sent and nothing is known yet. Measured on two cores: 60 to 120 ms.
+pub const FIXED: Duration = Duration::from_millis(100);
+/// After so many rounds it is enough, unless the user says otherwise.
+const MOST_ROUNDS: u32 = 30;
 /// A round that leaves more than this share of what the one before left does not converge, in percent.
 const SHRINKING: u64 = 80;
-/// Rounds of fewer bytes than this measure the latency of the link rather than its bandwidth.
-const MEASURES: u64 = 1 << 20;
+/// Rounds of fewer pages than this measure the latency of the link rather than its bandwidth.
+const MEASURES: u64 = 256;
+/// How many of the last rounds tell how fast pages cross.
+const RECENT: usize = 3;
+/// What is left to a container that is slowed, step by step, in percent.
+const SHARES: [u32; 3] = [50, 25, 10];
 
-/// Decides after the given rounds; with none, before the first.
-#[must_use]
-pub fn decide(mode: Mode, rounds: &[Round]) -> Decision {
-    let freeze = |why: String| Decision::Freeze(why);
-    if mode == Mode::StopAndCopy {
-        return freeze("all memory crossed while the container was frozen (stop-and-copy)".to_owned());
+impl Course<'_> {
+    /// Decides; with no rounds, before the first.
+    #[must_use]
+    pub fn decide(&self) -> Decision {
+        match self.settings.mode {
+            Mode::StopAndCopy => {
+                return Decision::Freeze(
+                    "all memory crossed while the container was frozen (stop-and-copy)".to_owned(),
+                );
+            }
+            Mode::PostCopy => return Decision::PostCopy("all memory followed the container (post-copy)".to_owned()),
+            Mode::Auto | Mode::PreCopy => {}
+        }
+        if let StopRule::Rounds(wanted) = self.settings.stop_rule {
+            let enough = self.rounds.len() >= wanted as usize;
+            let why = || format!("after {}, as wished", counted(self.rounds.len()));
+            return if enough { Decision::Freeze(why()) } else { Decision::Round };
+        }
+        let most = self.settings.max_rounds.unwrap_or(MOST_ROUNDS);
+        let Some(last) = self.rounds.last() else {
+            if most == 0 {
+                return Decision::Freeze("no rounds were wanted".to_owned());
+            }
+            return Decision::Round;
+        };
+        let (budget, predicted) = (self.settings.budget(), self.predict(last.dirty_after));
+        let pause =
+            format!("a pause of {} ms was predicted after {}", predicted.as_millis(), counted(self.rounds.len()));
+        let (enough, why) = match self.settings.stop_rule {
+            StopRule::Budget => (predicted <= budget, format!("within the budget of {} ms", budget.as_millis())),
+            StopRule::LastSend(most) => (last.ms < most as f64, format!("and the last one took less than {most} ms")),
+            // Decided above.
+            StopRule::Rounds(_) => (false, String::new()),
+        };
+        if enough {
+            return Decision::Freeze(format!("{pause}, {why}"));
+        }
+        if self.rounds.len() >= most as usize {
+            return self.fall_back(format!("{pause}, and that is the most rounds"));
+        }
+        if self.stalls() {
+            return self.fall_back(format!("{pause}, and rounds no longer shrink"));
+        }
+        Decision::Round
     }
-    let Some(last) = rounds.last() else { return Decision::Round };
-    let count = rounds.len();
-    let predicted = predict(rounds, last.dirty_after);
-    let rounds_word = if count == 1 { "round" } else { "rounds" };
-    let pause = format!("a pause of {} ms was predicted after {count} {rounds_word}", predicted.as_millis());
-    if predicted <= BUDGET {
-        return freeze(format!("{pause}, within the budget of {} ms", BUDGET.as_millis()));
+
+    /// Whether the last round left about as much as the one before it. One that was slowed in between counts anew.
+    fn stalls(&self) -> bool {
+        let since = self.slowed.last().copied().unwrap_or(0);
+        match self.rounds[since.min(self.rounds.len())..] {
+            [.., before, last] => last.dirty_after.0 * 100 > before.dirty_after.0 * SHRINKING,
+            _ => false,
+        }
     }
-    if count >= MOST_ROUNDS {
-        return freeze(format!("{pause}, and that is the most rounds"));
+
+    /// What the user wishes when rounds do not bring the pause within the budget.
+    fn fall_back(&self, pause: String) -> Decision {
+        match self.settings.fallback() {
+            Fallback::Freeze => Decision::Freeze(format!("{pause}; it was frozen all the same")),
+            Fallback::PostCopy => Decision::PostCopy(format!("{pause}; the rest followed the container")),
+            Fallback::GiveUp => {
+                let budget = self.settings.budget().as_millis();
+                Decision::GiveUp(format!("{pause}, over the budget of {budget} ms"))
+            }
+            Fallback::Slow => match SHARES.get(self.slowed.len()) {
+                Some(share) if self.rounds.len() < self.settings.max_rounds.unwrap_or(MOST_ROUNDS) as usize => {
+                    Decision::Slow(*share)
+                }
+                _ => Decision::Freeze(format!("{pause}, although the container was slowed")),
+            },
+        }
     }
-    let before = rounds.len().checked_sub(2).map(|index| rounds[index].dirty_after.0);
-    if before.is_some_and(|before| last.dirty_after.0 * 100 > before * SHRINKING) {
-        return freeze(format!("{pause}, and rounds no longer shrink"));
+
+    /// The pause if the container were frozen now.
+    fn predict(&self, dirty: PageCount) -> Duration {
+        self.fixed + crossing(self.rounds, dirty)
     }
-    Decision::Round
 }
 
-/// The pause if the container were frozen now.
-fn predict(rounds: &[Round], dirty: PageCount) -> Duration {
-    let measuring = rounds.iter().filter(|round| round.bytes.0 >= MEASURES && round.ms > 0.0);
-    let best = measuring.map(|round| round.bytes.0 as f64 / round.ms).fold(0.0, f64::max);
-    if best <= 0.0 {
+/// How long so many pages take, by the rounds until now.
+fn crossing(rounds: &[Round], pages: PageCount) -> Duration {
+    let measuring = rounds.iter().rev().filter(|round| round.pages.0 >= MEASURES && round.ms > 0.0);
+    let (crossed, ms) = measuring.take(RECENT).fold((0, 0.0), |sum, round| (sum.0 + round.pages.0, sum.1 + round.ms));
+    if crossed == 0 {
         // So little crossed that so little more takes no time either.
-        return FIXED;
+        return Duration::ZERO;
     }
-    let rest = (dirty.0 * PageCount::PAGE) as f64 / best;
-    FIXED + Duration::from_secs_f64((rest / 1000.0).min(1e6))
+    Duration::from_secs_f64((pages.0 as f64 * ms / crossed as f64 / 1000.0).min(1e6))
+}
+
+/// What a pause takes when nothing is left to be sent: learnt from a pause in which so many pages crossed, and from what
+/// was known before it.
+#[must_use]
+pub fn learn_fixed(before: Option<Duration>, rounds: &[Round], last: PageCount, pause: Duration) -> Duration {
+    let seen = pause.saturating_sub(crossing(rounds, last));
+    // One pause among many may be long for reasons of its own.
+    before.map_or(seen, |before| (before * 7 + seen * 3) / 10)
+}
+
+fn counted(rounds: usize) -> String {
+    format!("{rounds} round{}", if rounds == 1 { "" } else { "s" })
 }
 
 #[cfg(test)]
@@ -76,37 +164,121 @@ mod tests {
         Round { pages: PageCount(pages), bytes, ms, dirty_after: PageCount(dirty_after) }
     }
 
-    fn reason(rounds: &[Round]) -> String {
-        match decide(Mode::PreCopy, rounds) {
-            Decision::Freeze(why) => why,
-            Decision::Round => panic!("another round"),
-        }
+    fn decide(settings: &Settings, rounds: &[Round]) -> Decision {
+        Course { settings, fixed: FIXED, rounds, slowed: &[] }.decide()
+    }
+
+    fn auto() -> Settings {
+        Settings::default()
     }
 
     #[test]
     fn little_that_is_left_is_sent_while_frozen() {
-        let why = reason(&[round(100_000, 1000.0, 1_000)]);
-        assert_eq!(why, "a pause of 110 ms was predicted after 1 round, within the budget of 300 ms");
+        let why = "a pause of 110 ms was predicted after 1 round, within the budget of 300 ms";
+        assert_eq!(decide(&auto(), &[round(100_000, 1000.0, 1_000)]), Decision::Freeze(why.into()));
     }
 
     #[test]
     fn rounds_go_on_while_they_shrink() {
         let mut rounds = vec![round(100_000, 4_000.0, 50_000)];
-        assert_eq!(decide(Mode::Auto, &rounds), Decision::Round);
+        assert_eq!(decide(&auto(), &rounds), Decision::Round);
         rounds.push(round(50_000, 2_000.0, 25_000));
-        assert_eq!(decide(Mode::Auto, &rounds), Decision::Round);
+        assert_eq!(decide(&auto(), &rounds), Decision::Round);
         rounds.push(round(25_000, 1_000.0, 24_000));
-        assert!(reason(&rounds).ends_with("and rounds no longer shrink"));
+        let Decision::Freeze(why) = decide(&auto(), &rounds) else { panic!("another round") };
+        assert!(why.ends_with("and rounds no longer shrink; it was frozen all the same"), "{why}");
+    }
+
+    #[test]
+    fn rounds_that_do_not_shrink_end_as_the_user_wishes() {
+        let rounds = [round(100_000, 4_000.0, 50_000), round(50_000, 2_000.0, 49_000)];
+        let with = |fallback| Settings { fallback: Some(fallback), ..auto() };
+        assert!(matches!(decide(&with(Fallback::Freeze), &rounds), Decision::Freeze(_)));
+        assert!(matches!(decide(&with(Fallback::PostCopy), &rounds), Decision::PostCopy(_)));
+        assert_eq!(decide(&with(Fallback::Slow), &rounds), Decision::Slow(50));
+        // Whoever wants pre-copy and nothing else gets that or nothing.
+        let why =
+            "a pause of 2060 ms was predicted after 2 rounds, and rounds no longer shrink, over the budget of 300 ms";
+        let pre_copy = Settings { mode: Mode::PreCopy, ..auto() };
+        assert_eq!(decide(&pre_copy, &rounds), Decision::GiveUp(why.into()));
+    }
+
+    #[test]
+    fn a_container_is_slowed_step_by_step_and_then_frozen() {
+        let settings = Settings { fallback: Some(Fallback::Slow), ..auto() };
+        let mut rounds = vec![round(100_000, 4_000.0, 50_000), round(50_000, 2_000.0, 49_000)];
+        let mut slowed = Vec::new();
+        for share in SHARES {
+            let course = Course { settings: &settings, fixed: FIXED, rounds: &rounds, slowed: &slowed };
+            assert_eq!(course.decide(), Decision::Slow(share));
+            slowed.push(rounds.len());
+            // One round shows nothing yet.
+            rounds.push(round(49_000, 2_000.0, 48_000));
+            let course = Course { settings: &settings, fixed: FIXED, rounds: &rounds, slowed: &slowed };
+            assert_eq!(course.decide(), Decision::Round);
+            rounds.push(round(48_000, 2_000.0, 48_000));
+        }
+        let course = Course { settings: &settings, fixed: FIXED, rounds: &rounds, slowed: &slowed };
+        let Decision::Freeze(why) = course.decide() else { panic!("{:?}", course.decide()) };
+        assert!(why.ends_with("although the container was slowed"), "{why}");
+    }
+
+    #[test]
+    fn the_budget_and_what_was_learnt_decide() {
+        let rounds = [round(100_000, 1000.0, 1_000)];
+        let strict = Settings { downtime_ms: Some(50), ..auto() };
+        assert_eq!(decide(&strict, &rounds), Decision::Round);
+        let course = Course { settings: &strict, fixed: Duration::from_millis(30), rounds: &rounds, slowed: &[] };
+        assert!(matches!(course.decide(), Decision::Freeze(_)));
+    }
+
+    #[test]
+    fn the_fixed_part_is_what_pages_do_not_explain() {
+        let rounds = [round(100_000, 1000.0, 1_000)];
+        let seen = learn_fixed(None, &rounds, PageCount(1_000), Duration::from_millis(150));
+        assert_eq!(seen, Duration::from_millis(140));
+        let next = learn_fixed(Some(seen), &rounds, PageCount(1_000), Duration::from_millis(50));
+        assert_eq!(next, Duration::from_millis(110));
+        assert_eq!(learn_fixed(None, &rounds, PageCount(1_000_000), Duration::from_millis(1)), Duration::ZERO);
+    }
+
+    #[test]
+    fn the_classic_rule_looks_at_the_last_round_alone() {
+        let settings = Settings { stop_rule: StopRule::LastSend(1000), ..auto() };
+        assert_eq!(decide(&settings, &[round(100_000, 4_000.0, 10)]), Decision::Round);
+        let rounds = [round(100_000, 4_000.0, 50_000), round(20_000, 900.0, 30_000)];
+        let Decision::Freeze(why) = decide(&settings, &rounds) else { panic!("another round") };
+        assert!(why.ends_with("and the last one took less than 1000 ms"), "{why}");
+    }
+
+    #[test]
+    fn rounds_are_as_many_as_the_user_wishes() {
+        let settings = |most| Settings { max_rounds: Some(most), ..auto() };
+        assert!(matches!(decide(&settings(0), &[]), Decision::Freeze(_)));
+        assert_eq!(decide(&settings(1), &[]), Decision::Round);
+        let Decision::Freeze(why) = decide(&settings(1), &[round(100_000, 4_000.0, 50_000)]) else { panic!() };
+        assert!(why.contains("that is the most rounds"), "{why}");
+    }
+
+    #[test]
+    fn a_number_of_rounds_is_kept_whatever_it_brings() {
+        let settings = Settings { stop_rule: StopRule::Rounds(2), ..auto() };
+        let rounds = [round(100, 1.0, 0), round(100, 1.0, 100_000)];
+        assert_eq!(decide(&settings, &[]), Decision::Round);
+        assert_eq!(decide(&settings, &rounds[..1]), Decision::Round);
+        assert_eq!(decide(&settings, &rounds), Decision::Freeze("after 2 rounds, as wished".into()));
     }
 
     #[test]
     fn the_first_thing_is_a_round_unless_nobody_wants_any() {
-        assert_eq!(decide(Mode::PreCopy, &[]), Decision::Round);
-        assert!(matches!(decide(Mode::StopAndCopy, &[]), Decision::Freeze(_)));
+        assert_eq!(decide(&auto(), &[]), Decision::Round);
+        let with = |mode| Settings { mode, ..auto() };
+        assert!(matches!(decide(&with(Mode::StopAndCopy), &[]), Decision::Freeze(_)));
+        assert!(matches!(decide(&with(Mode::PostCopy), &[]), Decision::PostCopy(_)));
     }
 
     #[test]
     fn a_small_container_is_frozen_at_once() {
-        assert!(reason(&[round(50, 2.0, 20)]).contains("within the budget"));
+        assert!(matches!(decide(&auto(), &[round(50, 2.0, 20)]), Decision::Freeze(_)));
     }
 }

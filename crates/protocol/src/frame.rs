@@ -31,15 +31,32 @@ pub enum Stream {
     Checkpoint = 7,
     /// Memory pages that cross in rounds, in the page stream's format.
     Pages = 8,
+    /// Pages that follow the container, in the page stream's format.
+    Following = 9,
+    /// From the target to the source: which of them are wanted next, in the format of wishes.
+    Wishes = 10,
 }
 
 impl Stream {
+    /// All of them.
+    pub const ALL: [Stream; 10] = [
+        Stream::Image,
+        Stream::Upper,
+        Stream::Dev,
+        Stream::Shm,
+        Stream::Log,
+        Stream::Memory,
+        Stream::Checkpoint,
+        Stream::Pages,
+        Stream::Following,
+        Stream::Wishes,
+    ];
     /// The streams that must have ended before the container is restored.
     pub const AWAITED: [Stream; 7] =
         [Stream::Pages, Stream::Memory, Stream::Upper, Stream::Dev, Stream::Shm, Stream::Log, Stream::Checkpoint];
 
     fn from_wire(byte: u8) -> Option<Self> {
-        [Self::Image].into_iter().chain(Self::AWAITED).find(|stream| *stream as u8 == byte)
+        Self::ALL.into_iter().find(|stream| *stream as u8 == byte)
     }
 }
 

@@ -15,17 +15,19 @@
 mod convergence;
 mod frame;
 mod message;
+mod pace;
 mod source;
 mod target;
 
-pub use convergence::{Decision, decide};
+pub use convergence::{Course, Decision, FIXED, learn_fixed};
 pub use frame::{FRAME_HEADER, FrameError, FrameHeader, MAX_CONTROL, MAX_DATA, Stream};
 pub use message::{DecodeError, Offer, ToSource, ToTarget, Verdict, decode, encode};
+pub use pace::{CAPPED_PIECE, Cap, Meter};
 pub use source::{Source, SourceInput, SourceOutput, SourceResult};
 pub use target::{Target, TargetInput, TargetOutput};
 
 /// The versions of the protocol that this build speaks, oldest and newest.
-pub const VERSIONS: (u16, u16) = (1, 1);
+pub const VERSIONS: (u16, u16) = (2, 2);
 
 /// The newest version that both sides speak, if there is one.
 #[must_use]
@@ -41,8 +43,8 @@ mod tests {
     #[test]
     fn negotiation_takes_the_newest_common_version() {
         assert_eq!(negotiate(VERSIONS), Some(VERSIONS.1));
-        assert_eq!(negotiate((1, 9)), Some(1));
-        assert_eq!(negotiate((2, 9)), None);
+        assert_eq!(negotiate((1, 9)), Some(2));
+        assert_eq!(negotiate((3, 9)), None);
         assert_eq!(negotiate((0, 0)), None);
     }
 }

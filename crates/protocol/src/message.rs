@@ -1,6 +1,6 @@
 //! The messages of the two machines. JSON on the wire: they are few and small, and a capture can be read.
 
-use drover_model::{ContainerSpec, Explained, MigrationId, Mode, NodeName};
+use drover_model::{ContainerSpec, Explained, MigrationId, NodeName, Settings};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -19,8 +19,8 @@ pub struct Offer {
     pub restarts: u32,
     /// When its program was last started.
     pub started_at: Option<String>,
-    /// How memory will cross.
-    pub mode: Mode,
+    /// How it shall go.
+    pub settings: Settings,
     /// CRIU's version on the source, `major.minor`: images of a newer CRIU may not be readable.
     pub criu: String,
     /// The kernel's release on the source, for reports.
@@ -93,6 +93,8 @@ pub enum ToSource {
     NeedImage,
     /// The target is ready for the rounds.
     Ready,
+    /// All of the round that was sent last has arrived.
+    Stored,
     /// The container is restored, frozen, and promised: the target keeps it until it hears the decision.
     Restored,
     /// The target failed and has discarded everything.

@@ -3,9 +3,11 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use drover_model::{Explained, MigrationId, Mode, Moment, NodeName, Outcome, Phase, Round};
+use drover_model::{
+    Explained, Fallback, MigrationId, Mode, Moment, NodeName, Outcome, PageCount, Phase, Round, Settings,
+};
 
-use crate::convergence::{Decision, decide};
+use crate::convergence::{Course, Decision, FIXED};
 use crate::message::{Offer, ToSource, ToTarget, Verdict};
 use crate::{VERSIONS, negotiate};
 
@@ -22,8 +24,12 @@ pub enum SourceInput {
     Progressed,
     /// `SendImage` is done.
     ImageSent,
-    /// `SendRound` is done.
+    /// `SendRound` is done: what was sent, with the time that reading and sending took.
     RoundSent(Round),
+    /// `Survey` is done: so many pages have been written since the round began.
+    Surveyed(PageCount),
+    /// `Slow` is done.
+    Slowed,
     /// `SendRound` cannot be done, for the container's writes cannot be followed; nothing was sent.
     RoundRefused(Explained),
     /// `Freeze` is done: no process runs and no packet passes.
@@ -65,10 +71,17 @@ pub enum SourceOutput {
     SendImage,
     /// Send what the container has written since the last round, in the first all its memory, while it runs.
     SendRound,
+    /// Find what the container has written meanwhile.
+    Survey,
+    /// Leave the container this share of its processor time, in percent.
+    Slow(u32),
     /// Freeze the container, then close its network gate.
     Freeze,
-    /// Dump the processes; memory crosses meanwhile.
-    Checkpoint,
+    /// Dump the processes. What is left of memory crosses meanwhile; when it `follows`, only which pages those are.
+    Checkpoint {
+        /// Whether memory follows the container.
+        follows: bool,
+    },
     /// Send what is left.
     Transfer,
     /// Write the commit record and wait until it is durable.
@@ -77,6 +90,8 @@ pub enum SourceOutput {
     ReadCommit,
     /// Undo the freeze: open the gate and thaw.
     Thaw,
+    /// From now on answer the target's wishes for pages over this link, beside whatever is ordered next.
+    Serve,
     /// Destroy the container here, sending nothing to its network.
     Destroy,
     /// The outcome stands.
@@ -98,6 +113,10 @@ pub struct SourceResult {
     pub phases: BTreeMap<Phase, Duration>,
     /// The rounds while the container ran.
     pub rounds: Vec<Round>,
+    /// How memory crossed.
+    pub mode: Mode,
+    /// When memory followed: how long the container ran on the target while pages of it were here alone.
+    pub exposure: Option<Duration>,
     /// Why it ended so.
     pub reason: Explained,
 }
@@ -132,6 +151,8 @@ const STALL: Duration = Duration::from_secs(30);
 const FROZEN_STALL: Duration = Duration::from_secs(15);
 /// How long CRIU may take on either side.
 const CRIU: Duration = Duration::from_secs(120);
+/// What a user can do who was told that the budget cannot be met.
+const ALLOW: &str = "allow a longer pause (--downtime), or another way (--fallback freeze, post-copy or slow)";
 /// The longest pause between two attempts to reach the target again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// The first pause; it doubles with each attempt.
@@ -143,15 +164,28 @@ pub struct Source {
     migration: MigrationId,
     node: NodeName,
     target: NodeName,
-    mode: Mode,
+    settings: Settings,
+    /// What a pause takes when nothing is left to be sent.
+    fixed: Duration,
     offer: Option<Box<Offer>>,
     rounds: Vec<Round>,
+    /// After how many rounds the container was slowed.
+    slowed: Vec<usize>,
+    round_began: Moment,
+    /// The round that is under way, once all of it was sent.
+    sent: Option<Round>,
+    /// Whether the target has all of the round that is under way.
+    stored: bool,
+    /// Whether memory follows the container.
+    follows: bool,
     step: Step,
     phase: Phase,
     phase_since: Moment,
     began: Moment,
     frozen_at: Option<Moment>,
     running_at: Option<Moment>,
+    /// When the target had everything.
+    settled_at: Option<Moment>,
     phases: BTreeMap<Phase, Duration>,
     link_up: bool,
     /// Whether the target may hold anything of the container.
@@ -165,10 +199,11 @@ pub struct Source {
 }
 
 impl Source {
-    /// A migration that begins now.
+    /// A migration that begins now. `fixed` is what a pause takes when nothing is left to be sent, if that is known.
     #[must_use]
-    pub fn new(now: Moment, node: NodeName, target: NodeName, offer: Offer) -> Self {
-        let mut machine = Self::at(now, node, target, offer.migration.clone(), offer.mode);
+    pub fn new(now: Moment, node: NodeName, target: NodeName, offer: Offer, fixed: Option<Duration>) -> Self {
+        let mut machine = Self::at(now, node, target, offer.migration.clone(), offer.settings);
+        machine.fixed = fixed.unwrap_or(FIXED);
         machine.offer = Some(Box::new(offer));
         machine.order(now, Step::Connecting, SourceOutput::Connect, ANSWER);
         machine
@@ -177,28 +212,37 @@ impl Source {
     /// A migration that a restarted agent found decided in its journal: the target has yet to hear it.
     #[must_use]
     pub fn recovered(now: Moment, node: NodeName, target: NodeName, migration: MigrationId) -> Self {
-        let mut machine = Self::at(now, node, target, migration, Mode::Auto);
+        let mut machine = Self::at(now, node, target, migration, Settings::default());
         machine.offered = true;
+        // Perhaps it does: then the target will have wishes.
+        machine.follows = true;
         machine.why_frozen = "the source's agent was restarted after the decision".to_owned();
         machine.enter(now, Phase::Commit, Step::Committing);
         machine.reconnect(now);
         machine
     }
 
-    fn at(now: Moment, node: NodeName, target: NodeName, migration: MigrationId, mode: Mode) -> Self {
+    fn at(now: Moment, node: NodeName, target: NodeName, migration: MigrationId, settings: Settings) -> Self {
         Self {
             migration,
             node,
             target,
-            mode,
+            settings,
+            fixed: FIXED,
             offer: None,
             rounds: Vec::new(),
+            slowed: Vec::new(),
+            round_began: now,
+            sent: None,
+            stored: false,
+            follows: false,
             step: Step::Connecting,
             phase: Phase::Prepare,
             phase_since: now,
             began: now,
             frozen_at: None,
             running_at: None,
+            settled_at: None,
             phases: BTreeMap::new(),
             link_up: false,
             offered: false,
@@ -209,6 +253,12 @@ impl Source {
             deadline: None,
             outputs: VecDeque::new(),
         }
+    }
+
+    /// What the user wishes of it.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     /// Where the migration is.
@@ -335,16 +385,23 @@ impl Source {
                 self.go_on_copying(now);
             }
             (Step::Copying, In::RoundSent(round)) => {
-                self.rounds.push(round);
+                self.sent = Some(round);
+                self.survey(now);
+            }
+            (Step::Copying, In::Heard(ToSource::Stored)) => {
+                self.stored = true;
+                self.survey(now);
+            }
+            (Step::Copying, In::Surveyed(dirty_after)) => {
+                self.rounds.extend(self.sent.take().map(|round| Round { dirty_after, ..round }));
                 self.go_on_copying(now);
             }
-            (Step::Copying, In::RoundRefused(why)) => {
-                let why = format!("all memory crossed while the container was frozen, for {}", why.reason);
-                self.freeze(now, why);
-            }
+            (Step::Copying, In::Slowed) => self.begin_round(now),
+            (Step::Copying, In::RoundRefused(why)) => self.refuse_rounds(now, why),
             (Step::Freezing, In::Frozen) => {
                 self.enter(now, Phase::Checkpoint, Step::Checkpointing);
-                self.order(now, Step::Checkpointing, SourceOutput::Checkpoint, FROZEN_STALL);
+                let checkpoint = SourceOutput::Checkpoint { follows: self.follows };
+                self.order(now, Step::Checkpointing, checkpoint, FROZEN_STALL);
             }
             (Step::Checkpointing, In::Checkpointed) => {
                 self.enter(now, Phase::Transfer, Step::Transferring);
@@ -352,6 +409,9 @@ impl Source {
             }
             (Step::Transferring, In::Transferred) => {
                 self.enter(now, Phase::Restore, Step::Restoring);
+                if self.follows {
+                    self.outputs.push_back(SourceOutput::Serve);
+                }
                 self.order(now, Step::Restoring, SourceOutput::Send(ToTarget::Restore), CRIU);
             }
             (Step::Restoring, In::Heard(ToSource::Restored)) => {
@@ -373,10 +433,45 @@ impl Source {
     }
 
     fn go_on_copying(&mut self, now: Moment) {
-        match decide(self.mode, &self.rounds) {
-            Decision::Round => self.order(now, Step::Copying, SourceOutput::SendRound, STALL),
+        let Self { settings, fixed, rounds, slowed, .. } = self;
+        match (Course { settings, fixed: *fixed, rounds, slowed }).decide() {
+            Decision::Round => self.begin_round(now),
+            Decision::Slow(share) => {
+                self.slowed.push(self.rounds.len());
+                self.order(now, Step::Copying, SourceOutput::Slow(share), ANSWER);
+            }
             Decision::Freeze(why) => self.freeze(now, why),
+            Decision::PostCopy(why) => {
+                self.follows = true;
+                self.freeze(now, why);
+            }
+            Decision::GiveUp(why) => self.roll_back(now, explained(&why).with_hint(ALLOW)),
         }
+    }
+
+    fn begin_round(&mut self, now: Moment) {
+        self.round_began = now;
+        self.stored = false;
+        self.order(now, Step::Copying, SourceOutput::SendRound, STALL);
+    }
+
+    /// A round is over when the target has all of it: what is on the way still takes its time. What was written until
+    /// then belongs to the next one.
+    fn survey(&mut self, now: Moment) {
+        if let Some(round) = self.sent.as_mut().filter(|_| self.stored) {
+            round.ms = now.since(self.round_began).as_secs_f64() * 1e3;
+            self.order(now, Step::Copying, SourceOutput::Survey, STALL);
+        }
+    }
+
+    /// Without rounds the pause is what it is, unless the user has said that it must not be.
+    fn refuse_rounds(&mut self, now: Moment, why: Explained) {
+        if self.settings.fallback() == Fallback::GiveUp {
+            let reason = format!("the container's memory cannot cross in rounds: {}", why.reason);
+            let hint = why.hint.unwrap_or_else(|| ALLOW.to_owned());
+            return self.roll_back(now, explained(&reason).with_hint(&hint));
+        }
+        self.freeze(now, format!("all memory crossed while the container was frozen, for {}", why.reason));
     }
 
     fn freeze(&mut self, now: Moment, why: String) {
@@ -394,19 +489,24 @@ impl Source {
                 self.pause = FIRST_PAUSE;
                 let resume = ToTarget::Resume { migration: self.migration.clone(), verdict: Verdict::Commit };
                 self.order(now, Step::Committing, SourceOutput::Send(resume), ANSWER);
+                if self.follows {
+                    self.outputs.push_back(SourceOutput::Serve);
+                }
             }
+            In::Progressed if self.link_up => self.deadline = Some(now.after(STALL)),
             In::Heard(ToSource::Delayed(why)) => {
                 self.delayed = Some(why);
                 self.deadline = Some(now.after(STALL));
             }
             In::Heard(ToSource::Resumed) => {
-                self.running_at.get_or_insert(now);
-                // What follows may take as long as a disk takes.
+                self.resumed(now);
+                // What follows may take as long as a disk takes, or as the memory that follows.
                 self.deadline = Some(now.after(STALL));
             }
             In::Heard(ToSource::Committed) => {
-                self.running_at.get_or_insert(now);
-                self.enter(now, Phase::Settle, Step::Destroying);
+                self.resumed(now);
+                self.settled_at = Some(now);
+                self.step = Step::Destroying;
                 self.outputs.push_back(SourceOutput::Destroy);
                 self.deadline = None;
             }
@@ -428,6 +528,14 @@ impl Source {
             // A target that answers nothing is a link that carries nothing.
             In::DeadlinePassed if self.link_up => self.reconnect(now),
             _ => {}
+        }
+    }
+
+    /// The container runs on the target: downtime has ended.
+    fn resumed(&mut self, now: Moment) {
+        if self.running_at.is_none() {
+            self.running_at = Some(now);
+            self.enter(now, Phase::Settle, self.step);
         }
     }
 
@@ -529,8 +637,23 @@ impl Source {
             total,
             phases,
             rounds: self.rounds.clone(),
+            mode: self.mode(),
+            exposure: self.exposure(),
             reason,
         }));
+    }
+
+    fn mode(&self) -> Mode {
+        match (self.follows && self.frozen_at.is_some(), self.rounds.is_empty()) {
+            (true, _) => Mode::PostCopy,
+            (false, true) => Mode::StopAndCopy,
+            (false, false) => Mode::PreCopy,
+        }
+    }
+
+    fn exposure(&self) -> Option<Duration> {
+        let (running, settled) = (self.running_at?, self.settled_at?);
+        (self.mode() == Mode::PostCopy).then(|| settled.since(running))
     }
 
     fn finish(&mut self) {

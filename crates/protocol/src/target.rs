@@ -34,6 +34,10 @@ pub enum TargetInput {
     Resumed,
     /// `RecordOwned` is done.
     OwnedRecorded,
+    /// All of a round has arrived.
+    RoundStored,
+    /// Every page that followed the container has arrived.
+    Arrived,
     /// `Discard` is done.
     Discarded,
     /// The step that was ordered last failed.
@@ -57,6 +61,8 @@ pub enum TargetOutput {
     RecordPromise,
     /// Thaw it, open its gate, announce its address.
     Resume,
+    /// Say `Arrived` when no page is on the source alone any more, beside whatever is ordered next.
+    AwaitArrival,
     /// Write durably that it is ours.
     RecordOwned,
     /// Remove everything of the container.
@@ -77,6 +83,8 @@ enum Step {
     /// Promised: the container is kept, frozen, until the verdict is heard, link or no link.
     Promised,
     Resuming,
+    /// It runs here, and pages of it may be on the source alone.
+    Following,
     Owning,
     Owned,
     Discarding,
@@ -147,6 +155,12 @@ impl Target {
         self.step == Step::Promised
     }
 
+    /// Whether the container is here, promised or running, while pages of it may be on the source alone.
+    #[must_use]
+    pub fn may_follow(&self) -> bool {
+        matches!(self.step, Step::Promised | Step::Resuming | Step::Following)
+    }
+
     /// When `DeadlinePassed` is due.
     #[must_use]
     pub fn deadline(&self) -> Option<Moment> {
@@ -177,6 +191,7 @@ impl Target {
                 self.step = Step::Ready;
                 self.deadline = Some(now.after(SILENCE));
             }
+            (Step::Ready, In::RoundStored) => self.say(ToSource::Stored),
             (Step::Ready, In::Heard(ToTarget::Restore)) => {
                 self.phase = Phase::Restore;
                 self.order(now, Step::Restoring, TargetOutput::Restore);
@@ -195,6 +210,10 @@ impl Target {
             (Step::Resuming, In::Resumed) => {
                 self.phase = Phase::Settle;
                 self.say(ToSource::Resumed);
+                self.order(now, Step::Following, TargetOutput::AwaitArrival);
+                self.deadline = None;
+            }
+            (Step::Following, In::Arrived) => {
                 self.order(now, Step::Owning, TargetOutput::RecordOwned);
                 self.deadline = None;
             }
@@ -207,7 +226,7 @@ impl Target {
             }
             (Step::Resuming, In::DeadlinePassed) => self.again(TargetOutput::Resume),
             (Step::Owning, In::DeadlinePassed) => self.again(TargetOutput::RecordOwned),
-            (Step::Owning, In::Reconnected(Verdict::Commit)) => self.say(ToSource::Resumed),
+            (Step::Following | Step::Owning, In::Reconnected(Verdict::Commit)) => self.say(ToSource::Resumed),
             (Step::Owning, In::OwnedRecorded) => {
                 self.say(ToSource::Committed);
                 self.step = Step::Owned;
@@ -219,7 +238,7 @@ impl Target {
                 self.discard(Some(ToSource::Aborted));
             }
             // After the promise neither silence nor a broken link changes anything.
-            (Step::Promised | Step::Resuming | Step::Owning | Step::Owned, _) => {}
+            (Step::Promised | Step::Resuming | Step::Following | Step::Owning | Step::Owned, _) => {}
             (Step::Discarding, In::Discarded | In::StepFailed(_)) => {
                 if let Some(word) = self.last_word.take() {
                     self.say(word);

@@ -7,15 +7,15 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use drover_model::{
-    Bytes, ContainerSpec, Digest, Explained, Limits, Mode, Moment, Outcome, PageCount, Phase, ProcessSpec,
-    RestartPolicy, Round,
+    Bytes, ContainerSpec, Digest, Explained, Fallback, Limits, Mode, Moment, Outcome, PageCount, Phase, ProcessSpec,
+    RestartPolicy, Round, Settings,
 };
 use drover_protocol::{
     Offer, Source, SourceInput, SourceOutput, Target, TargetInput, TargetOutput, ToSource, ToTarget, Verdict,
 };
 use proptest::prelude::*;
 
-fn offer() -> Offer {
+fn offer(settings: Settings) -> Offer {
     let process = ProcessSpec {
         args: vec!["sleep".into()],
         env: vec![],
@@ -43,7 +43,7 @@ fn offer() -> Offer {
         generation: 1,
         restarts: 0,
         started_at: None,
-        mode: Mode::Auto,
+        settings,
         criu: "4.2".into(),
         kernel: String::new(),
         architecture: "x86_64".into(),
@@ -88,6 +88,8 @@ struct World<'a> {
     owned: bool,
     thawed_after_commit: bool,
     image_missing: bool,
+    /// Whether the target waits for pages that follow, and has said so.
+    awaits: bool,
     outcome: Option<Outcome>,
     phases: Vec<Phase>,
 }
@@ -97,10 +99,13 @@ impl<'a> World<'a> {
         let now = Moment(Duration::from_secs(1));
         let mut chance = Chance(chance.iter());
         let image_missing = chance.one_in(2);
+        let mode = if chance.one_in(3) { Mode::ALL[3 - usize::from(chance.one_in(2))] } else { Mode::Auto };
+        let fallback = Fallback::ALL.into_iter().find(|_| chance.one_in(3));
+        let settings = Settings { mode, fallback, ..Settings::default() };
         Self {
             chance,
             now,
-            source: Source::new(now, "n1".parse().unwrap(), "n2".parse().unwrap(), offer()),
+            source: Source::new(now, "n1".parse().unwrap(), "n2".parse().unwrap(), offer(settings), None),
             target: None,
             source_copy: Copy::Running,
             target_copy: Copy::None,
@@ -111,6 +116,7 @@ impl<'a> World<'a> {
             owned: false,
             thawed_after_commit: false,
             image_missing,
+            awaits: false,
             outcome: None,
             phases: vec![Phase::Prepare],
         }
@@ -127,7 +133,7 @@ impl<'a> World<'a> {
                 self.source.handle(self.now, SourceInput::Cancelled);
             }
             self.check();
-            if self.step_source() || self.step_target() || self.deliver() {
+            if self.step_source() || self.step_target() || self.deliver() || self.arrive() {
                 continue;
             }
             // Nothing moves: time passes until somebody loses patience.
@@ -145,6 +151,17 @@ impl<'a> World<'a> {
             }
         }
         panic!("the migration never ends: {:?} {:?}", self.source, self.target);
+    }
+
+    /// Pages follow as long as there is a link.
+    fn arrive(&mut self) -> bool {
+        let arrives = self.link && self.awaits;
+        if let Some(target) = self.target.as_mut().filter(|_| arrives) {
+            assert!(self.source_copy == Copy::Frozen, "only the source has the rest");
+            self.awaits = false;
+            target.handle(self.now, TargetInput::Arrived);
+        }
+        arrives
     }
 
     fn cut(&mut self) {
@@ -206,11 +223,21 @@ impl<'a> World<'a> {
             }
             SourceOutput::SendRound if self.chance.one_in(20) => SourceInput::RoundRefused(why()),
             SourceOutput::SendRound if !fails => {
-                let left = if self.chance.one_in(2) { 100_000 } else { 0 };
-                let (pages, dirty_after) = (PageCount(50_000), PageCount(left));
+                if let Some(target) = &mut self.target {
+                    target.handle(self.now, TargetInput::RoundStored);
+                }
+                let (pages, dirty_after) = (PageCount(50_000), PageCount(0));
                 SourceInput::RoundSent(Round { pages, bytes: Bytes(pages.0 * 4096), ms: 500.0, dirty_after })
             }
-            SourceOutput::SendRound | SourceOutput::SendImage | SourceOutput::Checkpoint | SourceOutput::Transfer
+            SourceOutput::Survey => {
+                SourceInput::Surveyed(PageCount(if self.chance.one_in(2) { 10_000_000 } else { 0 }))
+            }
+            SourceOutput::Slow(_) => SourceInput::Slowed,
+            SourceOutput::Serve => return true,
+            SourceOutput::SendRound
+            | SourceOutput::SendImage
+            | SourceOutput::Checkpoint { .. }
+            | SourceOutput::Transfer
                 if fails =>
             {
                 SourceInput::StepFailed(why())
@@ -220,7 +247,7 @@ impl<'a> World<'a> {
                 self.source_copy = Copy::Frozen;
                 if fails { SourceInput::StepFailed(why()) } else { SourceInput::Frozen }
             }
-            SourceOutput::Checkpoint => SourceInput::Checkpointed,
+            SourceOutput::Checkpoint { .. } => SourceInput::Checkpointed,
             SourceOutput::Transfer => SourceInput::Transferred,
             SourceOutput::RecordCommit if fails => {
                 // It failed; whether it landed all the same is chance.
@@ -297,6 +324,10 @@ impl<'a> World<'a> {
                 self.target_copy = Copy::Running;
                 TargetInput::Resumed
             }
+            TargetOutput::AwaitArrival => {
+                self.awaits = true;
+                return true;
+            }
             TargetOutput::RecordOwned => {
                 self.owned = true;
                 TargetInput::OwnedRecorded
@@ -344,11 +375,11 @@ fn a_migration_without_faults_passes_all_phases_and_moves() {
 #[test]
 fn source_thaws_when_target_refuses() {
     let now = Moment::default();
-    let mut source = Source::new(now, "n1".parse().unwrap(), "n2".parse().unwrap(), offer());
+    let mut source = Source::new(now, "n1".parse().unwrap(), "n2".parse().unwrap(), offer(Settings::default()), None);
     let mut done = Vec::new();
     let inputs = [
         SourceInput::Connected,
-        SourceInput::Heard(ToSource::Welcome { version: 1, node: "n2".parse().unwrap() }),
+        SourceInput::Heard(ToSource::Welcome { version: 2, node: "n2".parse().unwrap() }),
         SourceInput::Heard(ToSource::Ready),
         SourceInput::RoundRefused(why()),
         SourceInput::Frozen,

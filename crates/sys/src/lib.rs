@@ -10,6 +10,7 @@ pub mod namespace;
 pub mod packet;
 pub mod pagemap;
 pub mod process;
+pub mod read;
 pub mod repair;
 pub mod shared;
 pub mod tree;

@@ -55,9 +55,10 @@ const STREAMS_END: Duration = Duration::from_secs(2);
 /// How long connections may go on after the end, to tell of it.
 const FAREWELL: Duration = Duration::from_millis(500);
 
-/// Brings a restored container the pages that are in a store, over the socket that CRIU connects to. Returns when none is
-/// missing; what it has not brought by then is zero.
-pub type Fill = fn(store: &Path, criu: &UnixListener) -> Result<(), Failure>;
+/// Brings a restored container the pages that are in a store, over the socket that CRIU connects to, and those that follow
+/// from the source, over agents that connect to `agents`. Tells `filled` when none is missing; what it has not brought by
+/// then is zero. It goes on to tell agents so.
+pub type Fill = fn(store: &Path, criu: &UnixListener, agents: &Path, filled: &dyn Fn()) -> Result<(), Failure>;
 
 /// The whole life of a shim; returns when the container has ended or was discarded.
 ///
@@ -224,14 +225,18 @@ impl Server {
         *lock(&self.filled.0) = false;
         let server = Arc::clone(self);
         std::thread::Builder::new().name("fill".into()).spawn(move || {
-            if let Err(error) = (server.fill)(&server.spec.layout.store(), &listener) {
+            let filled = || {
+                *lock(&server.filled.0) = true;
+                server.filled.1.notify_all();
+            };
+            let layout = &server.spec.layout;
+            if let Err(error) = (server.fill)(&layout.store(), &listener, &layout.relays(), &filled) {
                 // What is missing would be zero from now on. Better no program than one whose memory is wrong; a restore
                 // that was broken off has none.
                 eprintln!("cannot bring the pages that are missing: {}", Explained::from_chain(error.as_ref()));
                 let _ = server.container.kill();
             }
-            *lock(&server.filled.0) = true;
-            server.filled.1.notify_all();
+            filled();
         })?;
         Ok(true)
     }

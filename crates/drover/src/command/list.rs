@@ -52,7 +52,7 @@ fn table(records: &[ContainerRecord]) -> String {
             record.spec.id.as_str().chars().take(SHORT).collect(),
             record.spec.name.to_string(),
             record.node.to_string(),
-            record.state.to_string(),
+            record.condition(),
             record.spec.image.clone(),
             addresses.join(","),
             record.generation.to_string(),
@@ -66,6 +66,18 @@ fn table(records: &[ContainerRecord]) -> String {
 mod tests {
     use super::*;
     use crate::choice::tests::record;
+
+    #[test]
+    fn memory_that_is_on_another_node_is_told() {
+        let mut record = record("aa", "web", "n1", ContainerState::Running, 1);
+        let since = "2026-01-01T00:00:00Z".to_owned();
+        let mut follows = drover_model::Follows { from: "n2".parse().unwrap(), since, reachable: true };
+        record.follows = Some(follows.clone());
+        assert!(table(&[record.clone()]).contains("running, memory follows from n2"));
+        follows.reachable = false;
+        record.follows = Some(follows);
+        assert!(table(&[record]).contains("running, waits for memory on n2"));
+    }
 
     #[test]
     fn containers_are_listed_in_columns() {

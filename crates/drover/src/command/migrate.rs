@@ -5,12 +5,12 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use clap::builder::PossibleValue;
 use drover_api::{Client, ClientError, MigrateRequest};
-use drover_model::{MigrationId, MigrationState, Mode, NodeName, Outcome, Report};
+use drover_model::{MigrationId, MigrationState, NodeName, Outcome, Report, Settings};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::settings::SettingsArgs;
 use super::{Chosen, migrations, open};
 use crate::cluster::Located;
 use crate::failure::{Cause, Doing, Failure};
@@ -27,29 +27,14 @@ pub struct MigrateArgs {
     /// The node that has the container, when several have one of this name
     #[arg(long)]
     node: Option<NodeName>,
-    /// How memory crosses
-    #[arg(long, default_value = "auto")]
-    mode: ModeArg,
+    #[command(flatten)]
+    settings: SettingsArgs,
     /// Do not wait for the end
     #[arg(long)]
     detach: bool,
     /// Cancel this migration
-    #[arg(long, value_name = "ID", conflicts_with_all = ["container", "to", "mode", "detach"])]
+    #[arg(long, value_name = "ID", exclusive = true)]
     cancel: Option<MigrationId>,
-}
-
-/// A mode on the command line.
-#[derive(Debug, Clone, Copy)]
-struct ModeArg(Mode);
-
-impl clap::ValueEnum for ModeArg {
-    fn value_variants<'a>() -> &'a [Self] {
-        &[Self(Mode::Auto), Self(Mode::PreCopy), Self(Mode::StopAndCopy)]
-    }
-
-    fn to_possible_value(&self) -> Option<PossibleValue> {
-        Some(PossibleValue::new(self.0.as_str()))
-    }
 }
 
 /// The time after which a poll answers without a change: short on a terminal, which shows the time that passes.
@@ -73,7 +58,7 @@ pub async fn execute(args: MigrateArgs, printer: Printer) -> Result<ExitCode, Fa
     let located = chosen.locate(&cluster, "move").await?;
     // Listened to before it begins: afterwards nobody may be left in doubt about what an interrupt did.
     let mut interrupted = signal(SignalKind::interrupt()).doing(action)?;
-    let begun = begin(&located, &to, args.mode.0).await.doing(action)?;
+    let begun = begin(&located, &to, args.settings.settings()).await.doing(action)?;
     if args.detach {
         return printer.either(&begun, || begun.id.to_string()).map(|()| ExitCode::SUCCESS);
     }
@@ -103,9 +88,9 @@ fn left_alone(id: &MigrationId) -> String {
 }
 
 /// Begins a migration.
-pub(super) async fn begin(located: &Located, to: &NodeName, mode: Mode) -> Result<MigrationState, ClientError> {
+pub(super) async fn begin(located: &Located, to: &NodeName, settings: Settings) -> Result<MigrationState, ClientError> {
     let container = located.record.spec.id.to_string();
-    located.client.migrate(&MigrateRequest { container, to: to.clone(), mode }).await
+    located.client.migrate(&MigrateRequest { container, to: to.clone(), settings }).await
 }
 
 /// Follows a migration to its end.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
-use drover_model::{Mode, NodeName, Report};
+use drover_model::{NodeName, Report};
 use rand::rngs::StdRng;
 use rand::seq::IteratorRandom;
 use rand::{Rng, SeedableRng};
@@ -11,6 +11,7 @@ use serde::Serialize;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::migrate::{Progress, begin, follow, moved};
+use super::settings::SettingsArgs;
 use super::{Chosen, open};
 use crate::failure::{Cause, Doing, Failure};
 use crate::print::{self, Printer};
@@ -35,6 +36,8 @@ pub struct PongArgs {
     /// The seed of that chance: the same seed, the same way
     #[arg(long, requires = "random")]
     seed: Option<u64>,
+    #[command(flatten)]
+    settings: SettingsArgs,
 }
 
 /// What is printed at the end.
@@ -70,7 +73,7 @@ pub async fn execute(args: PongArgs, printer: Printer) -> Result<(), Failure> {
         let there = there.ok_or(Cause::Invalid("--nodes names no other node")).doing(action)?;
         let source = located.clone();
         let moving = async {
-            let begun = begin(&source, &there, Mode::Auto).await?;
+            let begun = begin(&source, &there, args.settings.settings()).await?;
             moved(follow(&source.client, begun, Progress::new(printer)).await?)
         };
         tokio::pin!(moving);

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
-use drover_memory::{Filler, Stored};
+use drover_memory::{Filler, Stored, dismiss_relays, listen_for_relays};
 
 use crate::failure::{Cause, Doing, Failure};
 
@@ -15,12 +15,19 @@ pub struct ShimArgs {
     pub spec: PathBuf,
 }
 
-/// Brings the pages that arrived before the images.
-fn fill(store: &Path, criu: &UnixListener) -> Result<(), drover_container::shim::Failure> {
+/// Brings the pages that arrived before the images, and those that follow.
+fn fill(
+    store: &Path,
+    criu: &UnixListener,
+    agents: &Path,
+    filled: &dyn Fn(),
+) -> Result<(), drover_container::shim::Failure> {
     // An index that is not there means that no page came.
     let Some(stored) = Stored::open(store)? else { return Err("the index of the pages is missing".into()) };
-    Filler::new(stored)?.serve(criu)?;
-    Ok(())
+    let agents = listen_for_relays(agents)?;
+    Filler::new(stored)?.serve(criu, &agents)?;
+    filled();
+    Ok(dismiss_relays(&agents)?)
 }
 
 /// Is the shim. Called before any thread is started.

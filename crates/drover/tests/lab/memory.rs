@@ -1,10 +1,17 @@
 //! Memory that is written all the time arrives as it was, whatever the mode.
 
 use crate::count::{copy, import_counter};
-use crate::harness::{Lab, image_root, sharer};
+use crate::harness::{Lab, image_root, sharer, until};
 
-/// Moves a container that checks its own memory, and has it look at every page in the end.
-fn torture(options: &str, limit: Option<&str>, modes: &[&str]) {
+const STOP_AND_COPY: (&str, &str) = ("--mode stop-and-copy", "stop-and-copy");
+const PRE_COPY: (&str, &str) = ("--fallback freeze", "pre-copy");
+const POST_COPY: (&str, &str) = ("--mode post-copy", "post-copy");
+/// A round, and what was written again follows.
+const HYBRID: (&str, &str) = ("--fallback post-copy --downtime 0ms --max-rounds 1", "post-copy");
+
+/// Moves a container that checks its own memory, in ways with these options that are reported as these modes, and has it
+/// look at every page in the end.
+fn torture(options: &str, limit: Option<&str>, ways: &[(&str, &str)]) {
     let lab = Lab::up();
     import_counter(&lab);
     lab.drover(format!("run --node n1 --name box -d counter drover-check torture {options} --json")).well();
@@ -12,12 +19,19 @@ fn torture(options: &str, limit: Option<&str>, modes: &[&str]) {
     if let Some(limit) = limit {
         lab.drover(format!("lab link {limit}")).well();
     }
-    for (number, mode) in modes.iter().enumerate() {
+    for (number, (way, mode)) in ways.iter().enumerate() {
         let target = if number % 2 == 0 { "n2" } else { "n1" };
-        let report = lab.json(format!("migrate box --to {target} --mode {mode}"));
+        let report = lab.json(format!("migrate box --to {target} {way}"));
         assert_eq!(report["outcome"], "moved", "{report}");
         assert_eq!(report["mode"], *mode, "{report}");
+        assert_eq!(report["exposure_ms"].is_number(), *mode == "post-copy", "{report}");
     }
+    examine(&lab);
+}
+
+/// Ends the container that checks its own memory; it must have found every page as it was.
+#[track_caller]
+fn examine(lab: &Lab) {
     lab.drover("stop -t 30 box").well();
     let log = lab.logs("box");
     assert_eq!(lab.await_exit("box"), 0, "{log}");
@@ -26,9 +40,91 @@ fn torture(options: &str, limit: Option<&str>, modes: &[&str]) {
 
 #[test]
 fn memory_that_is_written_arrives_as_it_was() {
-    let modes =
-        ["pre-copy", "pre-copy", "stop-and-copy", "pre-copy", "pre-copy", "pre-copy", "stop-and-copy", "pre-copy"];
-    torture("--mib 24 --threads 3 --children 2 --pause-us 100", None, &modes);
+    let ways = [PRE_COPY, POST_COPY, STOP_AND_COPY, HYBRID, PRE_COPY, POST_COPY, HYBRID, HYBRID];
+    torture("--mib 24 --threads 3 --children 2 --pause-us 100", None, &ways);
+}
+
+#[test]
+fn memory_that_follows_over_a_slow_link_arrives_as_it_was() {
+    torture("--mib 16 --threads 2 --children 2 --pause-us 300", Some("100mbit"), &[POST_COPY, HYBRID, POST_COPY]);
+}
+
+/// Begins a move whose memory follows for some seconds, and waits until the container runs on the target.
+fn follow_halfway(lab: &Lab) -> String {
+    import_counter(lab);
+    lab.drover("run --node n1 --name box -d counter drover-check torture --mib 48 --children 1 --json").well();
+    lab.await_log("box", "ready\n");
+    lab.drover("lab link 50mbit").well();
+    let begun = lab.json("migrate box --to n2 --mode post-copy --detach");
+    let id = begun["id"].as_str().unwrap().to_owned();
+    until("a container that runs before its memory has crossed", || {
+        let state = lab.json(format!("migrations {id}"));
+        assert!(state["report"].is_null(), "{state}");
+        (state["phase"] == "settle").then_some(())
+    });
+    id
+}
+
+#[test]
+fn memory_follows_on_after_the_source_s_agent_was_killed() {
+    let lab = Lab::up();
+    let id = follow_halfway(&lab);
+    lab.drover("lab agent n1 stop").well();
+    // The target says what it is.
+    until("a container that waits for its memory", || {
+        (lab.inspect("box")["follows"]["reachable"] == false).then_some(())
+    });
+    assert!(lab.drover("ps").well().contains("waits for memory on n1"));
+    lab.restart_agent("n1");
+    lab.drover("lab link none").well();
+    let report = lab.await_report(&id);
+    assert_eq!(report["outcome"], "moved", "{report}");
+    let record = lab.inspect("box");
+    assert_eq!((&record["node"], &record["follows"]), (&"n2".into(), &serde_json::Value::Null));
+    lab.migrate("box", "n1");
+    examine(&lab);
+}
+
+#[test]
+fn memory_follows_on_after_the_target_s_agent_was_killed() {
+    let lab = Lab::up();
+    let id = follow_halfway(&lab);
+    lab.restart_agent("n2");
+    lab.drover("lab link none").well();
+    let report = lab.await_report(&id);
+    assert_eq!(report["outcome"], "moved", "{report}");
+    lab.migrate("box", "n1");
+    examine(&lab);
+}
+
+#[test]
+fn a_container_whose_memory_follows_can_be_killed() {
+    let lab = Lab::up();
+    let id = follow_halfway(&lab);
+    lab.drover("kill box").well();
+    assert_eq!(lab.await_report(&id)["outcome"], "moved");
+    assert_eq!(lab.await_exit("box"), 137);
+    lab.drover("rm box").well();
+}
+
+#[test]
+fn a_move_that_cannot_meet_its_budget_ends_as_its_user_wishes() {
+    let lab = Lab::up();
+    import_counter(&lab);
+    let options = "--mib 16 --threads 2 --children 0 --pause-us 200";
+    lab.drover(format!("run --node n1 --name box -d counter drover-check torture {options} --json")).well();
+    lab.await_log("box", "ready\n");
+    lab.drover("lab link 100mbit").well();
+    let error = lab.drover("migrate box --to n2 --mode pre-copy --downtime 1ms").hinted_refusal();
+    assert!(error.contains("over the budget of 1 ms"), "{error}");
+    assert_eq!(lab.inspect("box")["node"], "n1");
+    let report = lab.json("migrate box --to n2 --downtime 1ms --fallback slow");
+    let reason = report["reason"].as_str().unwrap();
+    assert!(reason.contains("slowed") || reason.contains("most rounds"), "{report}");
+    // On the target it is as fast as ever.
+    let report = lab.json("migrate box --to n1 --stop-rule rounds=3");
+    assert_eq!(report["rounds"].as_array().unwrap().len(), 4, "{report}");
+    examine(&lab);
 }
 
 #[test]
@@ -50,7 +146,7 @@ fn a_round_that_was_given_up_is_not_sent_to_its_end() {
 
 #[test]
 fn memory_that_is_written_faster_than_it_crosses_arrives_as_it_was() {
-    torture("--mib 16 --threads 2 --children 1 --pause-us 300", Some("500mbit"), &["pre-copy", "pre-copy"]);
+    torture("--mib 16 --threads 2 --children 1 --pause-us 300", Some("500mbit"), &[PRE_COPY, HYBRID]);
 }
 
 /// Imports the toolbox with the program that shares memory inside as the image `sharer`.
@@ -68,10 +164,11 @@ fn memory_of_every_kind_arrives_as_it_was() {
     import_sharer(&lab);
     lab.drover("run --node n1 --name box -d sharer sharer 8 300").well();
     lab.await_log("box", "ready\n");
-    let modes = ["pre-copy", "stop-and-copy", "pre-copy", "pre-copy", "stop-and-copy", "pre-copy", "pre-copy"];
-    for (number, mode) in modes.iter().enumerate() {
+    let ways =
+        [PRE_COPY, STOP_AND_COPY, POST_COPY, PRE_COPY, HYBRID, HYBRID, POST_COPY, POST_COPY, STOP_AND_COPY, PRE_COPY];
+    for (number, (way, mode)) in ways.iter().enumerate() {
         let target = if number % 2 == 0 { "n2" } else { "n1" };
-        let report = lab.json(format!("migrate box --to {target} --mode {mode}"));
+        let report = lab.json(format!("migrate box --to {target} {way}"));
         assert_eq!((&report["outcome"], &report["mode"]), (&"moved".into(), &(*mode).into()), "{report}");
     }
     lab.drover("stop -t 30 box").well();
@@ -90,17 +187,21 @@ fn shared_memory_crosses_before_the_container_is_frozen() {
     lab.await_log("box", "ready\n");
     let frozen = |report: &serde_json::Value| {
         let rounds = report["rounds"].as_array().unwrap();
-        let bytes = |round: &serde_json::Value| round["bytes"].as_u64().unwrap();
+        // However they were packed.
+        let bytes = |round: &serde_json::Value| round["pages"].as_u64().unwrap() << 12;
         (rounds[..rounds.len() - 1].iter().map(bytes).sum::<u64>(), bytes(&rounds[rounds.len() - 1]))
     };
-    for target in ["n2", "n1"] {
-        let report = lab.json(format!("migrate box --to {target} --mode pre-copy"));
+    for (target, (way, _)) in [("n2", PRE_COPY), ("n1", PRE_COPY), ("n2", HYBRID), ("n1", PRE_COPY)] {
+        let report = lab.json(format!("migrate box --to {target} {way}"));
         let (before, while_frozen) = frozen(&report);
         assert!(before >= 3 * PIECE, "{report}");
         assert!(while_frozen < PIECE / 2, "{report}");
     }
-    let report = lab.json("migrate box --to n2 --mode stop-and-copy");
-    assert!(frozen(&report).1 >= 3 * PIECE, "{report}");
+    // Without rounds all of it crosses then, for it does not follow.
+    for (target, (way, _)) in [("n2", STOP_AND_COPY), ("n1", POST_COPY), ("n2", POST_COPY)] {
+        let report = lab.json(format!("migrate box --to {target} {way}"));
+        assert!(frozen(&report).1 >= 3 * PIECE, "{report}");
+    }
     lab.drover("stop -t 30 box").well();
     let log = lab.logs("box");
     assert!(log.contains("\"wrong\":null"), "{log}");

@@ -36,19 +36,26 @@ impl Cgroup {
             Some(group) => self.set(limits.memory, group.join("memory.limit_in_bytes"), &or(limits.memory, "-1"))?,
             None => self.set(limits.memory, self.unified_file("memory.max"), &or(limits.memory, "max"))?,
         }
-        let quota = limits.cpu_millis.map(|millis| (u64::from(millis) * PERIOD_US / 1000).max(SMALLEST_QUOTA_US));
-        match self.legacy("cpu") {
-            Some(group) => {
-                self.set(quota, group.join("cpu.cfs_period_us"), &PERIOD_US.to_string())?;
-                self.set(quota, group.join("cpu.cfs_quota_us"), &or(quota, "-1"))?;
-            }
-            None => {
-                self.set(quota, self.unified_file("cpu.max"), &format!("{} {PERIOD_US}", or(quota, "max")))?;
-            }
-        }
+        self.limit_cpu(limits.cpu_millis)?;
         let pids = limits.pids.map(u64::from);
         let file = self.legacy("pids").map_or_else(|| self.unified_file("pids.max"), |group| group.join("pids.max"));
         self.set(pids, file, &or(pids, "max"))
+    }
+
+    /// Limits processor time to so many thousandths of one core, or not at all.
+    ///
+    /// # Errors
+    /// When the kernel refuses the value, or a limit is asked for and the controller is missing.
+    pub fn limit_cpu(&self, millis: Option<u32>) -> Result<(), CgroupError> {
+        let quota = millis.map(|millis| (u64::from(millis) * PERIOD_US / 1000).max(SMALLEST_QUOTA_US));
+        let or = |none: &str| quota.map_or(none.to_owned(), |quota| quota.to_string());
+        match self.legacy("cpu") {
+            Some(group) => {
+                self.set(quota, group.join("cpu.cfs_period_us"), &PERIOD_US.to_string())?;
+                self.set(quota, group.join("cpu.cfs_quota_us"), &or("-1"))
+            }
+            None => self.set(quota, self.unified_file("cpu.max"), &format!("{} {PERIOD_US}", or("max"))),
+        }
     }
 
     /// Writes a limit; a missing controller matters only to a limit that was asked for.

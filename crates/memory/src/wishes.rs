@@ -1,0 +1,169 @@
+//! Which pages the filler asks the source for, and when.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::ops::Range;
+use std::os::fd::OwnedFd;
+use std::time::Instant;
+
+use drover_model::PageCount;
+
+use crate::following::{MOST, Relay, Wish};
+use crate::pieces::{Piece, Pieces};
+use crate::window::Window;
+
+const PAGE: u64 = PageCount::PAGE;
+
+/// What is wished for. Everything is named by the addresses that pages have on the source.
+#[derive(Debug)]
+pub(crate) struct Wishes {
+    /// What was on the source alone to begin with, by process.
+    all: BTreeMap<u64, Pieces>,
+    /// Of that, what nobody has asked for yet.
+    unasked: BTreeMap<u64, Pieces>,
+    /// What was asked for and has not come.
+    asked: VecDeque<Asked>,
+    /// Where to go on: behind what was waited for last, for who reads on there will wait next.
+    next: (u64, u64),
+    window: Window,
+    relay: Option<Relay>,
+}
+
+#[derive(Debug)]
+struct Asked {
+    process: u64,
+    pages: Range<u64>,
+    /// How many of them have not come.
+    left: u64,
+    at: Instant,
+}
+
+impl Wishes {
+    pub fn new(all: BTreeMap<u64, Pieces>) -> Self {
+        let unasked = all.clone();
+        Self { all, unasked, asked: VecDeque::new(), next: (0, 0), window: Window::default(), relay: None }
+    }
+
+    pub fn relay(&self) -> Option<&Relay> {
+        self.relay.as_ref()
+    }
+
+    /// A relay has connected; it counts, for the one before it has lost its link.
+    pub fn take_relay(&mut self, agents: &OwnedFd) -> io::Result<()> {
+        self.relay = Some(Relay::accept(agents)?);
+        self.ask_again();
+        Ok(())
+    }
+
+    /// What was asked for over another link does not come any more.
+    fn ask_again(&mut self) {
+        self.unasked = self.all.clone();
+        self.asked.clear();
+        self.window = Window::default();
+    }
+
+    /// Somebody waits for the page at `address`, and perhaps for those behind it next, in all `length` bytes.
+    pub fn hurry(&mut self, process: u64, address: u64, length: u64) {
+        let is_unasked = |unasked: &Pieces| unasked.at(address).is_some();
+        if self.unasked.get(&process).is_some_and(is_unasked) {
+            // Asked for at once, or when somebody can be asked again.
+            self.next = (process, address);
+            self.ask(process, address, length / PAGE);
+        }
+    }
+
+    /// Asks for a page again that could not be taken in.
+    pub fn repeat(&mut self, process: u64, address: u64) {
+        if let Some((slot, _)) = self.all.get(&process).and_then(|all| all.at(address)) {
+            self.unasked.entry(process).or_default().insert(address, Piece { pages: 1, slot });
+            self.next = (process, address);
+        }
+    }
+
+    /// Asks for what nobody waits for yet, as much as the window allows. `is_awaited` says of a process and the number of
+    /// a page whether anybody still needs it.
+    pub fn go_on(&mut self, is_awaited: impl Fn(u64, u64) -> bool) {
+        while self.relay.is_some() && self.on_the_way() < self.window.bytes() {
+            let Some((process, address, pages)) = self.next_unasked() else { return };
+            if is_awaited(process, address / PAGE) {
+                if !self.ask(process, address, pages) {
+                    return;
+                }
+            } else if let Some(unasked) = self.unasked.get_mut(&process) {
+                unasked.remove(address..address + PAGE);
+            }
+        }
+    }
+
+    /// The next pages behind the last ones, or from the beginning.
+    fn next_unasked(&mut self) -> Option<(u64, u64, u64)> {
+        let (process, address) = self.next;
+        let here = self.unasked.get(&process).and_then(|unasked| unasked.from(address));
+        if let Some((start, pages)) = here {
+            return Some((process, start, pages));
+        }
+        self.unasked.retain(|_, unasked| !unasked.is_empty());
+        let (process, unasked) = self.unasked.first_key_value()?;
+        let (start, piece) = unasked.first()?;
+        Some((*process, start, piece.pages))
+    }
+
+    fn on_the_way(&self) -> u64 {
+        self.asked.iter().map(|asked| asked.left * PAGE).sum()
+    }
+
+    /// Asks for pages side by side, as many of them as a wish may name and nobody has asked for. Whether the wish was taken.
+    fn ask(&mut self, process: u64, address: u64, pages: u64) -> bool {
+        let Some(relay) = &self.relay else { return false };
+        let Some(unasked) = self.unasked.get_mut(&process) else { return false };
+        let Some((_, end)) = unasked.at(address) else { return false };
+        let pages = pages.min((end - address) / PAGE).min(u64::from(MOST));
+        let wish = Wish { process, address, pages: pages as u32 };
+        if !relay.wish(wish) {
+            return false;
+        }
+        let range = address..address + pages * PAGE;
+        unasked.remove(range.clone());
+        self.next = (process, range.end);
+        self.asked.push_back(Asked { process, pages: range, left: pages, at: Instant::now() });
+        true
+    }
+
+    /// What has come into `buffer`, if anything has: which pages, and how many bytes of content. A relay that is gone has
+    /// lost what was asked for.
+    pub fn brought(&mut self, buffer: &mut [u8]) -> Option<(Wish, usize)> {
+        match self.relay.as_ref()?.brought(buffer) {
+            Ok(brought) => {
+                if let Some((wish, _)) = brought {
+                    self.count(wish);
+                }
+                brought
+            }
+            Err(_) => {
+                self.relay = None;
+                self.ask_again();
+                None
+            }
+        }
+    }
+
+    fn count(&mut self, wish: Wish) {
+        let pages = wish.address..wish.address + u64::from(wish.pages) * PAGE;
+        let asked = self.asked.iter_mut().find(|asked| {
+            asked.process == wish.process && asked.pages.start < pages.end && pages.start < asked.pages.end
+        });
+        let Some(asked) = asked else { return };
+        asked.left = asked.left.saturating_sub(u64::from(wish.pages));
+        if asked.left == 0 {
+            self.window.answered(asked.pages.end - asked.pages.start, asked.at.elapsed());
+            self.asked.retain(|asked| asked.left > 0);
+        }
+    }
+
+    /// Nothing is on the source alone any more: the relay hears it, and is needed no longer.
+    pub fn dismiss(&mut self) {
+        if let Some(relay) = self.relay.take() {
+            relay.wish(Wish::NOTHING);
+        }
+    }
+}
