@@ -105,7 +105,7 @@ impl Arrival {
         place::renew_dev(layout)?;
         Shim::start(&self.inner.config.program, &self.inner.shim_spec(container))
             .map_err(|error| failure(attempt, &error))?;
-        Ok(())
+        container.shim().order(&Request::Arm).map(drop).map_err(|error| failure(attempt, &error))
     }
 
     /// Receives the image.

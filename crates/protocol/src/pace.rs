@@ -7,7 +7,7 @@ use drover_model::{Bandwidth, Moment};
 /// The longest piece that a link with a bound is given at once, in bytes.
 pub const CAPPED_PIECE: usize = 64 << 10;
 /// What may be saved up while nothing is sent, as time at the bound's rate: so much goes at once.
-const SAVED: Duration = Duration::from_millis(10);
+const SAVED: Duration = Duration::from_millis(20);
 
 /// A bound on what is sent: a bucket of tokens, one for each byte, that fills at the bound's rate. It may be overdrawn by
 /// what has to go at once, and by one piece; then it is waited for.
@@ -170,8 +170,8 @@ mod tests {
         let mut cap = Cap::new(Bandwidth(8_000_000), at(0.0));
         assert_eq!(cap.rate(), 1_000_000);
         assert_eq!(cap.wait(at(5000.0)), Duration::ZERO);
-        cap.spend(at(5000.0), 30_000);
-        assert_eq!(cap.wait(at(5000.0)), Duration::from_millis(20), "10 of 30 ms were saved");
+        cap.spend(at(5000.0), 40_000);
+        assert_eq!(cap.wait(at(5000.0)), Duration::from_millis(20), "20 of 40 ms were saved");
         assert_eq!(cap.wait(at(5020.0)), Duration::ZERO);
     }
 

@@ -6,6 +6,7 @@
 #![no_std]
 
 mod call;
+mod conntrack;
 
 use core::ffi::{c_int, c_long, c_ulong, c_void};
 

@@ -25,6 +25,7 @@ const QUESTION: usize = 16 * WORD;
 const ASK_PRLIMIT: u64 = 1;
 const ASK_SCAN: u64 = 2;
 const ASK_DATA: u64 = 3;
+const ASK_TRACKED: u64 = 4;
 /// `PAGE_IS_PRESENT | PAGE_IS_SWAPPED`.
 const PRESENT_OR_SWAPPED: u64 = 1 << 3 | 1 << 4;
 
@@ -54,6 +55,11 @@ pub enum Question {
         /// Its descriptor of the file.
         descriptor: RawFd,
     },
+    /// Which connections the network namespace of a process tracks.
+    Tracked {
+        /// The program, or its child, in the namespace.
+        pid: u32,
+    },
 }
 
 /// What becomes of a call.
@@ -73,8 +79,8 @@ pub enum Answer {
         /// Where the program goes on.
         until: u64,
     },
-    /// The file has no data from there on.
-    NoData,
+    /// There is none: no data from there on, no connection.
+    None,
     /// The kernel scans, but only to this address.
     Shorten {
         /// The address behind the last.
@@ -163,6 +169,7 @@ impl Question {
                 pid: u32::try_from(word(bytes, 1)).ok()?,
                 descriptor: RawFd::try_from(word(bytes, 2)).ok()?,
             }),
+            ASK_TRACKED => Some(Self::Tracked { pid: u32::try_from(word(bytes, 1)).ok()? }),
             _ => None,
         }
     }
@@ -178,7 +185,7 @@ impl Answer {
             Self::Limit { soft, hard } => [ANSWERED, 0, soft, hard],
             // It returns no region.
             Self::Nothing { until } => [ANSWERED, 0, until, 0],
-            Self::NoData => [ANSWERED, 0, 0, 0],
+            Self::None => [ANSWERED, 0, 0, 0],
             Self::Shorten { until } => [SHORTENED, 0, until, 0],
         };
         words.into_iter().flat_map(u64::to_ne_bytes).collect()

@@ -38,7 +38,7 @@ impl Coverage {
     pub(super) fn answer_data(&self, pid: u32, descriptor: RawFd) -> Answer {
         let file = identify(Path::new(&format!("/proc/{pid}/fd/{descriptor}")));
         let covered = matches!(file, Ok(Some((file, _))) if self.shared.contains(&file));
-        if covered { Answer::NoData } else { Answer::Pass }
+        if covered { Answer::None } else { Answer::Pass }
     }
 }
 

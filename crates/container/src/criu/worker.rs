@@ -19,6 +19,7 @@ use rustix::net::{
 };
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use super::conntrack;
 use super::coverage::Coverage;
 use super::rlimits;
 use super::rpc::{Options, Request, Response};
@@ -222,6 +223,8 @@ fn answer(calls: &Calls, criu: u32, coverage: &OnceLock<Coverage>) {
         Question::Limit { pid, resource } => {
             rlimits::limit(pid, resource).map_or(Answer::Pass, |(soft, hard)| Answer::Limit { soft, hard })
         }
+        Question::Tracked { pid } if conntrack::tracks_nothing(pid) => Answer::None,
+        Question::Tracked { .. } => Answer::Pass,
         Question::Scan { descriptor, start, end } => {
             coverage.get().map_or(Answer::Pass, |coverage| coverage.answer(criu, descriptor, start, end))
         }
