@@ -108,6 +108,7 @@ impl Lead {
                     }
                     step => {
                         if step == SourceOutput::Thaw && busy {
+                            given_up.store(true, Ordering::Relaxed);
                             end_in_time(Arc::clone(&reins), Arc::clone(&self.container));
                         }
                         waiting.push_back(step);

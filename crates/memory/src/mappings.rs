@@ -23,6 +23,17 @@ pub(crate) fn followed(pid: u32) -> io::Result<Vec<Range<u64>>> {
     Ok(parse(&std::fs::read_to_string(format!("/proc/{pid}/maps"))?))
 }
 
+/// The id of a process in its own namespace.
+///
+/// # Errors
+/// When there is no such process.
+pub(crate) fn inside(pid: u32) -> io::Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let ids = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+    let id = ids.and_then(|ids| ids.split_whitespace().next_back()).and_then(|id| id.parse().ok());
+    id.ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
 /// From the lines of `/proc/PID/maps` (`proc_pid_maps(5)`).
 fn parse(maps: &str) -> Vec<Range<u64>> {
     let followed = maps.lines().filter_map(|line| {

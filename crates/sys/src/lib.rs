@@ -12,5 +12,6 @@ pub mod pagemap;
 pub mod process;
 pub mod read;
 pub mod repair;
+pub mod shared;
 pub mod tree;
 pub mod uffd;

@@ -53,7 +53,7 @@ pub(super) fn arm(spec: &ShimSpec, stdio: [Option<OwnedFd>; 3], container: &Cgro
     let streams = [0, 1, 2].map(|index: usize| stdio[index].is_some());
     let mut descriptors = vec![(OwnedFd::from(netns), NETNS)];
     descriptors.extend((STREAMS..).zip(stdio).filter_map(|(number, end)| Some((end?, number))));
-    let worker = Worker::start(descriptors)?;
+    let worker = Worker::start_for_restore(descriptors)?;
     // The processes are born where CRIU is.
     container.join(worker.pid())?;
     Ok(Armed { worker, streams })
