@@ -57,25 +57,27 @@ impl Tracker {
     /// When the process is gone, has become another program, or has locked memory.
     pub fn written(&mut self) -> Result<Vec<Range<u64>>, TrackError> {
         let failed = |error| TrackError::Follow(self.pid, error);
-        let mappings = followed(self.pid).map_err(failed)?;
         let mut written = Vec::new();
-        for mapping in &mappings {
-            let length = mapping.end - mapping.start;
+        self.mappings.clear();
+        for mapping in followed(self.pid).map_err(failed)? {
             // Again for those that are known: it costs little, and one that was moved or replaced looks the same.
-            match self.faults.register_write_protection(mapping.start, length) {
+            match self.faults.register_write_protection(mapping.start, mapping.end - mapping.start) {
                 Ok(()) => {}
-                // It has gone since the list was read; its pages go with it.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                // It has gone since the list was read, or something else is in its place, which is seen next time. What
+                // is not followed when everything stands still is dumped by CRIU.
+                Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::OutOfMemory) => {
+                    continue;
+                }
                 Err(error) => return Err(failed(error)),
             }
             match self.scan.written(mapping.start, mapping.end) {
                 Ok(runs) => written.extend(runs),
-                // It has changed since it was registered, and is seen as it is then next time.
-                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+                // It has changed since it was registered.
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => continue,
                 Err(error) => return Err(failed(error)),
             }
+            self.mappings.push(mapping);
         }
-        self.mappings = mappings;
         Ok(written)
     }
 
