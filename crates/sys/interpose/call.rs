@@ -43,3 +43,10 @@ pub fn fail(error: c_int) -> c_int {
     unsafe { __errno_location().write(error) };
     -1
 }
+
+/// What `errno` says.
+#[allow(dead_code, reason = "not every library that has this module asks")]
+pub fn error() -> c_int {
+    // SAFETY: the C library gives the place of the thread's own.
+    unsafe { __errno_location().read() }
+}

@@ -2,15 +2,17 @@
 //!
 //! It is built by `build.rs` and is a part of the binary. `src/interpose.rs` is its other side and says what crosses.
 //! It uses nothing but the C library that the program has anyway, and keeps no state. Forked children of the program ask
-//! over the same socket: CRIU waits for a child that might ask before it goes on.
+//! over the same socket, and at once (CRIU dumps each namespace in a child): one takes its turn after the other.
 #![no_std]
 
 mod call;
 mod conntrack;
+mod turn;
 
 use core::ffi::{c_int, c_long, c_ulong, c_void};
 
-use call::{call, fail};
+use call::{call, error, fail};
+use turn::Turn;
 
 /// The number of the socket, as in `src/interpose.rs`.
 const SOCKET: c_int = 99;
@@ -59,12 +61,21 @@ unsafe extern "C" {
 /// The answer, if there is one: without somebody to ask, the kernel does what it would have done.
 fn ask(question: &Question) -> Option<Answer> {
     const NO_SIGNAL: c_int = 0x4000;
+    const INTERRUPTED: c_int = 4;
     let mut answer: Answer = [0; 4];
     let (asked, wanted) = (size_of::<Question>(), size_of::<Answer>());
-    // SAFETY: both buffers are alive and as long as is said.
-    let heard = unsafe {
-        send(SOCKET, question.as_ptr().cast(), asked, NO_SIGNAL) == asked as isize
-            && recv(SOCKET, answer.as_mut_ptr().cast(), wanted, 0) == wanted as isize
+    let _turn = Turn::take(SOCKET)?;
+    // SAFETY: the buffer is alive and as long as is said.
+    if unsafe { send(SOCKET, question.as_ptr().cast(), asked, NO_SIGNAL) } != asked as isize {
+        return None;
+    }
+    let heard = loop {
+        // SAFETY: as above.
+        let length = unsafe { recv(SOCKET, answer.as_mut_ptr().cast(), wanted, 0) };
+        // An answer that was left would be taken for that to the next question.
+        if length >= 0 || error() != INTERRUPTED {
+            break length == wanted as isize;
+        }
     };
     (heard && answer[0] != PASSED).then_some(answer)
 }

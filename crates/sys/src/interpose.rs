@@ -236,6 +236,35 @@ mod tests {
     }
 
     #[test]
+    fn processes_that_ask_at_once_hear_each_its_own_answer() {
+        let mut children: Vec<_> =
+            (0..2).map(|_| std::process::Command::new("sleep").arg("1000").spawn().unwrap()).collect();
+        let mut command = Command::new("sh");
+        let script = "for i in $(seq 40); do for pid in $0 $1; do
+            (echo $pid $(prlimit --nofile --raw --noheadings --output=SOFT --pid $pid)) & done; done; wait";
+        command.args(["-c", script]).args(children.iter().map(|child| child.id().to_string()));
+        command.stdout(std::process::Stdio::piped());
+        let (calls, descriptors) = interpose(&mut command).unwrap();
+        pass_descriptors(&mut command, descriptors);
+        let program = command.spawn().unwrap();
+        drop(command);
+        let answer = |question: &Question| match *question {
+            Question::Limit { pid, .. } => Answer::Limit { soft: pid.into(), hard: pid.into() },
+            _ => Answer::Pass,
+        };
+        calls.answer(answer).unwrap();
+        let output = program.wait_with_output().unwrap();
+        for child in &mut children {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(text.lines().count(), 80);
+        let mixed = text.lines().find(|line| line.split_once(' ').is_none_or(|(asked, heard)| asked != heard));
+        assert_eq!(mixed, None);
+    }
+
+    #[test]
     fn a_scan_that_finds_nothing_says_how_far_it_went() {
         let mut bytes = [0; QUESTION];
         for (index, value) in [ASK_SCAN, 9, 96, 0, 0x1000, 0x9000].into_iter().enumerate() {
