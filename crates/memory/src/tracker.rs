@@ -65,7 +65,7 @@ impl Tracker {
                 Ok(()) => {}
                 // It has gone since the list was read, or something else is in its place, which is seen next time. What
                 // is not followed when everything stands still is dumped by CRIU.
-                Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::OutOfMemory) => {
+                Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput) => {
                     continue;
                 }
                 Err(error) => return Err(failed(error)),
