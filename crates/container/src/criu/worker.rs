@@ -22,7 +22,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use super::conntrack;
 use super::coverage::Coverage;
 use super::rlimits;
-use super::rpc::{Options, Request, Response};
+use super::rpc::{Features, Options, Request, Response};
 
 /// What is asked of CRIU; the numbers are `criu_req_type`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +35,7 @@ pub enum RequestKind {
 }
 
 const NOTIFY: i32 = 6;
+const FEATURE_CHECK: i32 = 9;
 const VERSION: i32 = 10;
 
 /// A step that CRIU has come to; it waits until it is answered.
@@ -104,6 +105,7 @@ impl Worker {
         let answering =
             std::thread::Builder::new().name("criu-calls".into()).spawn(move || answer(&calls, criu, &coverage));
         answering.map_err(CriuError::Start)?;
+        worker.warm_up()?;
         Ok(worker)
     }
 
@@ -114,7 +116,16 @@ impl Worker {
     pub fn start_for_restore(mut descriptors: Vec<(OwnedFd, RawFd)>) -> Result<Self, CriuError> {
         let mut command = Command::new("criu");
         descriptors.push(hand_out_shared(&mut command).map_err(CriuError::Start)?);
-        Self::spawn(command, descriptors)
+        let worker = Self::spawn(command, descriptors)?;
+        worker.warm_up()?;
+        Ok(worker)
+    }
+
+    /// Has CRIU find out now what the kernel can do. It keeps that in a file until the next boot; the first time it takes
+    /// 50 ms, which would be a part of somebody's pause. The answer is left to `request`.
+    fn warm_up(&self) -> Result<(), CriuError> {
+        let (keep_open, features) = (Some(true), Some(Features {}));
+        self.send(&Request { kind: FEATURE_CHECK, keep_open, features, ..Request::default() })
     }
 
     /// What a dump is to leave out. Before the request, and once.
@@ -164,14 +175,17 @@ impl Worker {
         mut answer: impl FnMut(Notification) -> bool,
     ) -> Result<Option<i32>, CriuError> {
         let log = work.join(options.log_file.as_deref().unwrap_or_default());
-        self.send(&Request { kind: kind as i32, options: Some(options), notify_success: None })?;
+        self.send(&Request { kind: kind as i32, options: Some(options), ..Request::default() })?;
         loop {
             let (response, descriptor) = self.receive(patience)?;
+            if response.kind == FEATURE_CHECK {
+                continue;
+            }
             if response.kind == NOTIFY {
                 let notify = response.notify.unwrap_or_default();
                 let step = notify.script.unwrap_or_default();
                 let go_on = answer(Notification { step, pid: notify.pid, descriptor });
-                self.send(&Request { kind: NOTIFY, options: None, notify_success: Some(go_on) })?;
+                self.send(&Request { kind: NOTIFY, notify_success: Some(go_on), ..Request::default() })?;
             } else if response.success {
                 // It ends by itself; waiting for that here leaves no zombie.
                 let _ = self.child.wait();
@@ -282,7 +296,7 @@ fn explain(response: &Response, log: &Path) -> String {
 pub fn version() -> Result<(u32, u32, u32), CriuError> {
     const PATIENCE: Duration = Duration::from_secs(5);
     let worker = Worker::start(Vec::new())?;
-    worker.send(&Request { kind: VERSION, options: None, notify_success: None })?;
+    worker.send(&Request { kind: VERSION, ..Request::default() })?;
     let version = worker.receive(PATIENCE)?.0.version.unwrap_or_default();
     let part = |number: i32| u32::try_from(number).unwrap_or(0);
     Ok((part(version.major), part(version.minor), part(version.sublevel.unwrap_or(0))))
