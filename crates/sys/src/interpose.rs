@@ -26,6 +26,7 @@ const ASK_PRLIMIT: u64 = 1;
 const ASK_SCAN: u64 = 2;
 const ASK_DATA: u64 = 3;
 const ASK_TRACKED: u64 = 4;
+const ASK_MAPPINGS: u64 = 5;
 /// `PAGE_IS_PRESENT | PAGE_IS_SWAPPED`.
 const PRESENT_OR_SWAPPED: u64 = 1 << 3 | 1 << 4;
 
@@ -60,6 +61,13 @@ pub enum Question {
         /// The program, or its child, in the namespace.
         pid: u32,
     },
+    /// `openat(2)` of the file `smaps`.
+    Mappings {
+        /// The program, or its child.
+        pid: u32,
+        /// Its descriptor of the directory.
+        directory: RawFd,
+    },
 }
 
 /// What becomes of a call.
@@ -81,6 +89,11 @@ pub enum Answer {
     },
     /// There is none: no data from there on, no connection.
     None,
+    /// What this descriptor of ours leads to is opened instead.
+    Instead {
+        /// The descriptor, which stays open until the program ends.
+        descriptor: RawFd,
+    },
     /// The kernel scans, but only to this address.
     Shorten {
         /// The address behind the last.
@@ -170,6 +183,10 @@ impl Question {
                 descriptor: RawFd::try_from(word(bytes, 2)).ok()?,
             }),
             ASK_TRACKED => Some(Self::Tracked { pid: u32::try_from(word(bytes, 1)).ok()? }),
+            ASK_MAPPINGS => Some(Self::Mappings {
+                pid: u32::try_from(word(bytes, 1)).ok()?,
+                directory: RawFd::try_from(word(bytes, 2)).ok()?,
+            }),
             _ => None,
         }
     }
@@ -186,6 +203,7 @@ impl Answer {
             // It returns no region.
             Self::Nothing { until } => [ANSWERED, 0, until, 0],
             Self::None => [ANSWERED, 0, 0, 0],
+            Self::Instead { descriptor } => [ANSWERED, std::process::id().into(), descriptor as u64, 0],
             Self::Shorten { until } => [SHORTENED, 0, until, 0],
         };
         words.into_iter().flat_map(u64::to_ne_bytes).collect()
@@ -194,6 +212,8 @@ impl Answer {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsRawFd;
+
     use super::*;
     use crate::process::pass_descriptors;
 
@@ -262,6 +282,37 @@ mod tests {
         assert_eq!(text.lines().count(), 80);
         let mixed = text.lines().find(|line| line.split_once(' ').is_none_or(|(asked, heard)| asked != heard));
         assert_eq!(mixed, None);
+    }
+
+    #[test]
+    fn a_program_reads_another_file_instead() {
+        let mut file = std::fs::File::from(memfd_create("instead", MemfdFlags::CLOEXEC).unwrap());
+        file.write_all(b"told\n").unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        for name in ["smaps", "maps"] {
+            std::fs::write(directory.path().join(name), "read\n").unwrap();
+        }
+        // It opens files by their names in the directory, as CRIU does.
+        let mut command = Command::new("grep");
+        command.args(["-r", "--no-filename", "."]).arg(directory.path()).stdout(std::process::Stdio::piped());
+        let (calls, descriptors) = interpose(&mut command).unwrap();
+        pass_descriptors(&mut command, descriptors);
+        let program = command.spawn().unwrap();
+        drop(command);
+        let mut asked = Vec::new();
+        let answer = |question: &Question| match *question {
+            Question::Mappings { pid, directory } => {
+                asked.push(std::fs::read_link(format!("/proc/{pid}/fd/{directory}")).unwrap());
+                Answer::Instead { descriptor: file.as_raw_fd() }
+            }
+            _ => Answer::Pass,
+        };
+        calls.answer(answer).unwrap();
+        let output = program.wait_with_output().unwrap();
+        let mut lines: Vec<_> = std::str::from_utf8(&output.stdout).unwrap().lines().collect();
+        lines.sort_unstable();
+        assert_eq!(lines, ["read", "told"]);
+        assert_eq!(asked, [directory.path()]);
     }
 
     #[test]

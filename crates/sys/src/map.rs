@@ -55,6 +55,18 @@ impl Anonymous {
         // SAFETY: the offset is inside of the mapping.
         unsafe { self.pointer.add(offset).write_volatile(value) };
     }
+
+    /// Advises the kernel about all of it (`madvise(2)`).
+    ///
+    /// # Errors
+    /// When the kernel does not know the advice.
+    pub fn advise(&self, advice: i32) -> io::Result<()> {
+        // SAFETY: the mapping is alive and ours; advice that takes the content away is seen as zeros by `read`.
+        match unsafe { libc::madvise(self.pointer.cast(), self.length, advice) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
 }
 
 impl Drop for Anonymous {

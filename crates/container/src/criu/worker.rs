@@ -21,6 +21,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::conntrack;
 use super::coverage::Coverage;
+use super::mappings::{Mappings, Teller, Told};
 use super::rlimits;
 use super::rpc::{Features, Options, Request, Response};
 
@@ -74,7 +75,21 @@ pub enum CriuError {
 pub struct Worker {
     socket: OwnedFd,
     child: Child,
-    coverage: Arc<OnceLock<Coverage>>,
+    known: Arc<OnceLock<Known>>,
+}
+
+/// What we know better, or quicker, than the kernel tells CRIU.
+#[derive(Debug)]
+pub(crate) struct Known {
+    coverage: Coverage,
+    mappings: Teller,
+}
+
+impl Known {
+    /// What CRIU was told of mappings; it has ended.
+    pub fn told(&self) -> Told {
+        self.mappings.told()
+    }
 }
 
 /// The number at which the worker finds its end of the socket pair.
@@ -100,10 +115,10 @@ impl Worker {
         let (calls, passed) = interpose(&mut command).map_err(CriuError::Start)?;
         descriptors.extend(passed);
         let worker = Self::spawn(command, descriptors)?;
-        let (criu, coverage) = (worker.pid(), Arc::clone(&worker.coverage));
+        let (criu, known) = (worker.pid(), Arc::clone(&worker.known));
         // It ends with CRIU: then nobody is left to ask.
         let answering =
-            std::thread::Builder::new().name("criu-calls".into()).spawn(move || answer(&calls, criu, &coverage));
+            std::thread::Builder::new().name("criu-calls".into()).spawn(move || answer(&calls, criu, &known));
         answering.map_err(CriuError::Start)?;
         worker.warm_up()?;
         Ok(worker)
@@ -128,9 +143,10 @@ impl Worker {
         self.send(&Request { kind: FEATURE_CHECK, keep_open, features, ..Request::default() })
     }
 
-    /// What a dump is to leave out. Before the request, and once.
-    pub fn cover(&self, coverage: Coverage) {
-        let _ = self.coverage.set(coverage);
+    /// What a dump is to leave out, and what is known of the mappings. Before the request.
+    pub(crate) fn know(&self, coverage: Coverage, mappings: Mappings) -> Arc<OnceLock<Known>> {
+        let _ = self.known.set(Known { coverage, mappings: Teller::new(mappings) });
+        Arc::clone(&self.known)
     }
 
     fn spawn(mut command: Command, mut descriptors: Vec<(OwnedFd, RawFd)>) -> Result<Self, CriuError> {
@@ -142,7 +158,7 @@ impl Worker {
         new_session(&mut command);
         pass_descriptors(&mut command, descriptors);
         let child = command.spawn().map_err(CriuError::Start)?;
-        Ok(Self { socket, child, coverage: Arc::default() })
+        Ok(Self { socket, child, known: Arc::default() })
     }
 
     /// CRIU's process id.
@@ -229,7 +245,7 @@ impl Drop for Worker {
     }
 }
 
-fn answer(calls: &Calls, criu: u32, coverage: &OnceLock<Coverage>) {
+fn answer(calls: &Calls, criu: u32, known: &OnceLock<Known>) {
     let limits_hidden = rlimits::hidden();
     let answered = calls.answer(|question| match *question {
         Question::Limit { .. } if !limits_hidden => Answer::Pass,
@@ -240,10 +256,13 @@ fn answer(calls: &Calls, criu: u32, coverage: &OnceLock<Coverage>) {
         Question::Tracked { pid } if conntrack::tracks_nothing(pid) => Answer::None,
         Question::Tracked { .. } => Answer::Pass,
         Question::Scan { descriptor, start, end } => {
-            coverage.get().map_or(Answer::Pass, |coverage| coverage.answer(criu, descriptor, start, end))
+            known.get().map_or(Answer::Pass, |known| known.coverage.answer(criu, descriptor, start, end))
         }
         Question::Data { pid, descriptor } => {
-            coverage.get().map_or(Answer::Pass, |coverage| coverage.answer_data(pid, descriptor))
+            known.get().map_or(Answer::Pass, |known| known.coverage.answer_data(pid, descriptor))
+        }
+        Question::Mappings { pid, directory } => {
+            known.get().map_or(Answer::Pass, |known| known.mappings.answer(pid, directory))
         }
     });
     if let Err(error) = answered {
