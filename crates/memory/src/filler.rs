@@ -54,7 +54,11 @@ const PAGE: u64 = PageCount::PAGE;
 /// "Restore finished".
 const FINISHED: u32 = 0x5253_5446;
 /// How much is brought at once without anybody waiting, in bytes: so long may a thread wait that begins to meanwhile.
-const STRIDE: u64 = 1 << 20;
+const STRIDE: u64 = 128 << 10;
+/// A thread that got its page soon waits for the next one: so long nothing else is brought, or until as many pages were
+/// waited for. The most, for a program that always waits must not keep the rest from coming.
+const SOON: Timespec = Timespec { tv_sec: 0, tv_nsec: 500_000 };
+const PATIENCE: u32 = 32;
 /// How much is brought around a page that somebody waits for, in bytes.
 const AROUND: u64 = 64 << 10;
 
@@ -111,6 +115,8 @@ pub struct Filler {
     /// Whether a process has forked: its child needs the same pages.
     shared: bool,
     filled: Filled,
+    /// How many pages were waited for since the last that nobody waited for.
+    hurried: u32,
     buffer: Vec<u8>,
 }
 
@@ -134,7 +140,7 @@ impl Filler {
         let content = content.map_err(FillError::Content)?;
         let wishes = Wishes::new(stored.awaited.clone());
         let (processes, filled, buffer) = (Vec::new(), Filled::default(), vec![0; Relay::LONGEST]);
-        Ok(Self { stored, content, processes, wishes, shared: false, filled, buffer })
+        Ok(Self { stored, content, processes, wishes, shared: false, filled, hurried: 0, buffer })
     }
 
     /// Accepts CRIU's connection and serves until every page is where it belongs. Before CRIU has finished nobody gets
@@ -147,9 +153,8 @@ impl Filler {
         let (mut criu, _) = criu.accept().map_err(FillError::Criu)?;
         let mut finished = false;
         while !(finished && self.processes.iter().all(Process::is_served)) {
-            let busy = self.processes.iter().any(|process| !process.waiting.is_empty())
-                || finished && self.processes.iter().any(|process| !process.missing.is_empty());
-            let happened = self.wait((!finished).then_some(&criu), agents, busy.then_some(&NOW))?;
+            let happened = self.wait((!finished).then_some(&criu), agents, self.limit(finished))?;
+            let idle = happened.processes.is_empty();
             if happened.criu {
                 finished = self.hear(&mut criu)?;
             }
@@ -163,7 +168,9 @@ impl Filler {
                 self.take_in()?;
             }
             if finished {
-                if let Some(index) = self.processes.iter().position(|process| !process.missing.is_empty()) {
+                if (idle || self.hurried >= PATIENCE)
+                    && let Some(index) = self.processes.iter().position(|process| !process.missing.is_empty()) {
+                    self.hurried = 0;
                     self.go_on(index)?;
                 }
                 let processes = &self.processes;
@@ -177,6 +184,16 @@ impl Filler {
         }
         // Closing the descriptors leaves what is missing now, which is zero, to the kernel.
         Ok(self.filled)
+    }
+
+    /// How long to wait for anything to happen.
+    fn limit(&self, finished: bool) -> Option<&'static Timespec> {
+        let any = |has: fn(&Process) -> bool| self.processes.iter().any(has);
+        if any(|process| !process.waiting.is_empty()) {
+            return Some(&NOW);
+        }
+        let goes_on = finished && any(|process| !process.missing.is_empty());
+        goes_on.then_some(if (1..PATIENCE).contains(&self.hurried) { &SOON } else { &NOW })
     }
 
     /// Whether no page is on the source alone.
@@ -256,6 +273,7 @@ impl Filler {
                 }
                 Some(Event::Fault(address)) => {
                     self.filled.faults += 1;
+                    self.hurried += 1;
                     self.bring_around(index, address & !(PAGE - 1))?;
                 }
                 // The child lacks what its parent lacks.
