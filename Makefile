@@ -52,6 +52,12 @@ test-fast: images build-tests ## Run the tests that need no lab with agents (nee
 fuzz: ## Let spoilt page streams arrive for a minute (DROVER_FUZZ_SECONDS, DROVER_FUZZ_SEED)
 	cargo test --release --locked -p drover-memory --test fuzz -- --ignored --nocapture
 
+# Not a part of `test`: it downloads a kernel and QEMU.
+.PHONY: test-vm
+test-vm: build-tests ## Run the tests that need an older kernel in a virtual machine (needs root; the network the first time)
+	@scripts/test-vm.sh "$$(cargo test $(CARGO_FLAGS) --lib --no-run 2>&1 | \
+	sed -nE 's|.*Executable .*\((.*/drover_memory-[0-9a-f]+)\)|\1|p')"
+
 .PHONY: lint
 lint: ## Check the format, and let clippy warn of nothing
 	cargo fmt --all --check

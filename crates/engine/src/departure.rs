@@ -24,6 +24,7 @@ use crate::link::{Link, StreamSender};
 use crate::node::Inner;
 use crate::offer::refuse_strangers;
 use crate::place;
+use crate::standstill::Standstill;
 
 /// The least that a slowed container is left, in thousandths of a processor.
 const LEAST_MILLIS: u32 = 20;
@@ -252,7 +253,7 @@ impl Departure {
     fn rounds(&mut self, out: StreamSender) -> Result<Rounds<Revocable>, RoundError> {
         let new = || {
             let out = Revocable { out, given_up: Arc::clone(&self.given_up) };
-            Rounds::new(out, self.compression, rand::random())
+            Rounds::new(out, self.compression, rand::random(), self.inner.backend)
         };
         self.rounds.take().map_or_else(new, Ok)
     }
@@ -272,7 +273,14 @@ impl Departure {
         let sent = rounds.round(&pids).map_err(|error| failure(attempt, &error))?;
         *lock(&self.sums) = rounds.sums();
         if !rounds.follows() {
-            let why = rounds.refusal().map(|why| failure("its writes cannot be followed", why));
+            let why = rounds.refusal().map(|why| {
+                let why = failure("its writes cannot be followed", why);
+                if self.inner.backend.is_some() {
+                    why
+                } else {
+                    why.with_hint("`drover agent features` says what is missing")
+                }
+            });
             let unknown = || Explained { reason: "it has no process that can be followed".into(), hint: None };
             return Ok(Err(why.unwrap_or_else(unknown)));
         }
@@ -280,10 +288,24 @@ impl Departure {
         Ok(Ok(Round { pages, bytes, ms: begun.elapsed().as_secs_f64() * 1e3, dirty_after: PageCount(0) }))
     }
 
-    /// How many pages have been written since the round began.
-    pub fn survey(&mut self) -> PageCount {
+    /// Whether the container must stand still while it is surveyed.
+    pub fn needs_standstill(&self) -> bool {
+        self.rounds.as_ref().is_some_and(Rounds::needs_standstill)
+    }
+
+    /// How many pages have been written since the round began. It stands still meanwhile, if it must: then nobody may
+    /// execute anything in it, for which the caller holds `executions` alone.
+    pub fn survey(&mut self) -> Result<PageCount, Explained> {
         self.look_at_use();
-        self.rounds.as_mut().map_or(PageCount(0), Rounds::survey)
+        let _standstill = if self.needs_standstill() {
+            // A freeze interrupts sleeps, as to be dumped does.
+            self.container.look_at_sleepers();
+            let stands = Standstill::begin(&self.container.cgroup);
+            Some(stands.map_err(|error| failure("cannot see what the container has written", &error))?)
+        } else {
+            None
+        };
+        Ok(self.rounds.as_mut().map_or(PageCount(0), Rounds::survey))
     }
 
     /// Leaves the container this share, in percent, of the processor time that it uses.

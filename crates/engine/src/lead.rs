@@ -203,7 +203,25 @@ impl Lead {
                     Err(why) => SourceInput::StepFailed(why),
                 })
             }
-            (SourceOutput::Survey, _) => Box::new(|departure| SourceInput::Surveyed(departure.survey())),
+            (SourceOutput::Survey, _) => {
+                let executions = Arc::clone(&self.container.executions);
+                tokio::spawn(async move {
+                    let own = Arc::clone(&departure);
+                    let alone = match blocking(move || lock(&own).needs_standstill()).await {
+                        true => match tokio::time::timeout(EXECUTIONS, executions.write_owned()).await {
+                            Ok(alone) => Some(alone),
+                            Err(_) => return drop(done.send(SourceInput::StepFailed(executing())).await),
+                        },
+                        false => None,
+                    };
+                    let surveyed = blocking(move || {
+                        let _alone = alone;
+                        lock(&departure).survey().map_or_else(SourceInput::StepFailed, SourceInput::Surveyed)
+                    });
+                    let _ = done.send(surveyed.await).await;
+                });
+                return;
+            }
             (SourceOutput::Slow(share), _) => {
                 Box::new(move |departure| result(departure.slow(share), SourceInput::Slowed))
             }

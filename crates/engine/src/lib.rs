@@ -27,6 +27,7 @@ mod receive;
 mod recovery;
 mod request;
 mod session;
+mod standstill;
 
 pub use error::NodeError;
 pub use node::{Node, NodeConfig, Peer, Pool};

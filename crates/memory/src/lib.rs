@@ -43,4 +43,4 @@ pub use rounds::{Covered, Last, RoundError, Rounds};
 pub use server::{Served, ServerError, serve};
 pub use store::{KEEP, StoreError, Stored, ZERO, store};
 pub use stream::{Object, Record, Run, StreamError, StreamReader, StreamWriter};
-pub use tracker::{TrackError, Tracker};
+pub use tracker::{Backend, TrackError, Tracker};

@@ -4,8 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
 use std::ops::Range;
+use std::str::FromStr;
 
 use drover_model::{Compression, PageCount};
+use drover_sys::process::share_memory;
 
 use crate::hash::Names;
 use crate::mappings::followed;
@@ -15,7 +17,7 @@ use crate::reader::Reader;
 use crate::sent::ROOM;
 use crate::store::{AWAIT, KEEP, ZERO};
 use crate::stream::Object;
-use crate::tracker::{TrackError, Tracker, present};
+use crate::tracker::{Backend, TrackError, Tracker, present};
 
 const PAGE: u64 = PageCount::PAGE;
 
@@ -62,6 +64,8 @@ struct Process {
 #[derive(Debug)]
 pub struct Rounds<O> {
     stream: Outflow<O>,
+    /// How processes are followed, if at all.
+    backend: Option<Backend>,
     processes: BTreeMap<u32, Process>,
     /// Processes that cannot be followed, and why.
     refused: BTreeMap<u32, TrackError>,
@@ -71,14 +75,15 @@ pub struct Rounds<O> {
 }
 
 impl<O: Outlet> Rounds<O> {
-    /// Begins a stream. `seed` is by chance, and another one for each move.
+    /// Begins a stream. Processes are followed by `backend`: without one none is. `seed` is by chance, and another one for
+    /// each move.
     ///
     /// # Errors
     /// When threads cannot be started.
-    pub fn new(out: O, compression: Compression, seed: u64) -> Result<Self, RoundError> {
+    pub fn new(out: O, compression: Compression, seed: u64, backend: Option<Backend>) -> Result<Self, RoundError> {
         let stream = Outflow::new(out, compression, ZERO)?;
         let (processes, refused, inside) = Default::default();
-        Ok(Self { stream, processes, refused, names: Names::new(seed), inside })
+        Ok(Self { stream, backend, processes, refused, names: Names::new(seed), inside })
     }
 
     /// Sends what the given processes, all that there are, had written by the last survey: in the first round, everything.
@@ -89,19 +94,38 @@ impl<O: Outlet> Rounds<O> {
     pub fn round(&mut self, pids: &[u32]) -> Result<Sums, RoundError> {
         let before = self.stream.sums();
         self.processes.retain(|pid, _| pids.contains(pid));
+        // Whoever joins those that are followed may share its memory with one of them, whose writes must not be forgotten.
+        let first = self.processes.is_empty();
+        let mut begun = Vec::new();
         for pid in pids {
             if self.processes.contains_key(pid) || self.refused.contains_key(pid) {
                 continue;
             }
-            match Process::begin(*pid, &mut self.inside) {
-                Ok(process) => drop(self.processes.insert(*pid, process)),
+            match Process::begin(*pid, self.backend, first, &mut self.inside) {
+                Ok(Some(process)) => begun.push((*pid, process)),
+                Ok(None) => {}
                 Err(error) => drop(self.refused.insert(*pid, error)),
+            }
+        }
+        for (pid, mut process) in begun {
+            match process.tracker.written() {
+                Ok(written) => {
+                    process.pending = PageSet::of(written);
+                    self.processes.insert(pid, process);
+                }
+                Err(error) => drop(self.refused.insert(pid, error)),
             }
         }
         self.send()?;
         self.stream.mark()?;
         self.stream.flush()?;
         Ok(self.stream.sums().since(before))
+    }
+
+    /// Whether every process must stand still in `survey`.
+    #[must_use]
+    pub fn needs_standstill(&self) -> bool {
+        self.backend.is_some_and(Backend::needs_standstill)
     }
 
     /// Finds what was written since the last survey: it is what the next round will send. Gives how many pages.
@@ -114,10 +138,12 @@ impl<O: Outlet> Rounds<O> {
                 dirty += process.pending.count();
                 true
             }
-            Err(error) => {
-                refused.insert(*pid, error);
-                false
-            }
+            Err(error) => drop_refused(refused, *pid, error),
+        });
+        // All have been looked at: none loses what another one wrote to the same memory.
+        self.processes.retain(|pid, process| match process.tracker.rearm() {
+            Ok(()) => true,
+            Err(error) => drop_refused(refused, *pid, error),
         });
         PageCount(dirty)
     }
@@ -224,14 +250,34 @@ impl<O: Outlet> Rounds<O> {
 }
 
 impl Process {
-    fn begin(pid: u32, ids: &mut BTreeSet<u64>) -> Result<Self, TrackError> {
+    /// Begins to follow a process; what it wrote by now is forgotten in the `first` round. None while it has its parent's
+    /// memory: it is about to become another program, and is followed then.
+    fn begin(
+        pid: u32,
+        backend: Option<Backend>,
+        first: bool,
+        ids: &mut BTreeSet<u64>,
+    ) -> Result<Option<Self>, TrackError> {
         let failed = |error| TrackError::Follow(pid, error);
+        let backend = backend.ok_or(TrackError::Nothing)?;
+        if share_memory(pid, parent(pid).map_err(failed)?).unwrap_or(false) {
+            return Ok(None);
+        }
         let inside = inside(pid).map_err(failed)?;
         let memory = File::open(format!("/proc/{pid}/mem")).map_err(failed)?;
-        let mut tracker = Tracker::attach(pid)?;
-        let pending = PageSet::of(tracker.written()?);
-        Ok(Self { inside, tracker, reader: Reader::new(pid, memory, !ids.insert(inside)), pending })
+        let tracker = Tracker::attach(pid, backend)?;
+        if first {
+            tracker.rearm()?;
+        }
+        let reader = Reader::new(pid, memory, !ids.insert(inside));
+        Ok(Some(Self { inside, tracker, reader, pending: PageSet::default() }))
     }
+}
+
+/// Keeps no process that cannot be followed.
+fn drop_refused(refused: &mut BTreeMap<u32, TrackError>, pid: u32, error: TrackError) -> bool {
+    refused.insert(pid, error);
+    false
 }
 
 /// What a process that stands still has.
@@ -261,10 +307,20 @@ impl Standing {
 
 /// The id of a process in its own namespace.
 pub(crate) fn inside(pid: u32) -> io::Result<u64> {
+    status(pid, "NSpid:")
+}
+
+/// The parent of a process.
+fn parent(pid: u32) -> io::Result<u32> {
+    status(pid, "PPid:")
+}
+
+/// The last number of a line in `/proc/PID/status` (`proc_pid_status(5)`).
+fn status<T: FromStr>(pid: u32, name: &str) -> io::Result<T> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let ids = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
-    let id = ids.and_then(|ids| ids.split_whitespace().next_back()).and_then(|id| id.parse().ok());
-    id.ok_or_else(|| io::ErrorKind::InvalidData.into())
+    let numbers = status.lines().find_map(|line| line.strip_prefix(name));
+    let number = numbers.and_then(|numbers| numbers.split_whitespace().next_back()?.parse().ok());
+    number.ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 /// The pages that the stacks of a process's threads end in, in ascending order. All threads stand still.
@@ -315,13 +371,34 @@ mod tests {
         assert_eq!(without(&(0x9000..0xa000), &[0x9000]), []);
     }
 
+    /// A program that ends with the test, also when it stands still and the test fails.
+    struct Own(std::process::Child);
+
+    impl Drop for Own {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
     #[test]
     fn what_a_program_has_in_the_end_is_what_was_stored() {
+        stored_is_what_it_has(Backend::Userfaultfd);
+    }
+
+    #[test]
+    #[ignore = "needs a kernel with soft-dirty bits: make test-vm"]
+    fn soft_dirty_stores_what_a_program_has_in_the_end() {
+        stored_is_what_it_has(Backend::SoftDirty);
+    }
+
+    fn stored_is_what_it_has(backend: Backend) {
         let script =
             "x=$(head -c 2000000 /dev/zero | tr '\\0' a); y=$(head -c 999999 /dev/zero | tr '\\0' b); echo ready
             while read -r line; do eval \"$line\"; echo done; done";
-        let mut child =
-            Command::new("bash").args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let child = Command::new("bash").args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+        let mut own = Own(child.unwrap());
+        let child = &mut own.0;
         let mut input = child.stdin.take().unwrap();
         let mut output = BufReader::new(child.stdout.take().unwrap());
         let mut heard = || {
@@ -332,7 +409,7 @@ mod tests {
         assert_eq!(heard(), "ready\n");
         let pid = child.id();
         let mut stream = Vec::new();
-        let mut rounds = Rounds::new(&mut stream, Compression::Auto, 1).unwrap();
+        let mut rounds = Rounds::new(&mut stream, Compression::Auto, 1, Some(backend)).unwrap();
         let first = rounds.round(&[pid]).unwrap();
         assert!(first.pages > 600, "{first:?}");
         for line in ["y=; z=$(head -c 500000 /dev/zero | tr '\\0' c)", "x=${x/aaa/xyz}"] {
@@ -342,7 +419,7 @@ mod tests {
             assert!(rounds.round(&[pid]).unwrap().pages > 0);
         }
         assert!(rounds.follows() && rounds.refusal().is_none());
-        let stopped = rustix::process::Pid::from_child(&child);
+        let stopped = rustix::process::Pid::from_child(child);
         rustix::process::kill_process(stopped, rustix::process::Signal::STOP).unwrap();
         while std::fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap().starts_with("running") {
             std::thread::yield_now();
@@ -370,7 +447,5 @@ mod tests {
             }
         }
         assert!(pages > 600, "{pages}");
-        child.kill().unwrap();
-        child.wait().unwrap();
     }
 }
