@@ -13,6 +13,7 @@ mod container;
 mod departure;
 mod error;
 mod exec;
+mod features;
 mod following;
 mod journal;
 mod lead;
@@ -30,5 +31,6 @@ mod session;
 mod standstill;
 
 pub use error::NodeError;
+pub use features::features_here;
 pub use node::{Node, NodeConfig, Peer, Pool};
 pub use session::Session;

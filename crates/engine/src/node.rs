@@ -12,7 +12,7 @@ use drover_disk::{Image, ImageError, ImageStore};
 use drover_memory::Backend;
 use drover_model::{
     Bytes, ContainerRecord, ContainerState, ContainerStats, Digest, Explained, MigrationId, MigrationState,
-    NodeInfo, NodeName, PageCount, Phase, Round,
+    NodeFeatures, NodeInfo, NodeName, PageCount, Phase, Round,
 };
 use drover_protocol::Source;
 use drover_sys::cgroup::Hierarchies;
@@ -22,6 +22,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::container::{Container, Registry, Stored, lock};
 use crate::error::{NodeError, failure};
+use crate::features::features;
 use crate::journal::Journal;
 use crate::lead::Lead;
 use crate::lifecycle::own_program;
@@ -274,6 +275,12 @@ impl Node {
             criu,
             architecture: std::env::consts::ARCH.to_owned(),
         }
+    }
+
+    /// What its machine can do, probed anew.
+    pub async fn features(&self) -> NodeFeatures {
+        let inner = Arc::clone(&self.inner);
+        blocking(move || features(inner.config.name.clone(), inner.backend)).await
     }
 
     fn record(&self, container: &Container) -> ContainerRecord {
