@@ -58,6 +58,11 @@ test-vm: build-tests ## Run the tests that need an older kernel in a virtual mac
 	@scripts/test-vm.sh "$$(cargo test $(CARGO_FLAGS) --lib --no-run 2>&1 | \
 	sed -nE 's|.*Executable .*\((.*/drover_memory-[0-9a-f]+)\)|\1|p')"
 
+.PHONY: bench-tracking
+bench-tracking: images ## Measure what it costs a redis server to be followed (needs root)
+	cargo build $(CARGO_FLAGS) --examples
+	@scripts/bench-tracking.sh $(RELEASE)/examples/tracking
+
 .PHONY: lint
 lint: ## Check the format, and let clippy warn of nothing
 	cargo fmt --all --check
