@@ -13,15 +13,17 @@ requests=${REQUESTS:-100000}
 port=7379
 [ -x "$root/usr/bin/redis-benchmark" ] || { echo "drover: cannot find redis in $root" >&2; echo "drover: hint: run scripts/images.sh" >&2; exit 1; }
 # In a network of its own, with a loopback.
-if [ "${IN_NETWORK:-}" != yes ]; then IN_NETWORK=yes exec unshare -n "$0" "$tracking"; fi
+if [ "${IN_NETWORK:-}" != yes ]; then IN_NETWORK=yes exec unshare -n "$(readlink -f "$0")" "$tracking"; fi
 ip link set lo up
 
-chroot "$root" /usr/bin/redis-server --port $port --bind 127.0.0.1 --save "" --appendonly no --daemonize no >/dev/null &
+chroot "$root" /usr/bin/redis-server --port $port --bind 127.0.0.1 --save "" --appendonly no --daemonize no \
+  --enable-debug-command local >/dev/null &
 server=$!
 trap 'kill $server; wait $server 2>/dev/null || true' EXIT
 ask() { chroot "$root" /usr/bin/redis-cli -p $port "$@"; }
 for _ in $(seq 100); do ask ping 2>/dev/null | grep -q PONG && break; sleep 0.1; done
 ask debug populate 262144 key 1024 >/dev/null
+[ "$(ask dbsize)" = 262144 ] || { echo "drover: cannot fill the server" >&2; exit 1; }
 
 # SET of 1 KiB values at random keys: operations each second.
 load() {
