@@ -62,7 +62,8 @@ impl Anonymous {
     /// When they are locked.
     pub fn discard(&self) -> io::Result<()> {
         // SAFETY: it is our own mapping, and nobody has a reference into it.
-        Ok(unsafe { madvise(self.pointer.cast(), self.length, Advice::LinuxDontNeed)? })
+        unsafe { madvise(self.pointer.cast(), self.length, Advice::LinuxDontNeed)? };
+        Ok(())
     }
 
     /// Moves `length` bytes at an offset to another one in `other`, over what is there. What was moved is zero here.

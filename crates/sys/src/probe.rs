@@ -43,7 +43,8 @@ pub fn page_scan() -> io::Result<()> {
     memory.write(0, 1);
     let (start, end) = (memory.address(), memory.address() + 2 * PAGE);
     let found = Scan::open(std::process::id())?.find(start, end, Category::Present)?;
-    if found == [start..start + PAGE] { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) }
+    let page = start..start + PAGE;
+    if found == std::slice::from_ref(&page) { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) }
 }
 
 /// Whether writes can be followed by write protection that lifts itself, also of pages that do not exist yet.
@@ -60,7 +61,12 @@ pub fn write_protection() -> io::Result<()> {
     memory.write(0, 1);
     let first = scan.written(start, end)?;
     let second = scan.written(start, end)?;
-    if first == [start..start + PAGE] && second.is_empty() { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) }
+    let page = start..start + PAGE;
+    if first == std::slice::from_ref(&page) && second.is_empty() {
+        Ok(())
+    } else {
+        Err(io::ErrorKind::InvalidData.into())
+    }
 }
 
 /// Whether a process can be made to make a descriptor for us: tried on a child.
