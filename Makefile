@@ -17,6 +17,10 @@ DENY_VERSION := 0.20.2
 DENY_ROOT := $(DROVER_HOME)/tools/cargo-deny-$(DENY_VERSION)
 DENY := $(DENY_ROOT)/bin/cargo-deny
 SHARE := $(DESTDIR)$(PREFIX)/share
+# Where the benchmarks' rows and pictures are kept, and how often each case is run.
+BENCH_OUT ?= docs/benchmarks
+BENCH_REPEAT ?= 5
+BENCH := $(RELEASE)/drover-bench
 
 .PHONY: help
 help: ## List the targets
@@ -87,6 +91,24 @@ lab-base: ## Install what a lab stands on (needs root; the network the first tim
 .PHONY: images
 images: lab-base ## Make the images that demo and tests run (needs root; the network the first time)
 	@scripts/images.sh
+
+.PHONY: peers
+peers: lab-base ## Install what benchmarks compare with (needs root; the network the first time)
+	@scripts/install-peers.sh
+
+.PHONY: bench
+bench: images peers build ## Measure Drover beside runc and Podman, and render docs/benchmarks.md (minutes)
+	$(BENCH) run --only core,idle --repeat $(BENCH_REPEAT) --out $(BENCH_OUT)
+	$(BENCH) report --out $(BENCH_OUT) --document docs/benchmarks.md
+
+.PHONY: bench-all
+bench-all: images peers build ## Measure the whole matrix, and render docs/benchmarks.md (hours)
+	$(BENCH) run --only core,idle,peers,dirty,rounds,alpha,compression --repeat $(BENCH_REPEAT) --out $(BENCH_OUT)
+	$(BENCH) report --out $(BENCH_OUT) --document docs/benchmarks.md
+
+.PHONY: bench-report
+bench-report: build ## Render docs/benchmarks.md from the rows that there are
+	$(BENCH) report --out $(BENCH_OUT) --document docs/benchmarks.md
 
 .PHONY: docs
 docs: ## Write anew what is generated in docs/

@@ -39,7 +39,7 @@ done
 mounted=$(awk -v home="$home/" 'index($5, home) == 1 { print $5 }' /proc/self/mountinfo)
 [ -z "$mounted" ] || fail "these are still mounted: $mounted"
 packages=$(sort -u "$record" 2>/dev/null | tr '\n' ' ' || true)
-rm -rf --one-file-system "$home"/{base,base.new,base.log,cache,tools,machine-packages}
+rm -rf --one-file-system "$home"/{base,base.new,base.log,peers-base,peers-base.new,peers-base.log,cache,tools,machine-packages}
 rmdir "$home" 2>/dev/null || true
 if [ -d "$home" ]; then say "left in $home, for it is not of a lab: $(ls -A "$home" | tr '\n' ' ')"; fi
 

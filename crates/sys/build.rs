@@ -1,14 +1,18 @@
-//! Builds the library that is loaded into other programs (`interpose/library.rs`): it is a part of the binary.
+//! Builds the libraries that are loaded into other programs (`interpose/`): they are a part of the binary.
 
 use std::env;
 use std::path::PathBuf;
 use std::process::Command;
 
 fn main() {
-    let source = "interpose/library.rs";
-    println!("cargo::rerun-if-changed={source}");
+    println!("cargo::rerun-if-changed=interpose");
+    build("interpose/library.rs", "interpose.so");
+    build("interpose/restoring.rs", "restoring.so");
+}
+
+fn build(source: &str, name: &str) {
     let wanted = |name: &str| env::var_os(name).unwrap_or_else(|| panic!("cargo sets {name}"));
-    let library = PathBuf::from(wanted("OUT_DIR")).join("interpose.so");
+    let library = PathBuf::from(wanted("OUT_DIR")).join(name);
     let mut rustc = Command::new(wanted("RUSTC"));
     rustc.args(["--edition=2024", "--crate-type=cdylib", "--crate-name=interpose", "-Cpanic=abort", "-Copt-level=2"]);
     rustc.args(["-Cstrip=symbols", "-Dwarnings", source]).arg("--target").arg(wanted("TARGET"));

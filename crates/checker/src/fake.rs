@@ -82,6 +82,15 @@ impl State {
             Behaviour::PausesAfter(count, pause) if self.commands == count => thread::sleep(pause),
             _ => {}
         }
+        if let [set_range, key, offset, bytes] = command {
+            assert_eq!(set_range, b"SETRANGE");
+            let offset: usize = str::from_utf8(offset).ok()?.parse().ok()?;
+            let value = self.values.get_mut(key)?;
+            if !matches!(self.behaviour, Behaviour::ForgetsWritesAfter(count) if self.commands > count) {
+                value[offset..offset + bytes.len()].copy_from_slice(bytes);
+            }
+            return Some(format!(":{}\r\n", value.len()).into_bytes());
+        }
         if let [set, key, value] = command {
             assert_eq!(set, b"SET");
             let forgets = matches!(self.behaviour, Behaviour::ForgetsWritesAfter(count) if self.commands > count);

@@ -7,6 +7,7 @@ mod collect;
 mod connection;
 mod count;
 mod demo;
+mod dirty;
 #[cfg(test)]
 mod fake;
 mod numbers;

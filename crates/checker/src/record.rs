@@ -1,7 +1,7 @@
 //! What is measured: gaps between answers and the time that each answer took.
 
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -17,9 +17,9 @@ const MOST_GAPS: usize = 1000;
 /// The longest latency that is told apart, in microseconds: one hour.
 const LONGEST_LATENCY_US: u64 = 3_600_000_000;
 
-/// A gap file that cannot be written.
+/// A gap file or a series file that cannot be written.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot write gap file {path}")]
+#[error("cannot write file {path}")]
 pub struct GapFileError {
     path: PathBuf,
     #[source]
@@ -55,6 +55,8 @@ pub struct Record {
     gaps_left_out: u64,
     latency: Histogram<u64>,
     file: Option<(PathBuf, File)>,
+    /// Each answer: when it came, in nanoseconds since 1970, and how long it took, in microseconds.
+    series: Option<(PathBuf, BufWriter<File>)>,
 }
 
 /// What a [`Record`] says in the end.
@@ -88,13 +90,35 @@ impl Record {
             gaps_left_out: 0,
             latency: Histogram::new_with_bounds(1, LONGEST_LATENCY_US, 3).expect("the bounds are constant and right"),
             file: file.map(open).transpose()?,
+            series: None,
         })
+    }
+
+    /// Writes a line for each answer to `path`, too: when it came, in nanoseconds since 1970, and how long it took, in
+    /// microseconds.
+    pub fn with_series(mut self, path: Option<&Path>) -> Result<Self, GapFileError> {
+        if let Some(path) = path {
+            let file = File::create(path).map_err(|source| GapFileError { path: path.to_owned(), source })?;
+            self.series = Some((path.to_owned(), BufWriter::new(file)));
+        }
+        Ok(self)
+    }
+
+    /// Brings to its file what has not been written yet.
+    pub fn flush(&mut self) -> Result<(), GapFileError> {
+        let Some((path, file)) = &mut self.series else { return Ok(()) };
+        file.flush().map_err(|source| GapFileError { path: path.clone(), source })
     }
 
     /// An answer came at `now` to what was sent at `sent`.
     pub fn answered(&mut self, sent: Instant, now: Instant) -> Result<(), GapFileError> {
         let waited = now.saturating_duration_since(sent);
         self.latency.saturating_record(u64::try_from(waited.as_micros()).unwrap_or(u64::MAX).max(1));
+        if let Some((path, file)) = &mut self.series {
+            let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            writeln!(file, "{} {}", at.as_nanos(), waited.as_micros())
+                .map_err(|source| GapFileError { path: path.clone(), source })?;
+        }
         self.gap(sent, now)
     }
 
@@ -177,6 +201,21 @@ mod tests {
         assert_eq!(summary.gaps[1].waited_ms, 150.0);
         assert_eq!(summary.longest_gap_ms, 300.0);
         assert!(summary.latency_max_us >= 150_000 && summary.latency_p50_us < 10_000, "{summary:?}");
+    }
+
+    #[test]
+    fn each_answer_has_its_line_in_the_series() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("series");
+        let mut record = Record::begin(None).unwrap().with_series(Some(&path)).unwrap();
+        let now = record.last;
+        for us in [150, 20_000] {
+            record.answered(now, now + Duration::from_micros(us)).unwrap();
+        }
+        record.flush().unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let latencies: Vec<&str> = text.lines().map(|line| line.split_once(' ').unwrap().1).collect();
+        assert_eq!(latencies, ["150", "20000"]);
     }
 
     #[test]

@@ -2,6 +2,9 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rand::rngs::SmallRng;
@@ -9,6 +12,7 @@ use rand::{Rng, SeedableRng};
 use serde::Serialize;
 
 use crate::connection::{Connection, ConnectionError};
+use crate::dirty::{self, Dirt};
 use crate::record::{GapFileError, Record, Summary};
 use crate::resp::{LONGEST_BULK, Reply, write_command};
 use crate::stop::{Stop, WatchError};
@@ -54,6 +58,18 @@ pub struct Options {
     /// Append a line of JSON for each gap over 5 ms to this file.
     #[arg(long, value_name = "PATH")]
     pub gap_file: Option<PathBuf>,
+    /// Write a line for each answer to this file: nanoseconds since 1970 and microseconds that it took.
+    #[arg(long, value_name = "PATH")]
+    pub series_file: Option<PathBuf>,
+    /// How many hundredths of each value are random; the rest can be compressed.
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u8).range(1..=100))]
+    pub random_percent: u8,
+    /// Dirty this many distinct pages of 4 KiB in each second, over a connection of its own.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub dirty_pages: u64,
+    /// How many MiB of the load are there to be dirtied (a power of two); by default half of it.
+    #[arg(long, value_name = "N")]
+    pub dirty_mib: Option<u64>,
 }
 
 /// Seconds, whole or not.
@@ -79,6 +95,8 @@ pub struct Report {
     pub keys: u64,
     /// Keys that were read back in the end.
     pub read_back: u64,
+    /// What came of dirtying pages, if that was asked for.
+    pub dirty: Option<dirty::Report>,
     /// Gaps and latencies of the steady use.
     #[serde(flatten)]
     pub summary: Summary,
@@ -91,7 +109,7 @@ pub struct Report {
 impl Report {
     /// Whether the server passed.
     pub fn passed(&self) -> bool {
-        self.connection_survived && self.data_intact
+        self.connection_survived && self.data_intact && self.dirty.as_ref().is_none_or(dirty::Report::passed)
     }
 }
 
@@ -101,6 +119,14 @@ pub enum RedisError {
     /// Too many keys to keep track of.
     #[error("cannot load {0} keys: the most is {MOST_KEYS}")]
     ManyKeys(u64),
+    /// More pages in each second than there are would be fewer pages than they say.
+    #[error("cannot dirty {rate} distinct pages in each second: there are {pages}")]
+    FewPages {
+        /// What was asked for.
+        rate: u64,
+        /// What there is.
+        pages: usize,
+    },
     /// No signals.
     #[error("cannot check redis")]
     Watch(#[from] WatchError),
@@ -131,12 +157,20 @@ pub fn run(options: &Options) -> Result<Report, RedisError> {
 }
 
 fn check(options: &Options, stop: &Stop) -> Result<Report, RedisError> {
-    let keys = (options.load_mib.saturating_mul(1 << 20) / options.value_bytes).max(FEWEST_KEYS);
+    let dirt_mib = options.dirty_mib.unwrap_or(options.load_mib / 2);
+    let mut dirt = (options.dirty_pages > 0).then(|| Dirt::new(options.seed, dirt_mib));
+    if let Some(pages) = dirt.as_ref().map(Dirt::pages).filter(|&pages| options.dirty_pages > pages as u64) {
+        return Err(RedisError::FewPages { rate: options.dirty_pages, pages });
+    }
+    let load_mib = options.load_mib.saturating_sub(if dirt.is_some() { dirt_mib } else { 0 });
+    let keys = (load_mib.saturating_mul(1 << 20) / options.value_bytes).max(FEWEST_KEYS);
     if keys > MOST_KEYS {
         return Err(RedisError::ManyKeys(keys));
     }
+    // At least as much as tells values apart.
+    let random = ((options.value_bytes * u64::from(options.random_percent) / 100) as usize).max(8);
     let mut check = Check {
-        values: Values { seed: options.seed, length: options.value_bytes as usize },
+        values: Values { seed: options.seed, length: options.value_bytes as usize, random },
         versions: vec![0; keys as usize],
         ops: 0,
         wrong: 0,
@@ -144,7 +178,7 @@ fn check(options: &Options, stop: &Stop) -> Result<Report, RedisError> {
         read_back: 0,
         examples: Vec::new(),
     };
-    check.load(options.address, stop)?;
+    check.load(options.address, dirt.as_ref(), stop)?;
     let mut connection = Connection::open(options.address).map_err(RedisError::Begin)?;
     if let Some(path) = &options.ready_file {
         std::fs::write(path, "ready\n").map_err(|error| RedisError::Ready(path.clone(), error))?;
@@ -152,14 +186,19 @@ fn check(options: &Options, stop: &Stop) -> Result<Report, RedisError> {
     if let Some(time) = options.seconds {
         stop.after(time);
     }
-    let mut record = Record::begin(options.gap_file.as_deref())?;
-    let ended = check.steady(options, &mut connection, &mut record, stop);
+    let mut record = Record::begin(options.gap_file.as_deref())?.with_series(options.series_file.as_deref())?;
+    let (ended, dirtied) = check.use_steadily(options, dirt.as_mut(), &mut connection, &mut record, stop);
+    record.flush()?;
     let ended = match ended {
         Ok(()) => check.read_back(&mut connection, stop),
         Err(SteadyEnd::Connection(error)) => Err(error),
         Err(SteadyEnd::GapFile(error)) => return Err(error.into()),
     };
-    Ok(check.report(record.summary(), ended.err()))
+    let dirty = dirt.map(|mut dirt| {
+        let complete = ended.is_ok() && dirtied.is_ok() && dirt.read_back(&mut connection, stop).is_ok();
+        dirt.report(complete)
+    });
+    Ok(Report { dirty, ..check.report(record.summary(), ended.and(dirtied).err()) })
 }
 
 /// Why the steady use ended early.
@@ -198,7 +237,7 @@ impl Check {
     }
 
     /// Stores version 0 of every key over a connection of its own.
-    fn load(&self, address: SocketAddr, stop: &Stop) -> Result<(), RedisError> {
+    fn load(&self, address: SocketAddr, dirt: Option<&Dirt>, stop: &Stop) -> Result<(), RedisError> {
         let mut connection = Connection::open(address).map_err(RedisError::Load)?;
         let (mut commands, mut value) = (Vec::new(), Vec::new());
         let keys: Vec<usize> = (0..self.versions.len()).collect();
@@ -219,7 +258,29 @@ impl Check {
                 }
             }
         }
-        Ok(())
+        match dirt.map(|dirt| dirt.load(&mut connection, stop)).transpose().map_err(RedisError::Load)?.flatten() {
+            Some(reply) => Err(RedisError::Refused(describe(&reply))),
+            None => Ok(()),
+        }
+    }
+
+    /// The steady use, and beside it the dirtying of pages.
+    fn use_steadily(
+        &mut self,
+        options: &Options,
+        dirt: Option<&mut Dirt>,
+        connection: &mut Connection,
+        record: &mut Record,
+        stop: &Stop,
+    ) -> (Result<(), SteadyEnd>, Result<(), ConnectionError>) {
+        let ended = Arc::new(AtomicBool::new(false));
+        thread::scope(|scope| {
+            let flag = ended.clone();
+            let dirtying = dirt.map(|dirt| scope.spawn(|| dirt.run(options.address, options.dirty_pages, flag)));
+            let used = self.steady(options, connection, record, stop);
+            ended.store(true, Ordering::Relaxed);
+            (used, dirtying.map_or(Ok(()), |thread| thread.join().expect("the load does not panic")))
+        })
     }
 
     /// One request in each interval, SET and GET in turn, each answer awaited and checked.
@@ -340,6 +401,7 @@ impl Check {
             keys,
             read_back: self.read_back,
             summary,
+            dirty: None,
             examples: self.examples,
             error: error.map(|error| crate::chain(&error)),
         }
@@ -379,6 +441,10 @@ mod tests {
             ready_file: None,
             stop_file: None,
             gap_file: None,
+            series_file: None,
+            random_percent: 100,
+            dirty_pages: 0,
+            dirty_mib: None,
         }
     }
 
@@ -414,6 +480,29 @@ mod tests {
         let report = report(Behaviour::Damages("k200"));
         assert!(!report.passed() && report.wrong >= 1, "{report:?}");
         assert!(report.examples[0].contains("never stored"), "{report:?}");
+    }
+
+    #[test]
+    fn pages_are_dirtied_at_the_rate_and_a_write_that_was_lost_is_caught() {
+        let dirtying = |behaviour| {
+            let server = FakeServer::start(behaviour);
+            let options = Options { load_mib: 2, dirty_pages: 200, ..options(server.address) };
+            check(&options, &Stop::on_file(None)).unwrap()
+        };
+        let report = dirtying(Behaviour::Good);
+        let dirty = report.dirty.clone().unwrap();
+        assert!(report.passed() && dirty.pages > 0 && dirty.wrong == 0, "{report:?}");
+        assert_eq!(report.keys, 256, "half of the load is there to be dirtied");
+        let report = dirtying(Behaviour::ForgetsWritesAfter(270));
+        assert!(!report.passed() && report.dirty.unwrap().wrong > 0);
+    }
+
+    #[test]
+    fn more_distinct_pages_than_there_are_cannot_be_dirtied() {
+        let server = FakeServer::start(Behaviour::Good);
+        let options = Options { load_mib: 2, dirty_pages: 257, ..options(server.address) };
+        let refused = check(&options, &Stop::on_file(None));
+        assert!(matches!(refused, Err(RedisError::FewPages { rate: 257, pages: 256 })), "{refused:?}");
     }
 
     #[test]

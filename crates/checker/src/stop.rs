@@ -39,6 +39,11 @@ impl Stop {
         }
     }
 
+    /// Ends when `flag` is raised. Signals are not watched.
+    pub fn on_flag(flag: Arc<AtomicBool>) -> Self {
+        Self { signalled: flag, ..Self::on_file(None) }
+    }
+
     /// Ends on the first SIGINT or SIGTERM, or when `file` appears. A second signal ends the process at once.
     pub fn on_signal_or_file(file: Option<PathBuf>) -> Result<Self, WatchError> {
         let stop = Self::on_file(file);

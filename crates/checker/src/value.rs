@@ -6,13 +6,15 @@ use rand::{RngCore, SeedableRng};
 /// How many earlier versions [`Values::version_of`] tries.
 const VERSIONS_BACK: u32 = 1000;
 
-/// A family of incompressible values of one length.
+/// A family of values of one length.
 #[derive(Debug, Clone, Copy)]
 pub struct Values {
     /// Whatever makes this family differ from others.
     pub seed: u64,
     /// Bytes in each value.
     pub length: usize,
+    /// How many of them are random; the rest repeats one byte and can be compressed.
+    pub random: usize,
 }
 
 impl Values {
@@ -21,8 +23,9 @@ impl Values {
         // Odd multipliers (the golden ratio, and one of Steele and Vigna's) spread neighbours over all 64 bits.
         let word = self.seed.wrapping_add(index.wrapping_mul(0x9e37_79b9_7f4a_7c15))
             ^ u64::from(version).wrapping_mul(0xd134_2543_de82_ef95);
-        out.resize(self.length, 0);
-        SmallRng::seed_from_u64(word).fill_bytes(out);
+        out.clear();
+        out.resize(self.length, b'.');
+        SmallRng::seed_from_u64(word).fill_bytes(&mut out[..self.random.min(self.length)]);
     }
 
     /// Which version of key `index` the `found` bytes are, looking back from `newest`.
@@ -41,7 +44,7 @@ mod tests {
 
     #[test]
     fn values_repeat_for_one_version_and_differ_between_keys_and_versions() {
-        let values = Values { seed: 7, length: 64 };
+        let values = Values { seed: 7, length: 64, random: 64 };
         let value = |index, version| {
             let mut out = Vec::new();
             values.fill(index, version, &mut out);

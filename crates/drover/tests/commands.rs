@@ -150,7 +150,7 @@ fn node(name: &'static str, moved: watch::Sender<bool>) -> Router {
     };
     let begin = async |Json(asked): Json<Value>| {
         assert_eq!(asked["container"], "aa");
-        (StatusCode::ACCEPTED, state(if asked["mode"] == "auto" { MOVES } else { STAYS }, None))
+        (StatusCode::ACCEPTED, state(if asked["settings"]["mode"] == "auto" { MOVES } else { STAYS }, None))
     };
     let end = async move |Segment(id): Segment<String>| match (name, id.as_str()) {
         ("n1", MOVES) => {

@@ -1,20 +1,20 @@
 //! What the target does at each step of a migration. Everything here blocks.
 
 use std::io::{BufReader, Read};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::SystemTime;
 
 use drover_container::shim::{Request, Shim};
 use drover_container::{Notes, RuncError, criu, prepare_dev, prepare_template};
 use drover_disk::layer;
-use drover_memory::Inflow;
+use drover_memory::{Arrived, Inflow, Placed};
 use drover_model::{Bytes, ContainerState, Explained};
 use drover_network::Gate;
 use drover_protocol::{Offer, Stream};
 use tokio::sync::OwnedMutexGuard;
 
-use crate::container::{Container, Stored, cgroup_path};
+use crate::container::{Container, Stored, cgroup_path, lock};
 use crate::error::failure;
 use crate::following::Relay;
 use crate::link::{ChannelReader, Link};
@@ -36,6 +36,8 @@ pub(crate) struct Arrival {
     inner: Arc<Inner>,
     container: Arc<Container>,
     receiving: Vec<(Stream, Receiving)>,
+    /// The shared memory that has come, until the container has it.
+    shared: Arc<Mutex<Arrived>>,
     /// Nobody else may touch it before it has arrived.
     held: Option<OwnedMutexGuard<()>>,
 }
@@ -57,7 +59,13 @@ impl Arrival {
         let container = inner.new_container(stored).map_err(|error| error.explained().clone())?;
         let held = container.operation.clone().try_lock_owned().map_err(|_| failed("it is held"))?;
         inner.registry.insert(&container).map_err(|error| error.explained().clone())?;
-        let arrival = Self { inner: Arc::clone(inner), container, receiving: Vec::new(), held: Some(held) };
+        let arrival = Self {
+            inner: Arc::clone(inner),
+            container,
+            receiving: Vec::new(),
+            shared: Arc::default(),
+            held: Some(held),
+        };
         match arrival.make() {
             Ok(()) => {
                 let missing = arrival.inner.images.find(offer.spec.image_digest.as_str()).is_err();
@@ -73,7 +81,7 @@ impl Arrival {
     /// The arrival that a restarted agent found promised.
     pub fn recovered(inner: &Arc<Inner>, container: Arc<Container>) -> Self {
         let held = container.operation.clone().try_lock_owned().ok();
-        Self { inner: Arc::clone(inner), container, receiving: Vec::new(), held }
+        Self { inner: Arc::clone(inner), container, receiving: Vec::new(), shared: Arc::default(), held }
     }
 
     pub fn container(&self) -> &Arc<Container> {
@@ -97,7 +105,7 @@ impl Arrival {
         place::renew_dev(layout)?;
         Shim::start(&self.inner.config.program, &self.inner.shim_spec(container))
             .map_err(|error| failure(attempt, &error))?;
-        Ok(())
+        container.shim().order(&Request::Arm).map(drop).map_err(|error| failure(attempt, &error))
     }
 
     /// Receives the image.
@@ -129,7 +137,7 @@ impl Arrival {
         for (stream, place) in places {
             let again = || Explained { reason: format!("the stream {stream:?} came twice"), hint: None };
             let input = link.take_stream(stream).ok_or_else(again)?;
-            let stored = stored.clone();
+            let (shared, stored) = (Arc::clone(&self.shared), stored.clone());
             let receive = move || {
                 let attempt = format!("cannot receive {}", place.display());
                 if stream == Stream::Pages {
@@ -137,7 +145,8 @@ impl Arrival {
                     // Nothing comes when there were no rounds.
                     if !input.is_over() {
                         std::fs::create_dir(&place).map_err(|error| failure(&attempt, &error))?;
-                        drover_memory::store(&place, &mut input, stored).map_err(|error| failure(&attempt, &error))?;
+                        let arrived = drover_memory::store(&place, &mut input, stored);
+                        *lock(&shared) = arrived.map_err(|error| failure(&attempt, &error))?;
                     }
                     input.drain();
                     return Ok(());
@@ -175,6 +184,8 @@ impl Arrival {
         let notes = Notes::read(&layout.images()).map_err(|error| failure("cannot read the checkpoint", &error))?;
         let wire = self.container.wire().map_err(|error| error.explained().clone())?;
         wire.add_neighbours(&notes.neighbours).map_err(|error| failure("cannot restore the network", &error))?;
+        let shared = std::mem::take(&mut *lock(&self.shared));
+        shared.offer(&layout.images()).map_err(|error| failure("cannot restore the container", &error))?;
         let pid = self.container.shim().restore();
         let hint = "see whether both nodes have the same criu, and the target the whole image";
         let pid = pid.map_err(|error| {
@@ -183,6 +194,17 @@ impl Arrival {
             Explained { reason, hint: known.or_else(|| Some(hint.into())) }
         })?;
         self.container.set_pid(Some(pid));
+        self.place(&shared)
+    }
+
+    /// Nobody runs yet: what CRIU has not taken is written now.
+    fn place(&self, shared: &Arrived) -> Result<(), Explained> {
+        let attempt = "cannot restore shared memory";
+        let pids = self.container.cgroup.pids().map_err(|error| failure(attempt, &error))?;
+        let Placed { taken, written } = shared.place(&pids).map_err(|error| failure(attempt, &error))?;
+        if taken + written > 0 {
+            tracing::info!(taken, written, "shared memory is in its place");
+        }
         Ok(())
     }
 

@@ -11,7 +11,7 @@ use bytes::Bytes as Piece;
 use drover_container::criu::{Coverage, Sleepers, Worker};
 use drover_container::{DumpRequest, PAGE_SERVER, dump};
 use drover_disk::layer;
-use drover_memory::{Last, LinkRate, Outlet, RoundError, Rounds, Sums, Tracker};
+use drover_memory::{Last, LinkRate, Outlet, Rest, RoundError, Rounds, Sums, Tracker};
 use drover_model::{Bytes, Compression, ContainerState, Explained, Neighbour, PageCount, Round};
 use drover_network::Gate;
 use drover_protocol::Stream;
@@ -85,6 +85,17 @@ pub(crate) struct Departure {
     unslowed: Option<u32>,
     /// Held from the freeze until the container runs again, here or elsewhere: nobody executes anything in it.
     alone: Option<OwnedRwLockWriteGuard<()>>,
+}
+
+/// What is left of the rounds when the dump begins.
+type Remaining = Option<Rest<Revocable>>;
+
+/// Sends the rest, and ends the stream. Gives what was sent in all rounds.
+fn finish_rounds(rest: Rest<Revocable>) -> Result<Sums, Explained> {
+    let attempt = "cannot send shared memory";
+    let (sums, out) = rest.send().map_err(|error| failure(attempt, &error))?;
+    out.out.finish().map_err(|error| failure(attempt, &error))?;
+    Ok(sums)
 }
 
 /// The CRIU process that dumps, for whoever must end it while it dumps.
@@ -182,8 +193,9 @@ impl Departure {
         let wire = self.container.wire().map_err(|error| error.explained().clone())?;
         let freezer = self.container.cgroup.freezer_path().ok_or_else(missing)?;
         let processes = self.container.cgroup.pids().map_err(|error| failure(attempt, &error))?;
-        let (coverage, sent) = self.end_rounds(pages_out, follows.then_some(&processes))?;
+        let (coverage, sent, rest) = self.end_rounds(pages_out, &processes, follows)?;
         std::thread::scope(|scope| {
+            let finishing = scope.spawn(move || rest.map(finish_rounds).transpose());
             let serving = scope.spawn(move || {
                 let mut out = out;
                 let served = drover_memory::serve(pages, &mut out);
@@ -215,38 +227,46 @@ impl Departure {
             // When the dump fails its socket closes, and serving ends; when serving fails the dump does. The cause is
             // whichever came first, which is the link's if it broke.
             let served = serving.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            if dumped.is_err() {
+                // The container waits to go on: the rest is pointless.
+                self.given_up.store(true, Ordering::Relaxed);
+            }
             if let Some(why) = uncut {
                 return Err(why);
             }
             *lock(&self.reins) = None;
             dumped.map_err(|error| failure(attempt, &error))?;
-            Ok(PageCount(served?.0 + sent.0))
+            let rest = finishing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            let mut crossed = served?.0 + sent.0;
+            if let Some(all) = rest {
+                let before = std::mem::replace(&mut *lock(&self.sums), all);
+                crossed += all.since(before).pages;
+            }
+            Ok(PageCount(crossed))
         })
     }
 
-    /// Sends what was written since the last round, or names what will follow of these processes; gives what CRIU need not
-    /// dump.
+    /// Sends what was written since the last round, or names it when it `follows`; gives what CRIU need not dump, and what
+    /// may cross while it dumps.
     fn end_rounds(
         &mut self,
         pages_out: StreamSender,
-        following: Option<&Vec<u32>>,
-    ) -> Result<(Coverage, PageCount), Explained> {
+        pids: &[u32],
+        follows: bool,
+    ) -> Result<(Coverage, PageCount, Remaining), Explained> {
         let attempt = "cannot send memory";
-        if self.rounds.is_none() && following.is_none() {
+        if self.rounds.is_none() && !follows {
             pages_out.finish().map_err(|error| failure(attempt, &error))?;
-            return Ok((Coverage::default(), PageCount(0)));
+            return Ok((Coverage::default(), PageCount(0), None));
         }
         let rounds = self.rounds(pages_out).map_err(|error| failure(attempt, &error))?;
-        let last = match following {
-            Some(processes) => rounds.last_follows(processes),
-            None => rounds.last(),
-        };
-        let Last { covered, pages, sums, following, out, trackers } = last.map_err(|error| failure(attempt, &error))?;
+        let last = if follows { rounds.last_follows(pids) } else { rounds.last(pids) };
+        let Last { covered, shared, pages, sums, following, rest, trackers } =
+            last.map_err(|error| failure(attempt, &error))?;
         *lock(&self.sums) = sums;
         tracing::debug!(pages = pages.0, following = following.0, "last pages");
         self.trackers = trackers;
-        out.out.finish().map_err(|error| failure(attempt, &error))?;
-        Ok((Coverage(covered), pages))
+        Ok((Coverage { pages: covered, shared }, pages, Some(rest)))
     }
 
     /// The rounds until now, or new ones.
@@ -273,13 +293,10 @@ impl Departure {
         let sent = rounds.round(&pids).map_err(|error| failure(attempt, &error))?;
         *lock(&self.sums) = rounds.sums();
         if !rounds.follows() {
-            let why = rounds.refusal().map(|why| {
-                let why = failure("its writes cannot be followed", why);
-                if self.inner.backend.is_some() {
-                    why
-                } else {
-                    why.with_hint("`drover agent features` says what is missing")
-                }
+            let why = rounds.refusal().map(|why| failure("its writes cannot be followed", why));
+            let why = why.map(|why| match self.inner.backend {
+                Some(_) => why,
+                None => why.with_hint("`drover agent features` says what is missing"),
             });
             let unknown = || Explained { reason: "it has no process that can be followed".into(), hint: None };
             return Ok(Err(why.unwrap_or_else(unknown)));
@@ -293,19 +310,19 @@ impl Departure {
         self.rounds.as_ref().is_some_and(Rounds::needs_standstill)
     }
 
-    /// How many pages have been written since the round began. It stands still meanwhile, if it must: then nobody may
-    /// execute anything in it, for which the caller holds `executions` alone.
+    /// How many pages have been written since the round began. It stands still for a moment, if it must: nobody may
+    /// execute anything in it then, for which the caller holds `executions` alone.
     pub fn survey(&mut self) -> Result<PageCount, Explained> {
         self.look_at_use();
-        let _standstill = if self.needs_standstill() {
-            // A freeze interrupts sleeps, as to be dumped does.
-            self.container.look_at_sleepers();
-            let stands = Standstill::begin(&self.container.cgroup);
-            Some(stands.map_err(|error| failure("cannot see what the container has written", &error))?)
-        } else {
-            None
-        };
-        Ok(self.rounds.as_mut().map_or(PageCount(0), Rounds::survey))
+        // What cannot be listed has gone.
+        let pids = self.container.cgroup.pids().unwrap_or_default();
+        let container = Arc::clone(&self.container);
+        let standstill = self.needs_standstill().then(|| Standstill::begin(&container)).transpose()?;
+        let Some(rounds) = &mut self.rounds else { return Ok(PageCount(0)) };
+        let private = rounds.survey();
+        drop(standstill);
+        // Of shared memory the target has what it has: no write is forgotten, and nobody must wait for it to be read.
+        Ok(PageCount(private.0 + rounds.survey_shared(&pids).0))
     }
 
     /// Leaves the container this share, in percent, of the processor time that it uses.

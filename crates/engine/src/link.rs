@@ -104,8 +104,12 @@ impl Link {
     }
 
     /// Sends a message's payload before whatever else is waiting; `false` when the link is broken or takes nothing for as
-    /// long as `patience`.
+    /// long as `patience`. Without any patience it is not sent behind what the link has taken and not carried yet: that
+    /// may be a lot where streams have to wait.
     pub async fn send(&self, payload: Vec<u8>, patience: Duration) -> bool {
+        if patience.is_zero() && self.outgoing.capacity() == 0 {
+            return false;
+        }
         let sending = self.control.send(payload.into());
         matches!(tokio::time::timeout(patience, sending).await, Ok(Ok(())))
     }

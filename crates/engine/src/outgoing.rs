@@ -57,7 +57,10 @@ enum Next {
 impl<W: AsyncWrite + Unpin> Outgoing<W> {
     pub fn new(link: W, bandwidth: Option<Bandwidth>, traffic: Arc<Traffic>, pace: Arc<Pace>) -> Self {
         let cap = bandwidth.map(|bandwidth| Cap::new(bandwidth, Moment::default()));
-        Self { link, cap, meter: Meter::default(), traffic, pace, begun: Instant::now() }
+        let outgoing = Self { link, cap, meter: Meter::default(), traffic, pace, begun: Instant::now() };
+        // A bound is known before anything was sent.
+        outgoing.publish();
+        outgoing
     }
 
     fn now(&self) -> Moment {
@@ -71,19 +74,21 @@ impl<W: AsyncWrite + Unpin> Outgoing<W> {
             let now = self.now();
             let wait = match &mut self.cap {
                 // Only what can wait does.
-                Some(cap) if rest.is_some() || !frames.is_empty() => cap.wait(now),
+                Some(cap) if rest.is_some() => cap.wait(now),
                 _ => Duration::ZERO,
             };
             if !wait.is_zero() {
+                if self.link.flush().await.is_err() {
+                    return;
+                }
                 self.meter.idle(now);
-                self.pace.waits.store(true, Ordering::Relaxed);
             }
             let next = tokio::select! {
                 biased;
                 Some(message) = messages.recv() => Next::Message(message),
                 () = tokio::time::sleep(wait), if !wait.is_zero() => continue,
-                () = std::future::ready(()), if rest.is_some() => Next::Rest,
-                Some(frame) = frames.recv(), if wait.is_zero() => Next::Frame(frame),
+                () = std::future::ready(()), if rest.is_some() && wait.is_zero() => Next::Rest,
+                Some(frame) = frames.recv(), if rest.is_none() => Next::Frame(frame),
                 else => Next::End,
             };
             let sent = match next {
@@ -91,7 +96,12 @@ impl<W: AsyncWrite + Unpin> Outgoing<W> {
                     let length = u32::try_from(message.len()).expect("encoded messages are bounded");
                     self.write(FrameHeader::Control(length), message).await
                 }
-                Next::Frame(frame) => self.write_piece(frame, &mut rest).await,
+                // It waits for its turn like what is left of another one.
+                Next::Frame(frame) if self.cap.is_some() => {
+                    rest = Some(frame);
+                    continue;
+                }
+                Next::Frame((header, payload)) => self.write(header, payload).await,
                 Next::Rest => match rest.take() {
                     Some(frame) => self.write_piece(frame, &mut rest).await,
                     None => Ok(()),
@@ -113,10 +123,10 @@ impl<W: AsyncWrite + Unpin> Outgoing<W> {
         let _ = self.link.shutdown().await;
     }
 
-    /// A frame of a stream; within a bound only its first bytes, as a frame of their own.
+    /// The first bytes of a frame of a stream, as a frame of their own.
     async fn write_piece(&mut self, (header, mut payload): Frame, rest: &mut Option<Frame>) -> io::Result<()> {
         let FrameHeader::Data(stream, length) = header else { return self.write(header, payload).await };
-        if self.cap.is_none() || payload.len() <= CAPPED_PIECE {
+        if payload.len() <= CAPPED_PIECE {
             return self.write(header, payload).await;
         }
         let piece = payload.split_to(CAPPED_PIECE);

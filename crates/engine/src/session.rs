@@ -111,11 +111,20 @@ impl Inner {
         let (sender, receiver) = mpsc::channel(WAITING);
         if query.follow && lives {
             let shim = container.shim();
-            let channel = blocking(move || shim.order(&Request::Follow)).await;
-            let channel = channel.map_err(|error| NodeError::failed("cannot follow the log", &error))?;
-            let skip = self.skip(&container, &query)?;
-            follow(channel, skip, sender, self.closing.subscribe());
-            return Ok(receiver);
+            match blocking(move || shim.order(&Request::Follow)).await {
+                Ok(channel) => {
+                    let skip = self.skip(&container, &query)?;
+                    follow(channel, skip, sender, self.closing.subscribe());
+                    return Ok(receiver);
+                }
+                Err(error) => {
+                    // Its shim has gone, with the program: the node is about to find that out, and the log is whole.
+                    settle(&container).await;
+                    if matches!(container.state(), ContainerState::Running | ContainerState::Frozen) {
+                        return Err(NodeError::failed("cannot follow the log", &error));
+                    }
+                }
+            }
         }
         let attempt = "cannot read the log";
         let skip = self.skip(&container, &query)?;

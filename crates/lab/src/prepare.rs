@@ -61,7 +61,7 @@ fn write_host(
     }
     let spec = HostSpec {
         name: host.name.to_string(),
-        base: place.base(),
+        base: record.wanted.base.clone().unwrap_or_else(|| place.base()),
         upper: directory.join("upper"),
         work: directory.join("work"),
         root: directory.join("root"),

@@ -37,6 +37,9 @@ pub(crate) struct Wanted {
     pub agent: Option<Vec<String>>,
     /// The directory that hosts see as `/opt/drover`.
     pub programs: PathBuf,
+    /// The root that the hosts share, when it is not the usual one.
+    #[serde(default)]
+    pub base: Option<PathBuf>,
 }
 
 impl Record {

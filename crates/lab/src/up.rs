@@ -46,6 +46,8 @@ pub struct UpRequest {
     pub programs: PathBuf,
     /// The agent's command in a host; none for hosts without agents.
     pub agent: Option<Vec<String>>,
+    /// The root that the hosts share; none for the one that scripts/install-base.sh has made.
+    pub base: Option<PathBuf>,
 }
 
 impl UpRequest {
@@ -61,6 +63,7 @@ impl UpRequest {
             host_command: vec![drover.to_string_lossy().into_owned(), "lab-host".into()],
             programs: drover.parent().unwrap_or(Path::new("/")).to_owned(),
             agent: Some(agent.map(str::to_owned).to_vec()),
+            base: None,
         }
     }
 }
@@ -166,12 +169,14 @@ pub fn up(request: &UpRequest) -> Result<Lab, UpError> {
         link: request.link,
         agent: request.agent.clone(),
         programs: request.programs.clone(),
+        base: request.base.clone(),
     };
     if let Some(lab) = existing(&place, &wanted, start)? {
         return Ok(lab);
     }
-    if !place.base().join(".drover-base").exists() {
-        return Err(UpError::NoBase(place.base()));
+    let base = wanted.base.clone().unwrap_or_else(|| place.base());
+    if !base.join(".drover-base").exists() {
+        return Err(UpError::NoBase(base));
     }
     // Whatever an interrupted `up` or `down` left is taken away first.
     remove(&place)?;

@@ -21,7 +21,7 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg}
 
 use crate::following::{HEADER, Relay};
 use crate::pieces::Pieces;
-use crate::store::Stored;
+use crate::stored::Stored;
 use crate::wishes::Wishes;
 
 /// Why pages cannot be brought any more.
@@ -440,8 +440,9 @@ mod tests {
     use super::*;
     use crate::following::{Wish, listen_for_relays};
     use crate::inflow::Inflow;
+    use crate::record::{Object, PRESENT};
     use crate::store::{AWAIT, KEEP, store};
-    use crate::stream::{Object, PRESENT, StreamWriter};
+    use crate::stream::StreamWriter;
 
     const PAGES: u64 = 700;
 

@@ -21,10 +21,11 @@ use rustix::net::{
     listen, recv, send, shutdown, socket_with,
 };
 
+use crate::mappings::inside;
 use crate::reader::read_single;
-use crate::rounds::inside;
+use crate::record::{MAX_RUN, Object, PRESENT, Record};
 use crate::store::ZERO;
-use crate::stream::{MAX_RUN, Object, PRESENT, Record, StreamError, StreamReader, StreamWriter};
+use crate::stream::{StreamError, StreamReader, StreamWriter};
 
 const PAGE: u64 = PageCount::PAGE;
 /// The most pages in a wish, and in a piece.
@@ -195,7 +196,7 @@ fn carry(following: impl Read, filler: &OwnedFd) -> Result<(), FollowError> {
                 continue;
             }
             Record::Run { flags, address, pages } => (flags, address, pages),
-            Record::Object(_) | Record::Block { .. } | Record::Mark => {
+            Record::Object(_) | Record::Block { .. } | Record::Mark | Record::Description(_) => {
                 return Err(StreamError::Nonsense("what cannot follow").into());
             }
             Record::End => return Ok(()),

@@ -3,7 +3,11 @@
 //! XXH3 of 128 bits is no defence against somebody who looks for two contents of one name. The seed, which is drawn anew
 //! for each move, keeps that from being prepared; and whoever succeeded would only have spoilt memory of his own.
 
+use drover_model::PageCount;
 use twox_hash::XxHash3_128;
+
+/// The name of a page of zeros.
+pub(crate) const ZEROS: u128 = 0;
 
 /// Names contents.
 #[derive(Debug, Clone, Copy)]
@@ -23,6 +27,12 @@ impl Names {
     pub fn of(self, content: &[u8]) -> u128 {
         XxHash3_128::oneshot_with_seed(self.seed, content).max(1)
     }
+
+    /// The name of a page, by which zeros are known.
+    pub(crate) fn of_page(self, page: &[u8]) -> u128 {
+        const PAGE_OF_ZEROS: [u8; PageCount::PAGE as usize] = [0; PageCount::PAGE as usize];
+        if page == PAGE_OF_ZEROS { ZEROS } else { self.of(page) }
+    }
 }
 
 #[cfg(test)]
@@ -38,5 +48,6 @@ mod tests {
         assert_ne!(name, Names::new(6).of(&page));
         page[4095] ^= 1;
         assert_ne!(name, names.of(&page));
+        assert_eq!((names.of_page(&page), names.of_page(&[0; 4096])), (names.of(&page), ZEROS));
     }
 }

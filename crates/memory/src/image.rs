@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use drover_model::PageCount;
 use prost::Message;
 
-use crate::stream::{Object, PRESENT, Record, StreamError, StreamReader};
+use crate::record::{Object, PRESENT, Record};
+use crate::stream::{StreamError, StreamReader};
 
 /// Why the images could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -128,6 +129,7 @@ pub fn receive(directory: &Path, input: impl Read) -> Result<PageCount, ImageErr
                     total += u64::from(pages);
                 }
             }
+            Record::Description(_) => return Err(StreamError::Nonsense("a description among images").into()),
             Record::Mark => return Err(StreamError::Nonsense("a round in CRIU's pages").into()),
             Record::Block { .. } => return Err(StreamError::Nonsense("a block in a dump").into()),
             Record::End => {

@@ -4,24 +4,31 @@
 //! What cannot be followed leaves CRIU's dump through a page server, crosses in the same format while the container is
 //! frozen, and becomes images that CRIU's restore reads.
 
+mod arrived;
 mod buffers;
 mod choose;
+mod compare;
 mod filler;
 mod following;
 mod hash;
 mod image;
 mod inflow;
+mod last;
 mod mappings;
+mod objects;
 mod outflow;
 mod pack;
 mod packers;
 mod pages;
 mod pieces;
 mod reader;
+mod record;
 mod rounds;
 mod sent;
 mod server;
+mod shared;
 mod store;
+mod stored;
 mod stream;
 mod tracker;
 #[cfg(test)]
@@ -30,6 +37,7 @@ mod window;
 mod wishes;
 mod writer;
 
+pub use arrived::{Arrived, PlaceError, Placed};
 pub use buffers::{Buffer, Buffers};
 pub use choose::LinkRate;
 pub use filler::{FillError, Filled, Filler};
@@ -37,10 +45,13 @@ pub use following::{FollowError, answer, dismiss_relays, listen_for_relays, rela
 pub use hash::Names;
 pub use image::{ImageError, receive};
 pub use inflow::Inflow;
+pub use last::{Covered, Last, Rest};
 pub use outflow::{Outflow, Outlet, Sums, Verdict};
 pub use pack::Algorithm;
-pub use rounds::{Covered, Last, RoundError, Rounds};
+pub use record::{Description, Object, Record, Run};
+pub use rounds::{RoundError, Rounds};
 pub use server::{Served, ServerError, serve};
-pub use store::{KEEP, StoreError, Stored, ZERO, store};
-pub use stream::{Object, Record, Run, StreamError, StreamReader, StreamWriter};
+pub use store::{KEEP, StoreError, ZERO, store};
+pub use stored::Stored;
+pub use stream::{StreamError, StreamReader, StreamWriter};
 pub use tracker::{Backend, TrackError, Tracker};

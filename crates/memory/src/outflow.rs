@@ -15,8 +15,9 @@ use crate::buffers::{Buffer, Buffers};
 use crate::choose::{Chooser, LinkRate};
 use crate::pack::{Algorithm, room_for};
 use crate::packers::{Block, Packers, Ready, with_head};
-use crate::stream::{
-    BLOCK_HEADER, MAX_BLOCK, Object, Run, in_pieces, put_block, put_end, put_magic, put_mark, put_object, put_run,
+use crate::record::{
+    BLOCK_HEADER, Description, MAX_BLOCK, Object, Run, in_pieces, put_block, put_description, put_end, put_magic,
+    put_mark, put_object, put_run,
 };
 
 const PAGE: usize = PageCount::PAGE as usize;
@@ -135,6 +136,16 @@ impl<O: Outlet> Outflow<O> {
     pub fn object(&mut self, object: Object) -> io::Result<()> {
         self.emit()?;
         put_object(&mut self.head, object);
+        Ok(())
+    }
+
+    /// Shared memory begins, or ends behind all that was given until now.
+    ///
+    /// # Errors
+    /// When the outlet refuses.
+    pub fn describe(&mut self, description: &Description) -> io::Result<()> {
+        self.emit()?;
+        put_description(&mut self.head, description);
         Ok(())
     }
 

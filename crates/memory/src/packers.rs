@@ -11,7 +11,7 @@ use bytes::Bytes;
 use crate::buffers::{Buffer, Buffers};
 use crate::outflow::{HEADROOM, raw_block};
 use crate::pack::{Algorithm, Packer};
-use crate::stream::{Run, put_block};
+use crate::record::{Run, put_block};
 
 /// Pages that are to be sent together, and what stands before them in the stream.
 #[derive(Debug)]

@@ -8,11 +8,11 @@ use std::os::unix::fs::FileExt;
 use drover_model::PageCount;
 use drover_sys::read::{MOST_RANGES, read_process};
 
-use crate::hash::Names;
+use crate::hash::{Names, ZEROS};
 use crate::outflow::{Outflow, Outlet, Verdict};
 use crate::pages::PageSet;
+use crate::record::Run;
 use crate::sent::Sent;
-use crate::stream::Run;
 
 const PAGE: u64 = PageCount::PAGE;
 
@@ -87,11 +87,12 @@ impl Reader {
 }
 
 fn judge(sent: &mut Sent, address: u64, page: &[u8], names: Names, chunks: &mut usize) -> Verdict {
-    const ZEROS: [u8; PAGE as usize] = [0; PAGE as usize];
-    if page == ZEROS {
-        return if sent.lacks_zero(address) { Verdict::Zero } else { Verdict::Skip };
+    match names.of_page(page) {
+        ZEROS if sent.lacks_zero(address) => Verdict::Zero,
+        ZEROS => Verdict::Skip,
+        name if sent.lacks(address, name, chunks) => Verdict::Send,
+        _ => Verdict::Skip,
     }
-    if sent.lacks(address, names.of(page), chunks) { Verdict::Send } else { Verdict::Skip }
 }
 
 /// Reads neighbouring pages one by one, where not all of them can be read.

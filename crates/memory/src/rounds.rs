@@ -3,23 +3,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
-use std::ops::Range;
-use std::str::FromStr;
 
 use drover_model::{Compression, PageCount};
 use drover_sys::process::share_memory;
 
 use crate::hash::Names;
-use crate::mappings::followed;
+use crate::mappings::{inside, parent};
 use crate::outflow::{Outflow, Outlet, Sums};
 use crate::pages::PageSet;
 use crate::reader::Reader;
+use crate::record::Object;
 use crate::sent::ROOM;
-use crate::store::{AWAIT, KEEP, ZERO};
-use crate::stream::Object;
-use crate::tracker::{Backend, TrackError, Tracker, present};
-
-const PAGE: u64 = PageCount::PAGE;
+use crate::shared::Shared;
+use crate::store::ZERO;
+use crate::tracker::{Backend, TrackError, Tracker};
 
 /// Why pages could not be sent.
 #[derive(Debug, thiserror::Error)]
@@ -29,49 +26,29 @@ pub enum RoundError {
     Send(#[from] io::Error),
 }
 
-/// What CRIU need not dump, by process: mapping after mapping, but for the pages that it must.
-pub type Covered = BTreeMap<u32, Vec<Range<u64>>>;
-
-/// What the last round gave.
 #[derive(Debug)]
-pub struct Last<O> {
-    /// What need not be dumped.
-    pub covered: Covered,
-    /// How many pages were sent.
-    pub pages: PageCount,
-    /// What was sent in all rounds.
-    pub sums: Sums,
-    /// How many will follow.
-    pub following: PageCount,
-    /// Where the stream went, which has ended.
-    pub out: O,
-    /// To be kept as long as nothing may be lost by waiting: taking the protection off again takes the longer the more
-    /// memory there is.
-    pub trackers: Vec<Tracker>,
-}
-
-#[derive(Debug)]
-struct Process {
+pub(crate) struct Process {
     /// Its id in its own namespace.
-    inside: u64,
-    tracker: Tracker,
+    pub inside: u64,
+    pub tracker: Tracker,
     reader: Reader,
     /// What is to be sent in the next round.
-    pending: PageSet,
+    pub pending: PageSet,
 }
 
 /// The rounds of one migration.
 #[derive(Debug)]
 pub struct Rounds<O> {
-    stream: Outflow<O>,
+    pub(crate) stream: Outflow<O>,
     /// How processes are followed, if at all.
     backend: Option<Backend>,
-    processes: BTreeMap<u32, Process>,
+    pub(crate) processes: BTreeMap<u32, Process>,
     /// Processes that cannot be followed, and why.
     refused: BTreeMap<u32, TrackError>,
     names: Names,
     /// The ids that processes had by now, each in its own namespace.
     inside: BTreeSet<u64>,
+    pub(crate) shared: Shared,
 }
 
 impl<O: Outlet> Rounds<O> {
@@ -83,7 +60,8 @@ impl<O: Outlet> Rounds<O> {
     pub fn new(out: O, compression: Compression, seed: u64, backend: Option<Backend>) -> Result<Self, RoundError> {
         let stream = Outflow::new(out, compression, ZERO)?;
         let (processes, refused, inside) = Default::default();
-        Ok(Self { stream, backend, processes, refused, names: Names::new(seed), inside })
+        let names = Names::new(seed);
+        Ok(Self { stream, backend, processes, refused, names, inside, shared: Shared::new(names) })
     }
 
     /// Sends what the given processes, all that there are, had written by the last survey: in the first round, everything.
@@ -94,6 +72,16 @@ impl<O: Outlet> Rounds<O> {
     pub fn round(&mut self, pids: &[u32]) -> Result<Sums, RoundError> {
         let before = self.stream.sums();
         self.processes.retain(|pid, _| pids.contains(pid));
+        self.meet(pids);
+        self.send()?;
+        self.shared.round(&mut self.stream, pids)?;
+        self.stream.mark()?;
+        self.stream.flush()?;
+        Ok(self.stream.sums().since(before))
+    }
+
+    /// Begins to follow those of the given processes that are new: all that they have is pending.
+    fn meet(&mut self, pids: &[u32]) {
         // Whoever joins those that are followed may share its memory with one of them, whose writes must not be forgotten.
         let first = self.processes.is_empty();
         let mut begun = Vec::new();
@@ -107,6 +95,7 @@ impl<O: Outlet> Rounds<O> {
                 Err(error) => drop(self.refused.insert(*pid, error)),
             }
         }
+        // Looked at after all bits were taken: what is written from here on is seen again by the next survey.
         for (pid, mut process) in begun {
             match process.tracker.written() {
                 Ok(written) => {
@@ -116,10 +105,6 @@ impl<O: Outlet> Rounds<O> {
                 Err(error) => drop(self.refused.insert(pid, error)),
             }
         }
-        self.send()?;
-        self.stream.mark()?;
-        self.stream.flush()?;
-        Ok(self.stream.sums().since(before))
     }
 
     /// Whether every process must stand still in `survey`.
@@ -128,7 +113,8 @@ impl<O: Outlet> Rounds<O> {
         self.backend.is_some_and(Backend::needs_standstill)
     }
 
-    /// Finds what was written since the last survey: it is what the next round will send. Gives how many pages.
+    /// Finds what was written to private memory since the last survey: it is what the next round will send. Gives how many
+    /// pages.
     pub fn survey(&mut self) -> PageCount {
         let mut dirty = 0;
         let refused = &mut self.refused;
@@ -138,14 +124,23 @@ impl<O: Outlet> Rounds<O> {
                 dirty += process.pending.count();
                 true
             }
-            Err(error) => drop_refused(refused, *pid, error),
+            Err(error) => {
+                refused.insert(*pid, error);
+                false
+            }
         });
         // All have been looked at: none loses what another one wrote to the same memory.
-        self.processes.retain(|pid, process| match process.tracker.rearm() {
-            Ok(()) => true,
-            Err(error) => drop_refused(refused, *pid, error),
+        self.processes.retain(|pid, process| {
+            let rearmed = process.tracker.rearm();
+            rearmed.map_err(|error| refused.insert(*pid, error)).is_ok()
         });
         PageCount(dirty)
+    }
+
+    /// Finds what of the shared memory of the given processes, all that there are, the target has otherwise: the next
+    /// round will send it. Gives how many pages. Nobody need stand still.
+    pub fn survey_shared(&mut self, pids: &[u32]) -> PageCount {
+        PageCount(self.shared.survey(pids))
     }
 
     /// What has been sent in all rounds by now.
@@ -166,74 +161,8 @@ impl<O: Outlet> Rounds<O> {
         self.refused.values().next()
     }
 
-    /// Sends the rest while every process stands still, and says which pages are to be kept.
-    ///
-    /// # Errors
-    /// When the stream refuses.
-    pub fn last(mut self) -> Result<Last<O>, RoundError> {
-        let standing = self.stand();
-        let before = self.stream.sums();
-        self.send()?;
-        let sent = self.stream.sums().since(before);
-        self.end(standing, PageCount(sent.pages), PageCount(0))
-    }
-
-    /// As `last`, but the rest is only named: it will follow. So will all of those of the given processes, all that
-    /// there are, that were not followed.
-    ///
-    /// # Errors
-    /// When the stream refuses.
-    pub fn last_follows(mut self, pids: &[u32]) -> Result<Last<O>, RoundError> {
-        let mut standing = self.stand();
-        let mut following = 0;
-        for pid in pids {
-            let awaited = match (self.processes.get_mut(pid), standing.get(pid)) {
-                (Some(process), Some(found)) => std::mem::take(&mut process.pending).and(&found.present),
-                _ => match Standing::whole(*pid) {
-                    Ok(found) => standing.entry(*pid).or_insert(found).present.clone(),
-                    // CRIU dumps it whole.
-                    Err(_) => continue,
-                },
-            };
-            following += awaited.count();
-            self.stream.object(Object::Process(standing[pid].inside))?;
-            self.stream.runs(AWAIT, awaited.runs())?;
-        }
-        self.end(standing, PageCount(0), PageCount(following))
-    }
-
-    /// What the processes that were followed have, now that they stand still. One for which that cannot be seen is
-    /// dumped whole by CRIU.
-    fn stand(&mut self) -> BTreeMap<u32, Standing> {
-        let mut standing = BTreeMap::new();
-        self.processes.retain(|pid, process| {
-            let ended = process.tracker.written().and_then(|written| Ok((written, process.tracker.present()?)));
-            let Ok((written, present)) = ended else { return false };
-            let found = Standing::new(*pid, process.inside, process.tracker.mappings().to_vec(), present);
-            process.pending = std::mem::take(&mut process.pending).or(PageSet::of(written));
-            found.map(|found| standing.insert(*pid, found)).is_ok()
-        });
-        standing
-    }
-
-    fn end(
-        mut self,
-        standing: BTreeMap<u32, Standing>,
-        pages: PageCount,
-        following: PageCount,
-    ) -> Result<Last<O>, RoundError> {
-        for found in standing.values() {
-            self.stream.object(Object::Process(found.inside))?;
-            self.stream.runs(KEEP, found.present.runs())?;
-        }
-        let (sums, out) = self.stream.end()?;
-        let trackers = self.processes.into_values().map(|process| process.tracker).collect();
-        let covered = standing.into_iter().map(|(pid, found)| (pid, found.covered)).collect();
-        Ok(Last { covered, pages, sums, following, out, trackers })
-    }
-
     /// Sends what is pending of all processes, at least as far as to the packing.
-    fn send(&mut self) -> Result<(), RoundError> {
+    pub(crate) fn send(&mut self) -> Result<(), RoundError> {
         let Self { stream, processes, names, .. } = self;
         let kept: usize = processes.values().map(|process| process.reader.chunks()).sum();
         let mut room = ROOM.saturating_sub(kept);
@@ -274,86 +203,6 @@ impl Process {
     }
 }
 
-/// Keeps no process that cannot be followed.
-fn drop_refused(refused: &mut BTreeMap<u32, TrackError>, pid: u32, error: TrackError) -> bool {
-    refused.insert(pid, error);
-    false
-}
-
-/// What a process that stands still has.
-#[derive(Debug)]
-struct Standing {
-    inside: u64,
-    covered: Vec<Range<u64>>,
-    present: PageSet,
-}
-
-impl Standing {
-    /// Without knowing where its stacks are CRIU must dump it whole.
-    fn new(pid: u32, inside: u64, mappings: Vec<Range<u64>>, present: Vec<Range<u64>>) -> io::Result<Self> {
-        let stacks = stack_pages(pid)?;
-        let covered = mappings.iter().flat_map(|mapping| without(mapping, &stacks)).collect();
-        let stacks = PageSet::of(stacks.iter().map(|page| *page..page + PAGE).collect());
-        Ok(Self { inside, covered, present: PageSet::of(present).without(&stacks) })
-    }
-
-    /// Of one that nobody has followed.
-    fn whole(pid: u32) -> io::Result<Self> {
-        let mappings = followed(pid)?;
-        let present = present(pid, &mappings)?;
-        Self::new(pid, inside(pid)?, mappings, present)
-    }
-}
-
-/// The id of a process in its own namespace.
-pub(crate) fn inside(pid: u32) -> io::Result<u64> {
-    status(pid, "NSpid:")
-}
-
-/// The parent of a process.
-fn parent(pid: u32) -> io::Result<u32> {
-    status(pid, "PPid:")
-}
-
-/// The last number of a line in `/proc/PID/status` (`proc_pid_status(5)`).
-fn status<T: FromStr>(pid: u32, name: &str) -> io::Result<T> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let numbers = status.lines().find_map(|line| line.strip_prefix(name));
-    let number = numbers.and_then(|numbers| numbers.split_whitespace().next_back()?.parse().ok());
-    number.ok_or_else(|| io::ErrorKind::InvalidData.into())
-}
-
-/// The pages that the stacks of a process's threads end in, in ascending order. All threads stand still.
-fn stack_pages(pid: u32) -> io::Result<Vec<u64>> {
-    let mut pages = Vec::new();
-    for thread in std::fs::read_dir(format!("/proc/{pid}/task"))? {
-        // `proc_pid_syscall(5)`: the last two words are the stack pointer and the instruction.
-        let text = std::fs::read_to_string(thread?.path().join("syscall"))?;
-        let pointer = text.split_whitespace().rev().nth(1).and_then(|word| word.strip_prefix("0x"));
-        let pointer = pointer.and_then(|digits| u64::from_str_radix(digits, 16).ok());
-        pages.push(pointer.ok_or(io::ErrorKind::WouldBlock)? & !(PAGE - 1));
-    }
-    pages.sort_unstable();
-    pages.dedup();
-    Ok(pages)
-}
-
-/// A mapping without single pages, in ascending order.
-fn without(mapping: &Range<u64>, pages: &[u64]) -> Vec<Range<u64>> {
-    let mut rest = Vec::new();
-    let mut start = mapping.start;
-    for page in pages.iter().filter(|page| mapping.contains(page)) {
-        if *page > start {
-            rest.push(start..*page);
-        }
-        start = page + PAGE;
-    }
-    if start < mapping.end {
-        rest.push(start..mapping.end);
-    }
-    rest
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::{BufRead, BufReader, Read, Write};
@@ -362,14 +211,11 @@ mod tests {
 
     use super::*;
     use crate::inflow::Inflow;
-    use crate::store::{Stored, store};
+    use crate::last::Last;
+    use crate::store::store;
+    use crate::stored::Stored;
 
-    #[test]
-    fn stacks_are_not_covered() {
-        assert_eq!(without(&(0x1000..0x5000), &[0x2000, 0x9000]), [0x1000..0x2000, 0x3000..0x5000]);
-        assert_eq!(without(&(0x1000..0x5000), &[0x1000, 0x4000]), *std::slice::from_ref(&(0x2000..0x4000)));
-        assert_eq!(without(&(0x9000..0xa000), &[0x9000]), []);
-    }
+    const PAGE: u64 = PageCount::PAGE;
 
     /// A program that ends with the test, also when it stands still and the test fails.
     struct Own(std::process::Child);
@@ -424,7 +270,8 @@ mod tests {
         while std::fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap().starts_with("running") {
             std::thread::yield_now();
         }
-        let Last { covered, .. } = rounds.last().unwrap();
+        let Last { covered, rest, .. } = rounds.last(&[pid]).unwrap();
+        rest.send().unwrap();
         let directory = tempfile::tempdir().unwrap();
         store(directory.path(), &mut Inflow::new(std::iter::once(stream.into())), || ()).unwrap();
         let stored = Stored::open(directory.path()).unwrap().unwrap();

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use drover_model::PageCount;
 
+use crate::hash::ZEROS;
+
 const PAGE: u64 = PageCount::PAGE;
 /// Pages whose names are kept side by side: 2 MiB of memory.
 const CHUNK: u64 = 512;
@@ -11,13 +13,10 @@ const CHUNK: u64 = 512;
 /// written.
 pub(crate) const ROOM: usize = 4096;
 
-/// The content is zero, or nothing was sent.
-const ZERO: u128 = 0;
-
 /// The pages of one process.
 #[derive(Debug, Default)]
 pub(crate) struct Sent {
-    /// Names by the number of the chunk.
+    /// Names by the number of the chunk; zeros where nothing was sent.
     chunks: BTreeMap<u64, Box<[u128]>>,
     /// Whether the target may have pages whose names are not kept.
     forgetful: bool,
@@ -39,7 +38,7 @@ impl Sent {
                 return true;
             }
             *room -= 1;
-            self.chunks.insert(chunk, vec![ZERO; CHUNK as usize].into());
+            self.chunks.insert(chunk, vec![ZEROS; CHUNK as usize].into());
         }
         let known = self.chunks.get_mut(&chunk).and_then(|chunk| chunk.get_mut(index));
         known.is_none_or(|known| std::mem::replace(known, name) != name)
@@ -50,7 +49,7 @@ impl Sent {
         let page = address / PAGE;
         let known = self.chunks.get_mut(&(page / CHUNK)).and_then(|chunk| chunk.get_mut((page % CHUNK) as usize));
         match known {
-            Some(known) => std::mem::replace(known, ZERO) != ZERO || self.forgetful,
+            Some(known) => std::mem::replace(known, ZEROS) != ZEROS || self.forgetful,
             None => self.forgetful,
         }
     }

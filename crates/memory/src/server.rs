@@ -9,7 +9,8 @@ use std::os::unix::net::UnixStream;
 
 use drover_model::PageCount;
 
-use crate::stream::{MAX_RUN, Object, PRESENT, StreamWriter};
+use crate::record::{MAX_RUN, Object, PRESENT};
+use crate::stream::StreamWriter;
 
 /// What was served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,25 +1,24 @@
-//! The pages that have arrived on the target: one file with their content, in the order in which they came, and an index.
-//!
-//! The index is a file of 64-bit words, little endian: the eight bytes `DRVINDX2`, the number of processes, and for each
-//! process its id in its own namespace, the number of its pieces, the pieces (address of the first page, number of pages,
-//! number of the first page in the file), the number of runs that will follow, and those: address of the first page,
-//! number of pages.
+//! Receiving pages on the target: one file with the processes' pages, in the order in which they came, and an index.
+//! The pieces of shared memory are files of their own (`arrived.rs`).
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::fs::OpenOptions;
+use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use drover_model::PageCount;
 
+use crate::arrived::Arrived;
 use crate::buffers::Buffers;
 use crate::inflow::Inflow;
 use crate::pack::{Algorithm, Unpacker};
 use crate::pages::PageSet;
 use crate::pieces::{Piece, Pieces};
-use crate::stream::{MAX_BLOCK, Object, PRESENT, Record, Run, StreamError, StreamReader};
+use crate::record::{MAX_BLOCK, Object, PRESENT, Record, Run};
+use crate::stored::{CONTENT, write_index};
+use crate::stream::{StreamError, StreamReader};
 use crate::writer::{Ended, Place, Writer};
 
 /// The flag of a run of pages that have become zero.
@@ -30,9 +29,6 @@ pub const KEEP: u32 = 16;
 /// The flag of a run of pages that are on the source alone, and follow.
 pub const AWAIT: u32 = 32;
 
-const MAGIC: &[u8; 8] = b"DRVINDX2";
-const CONTENT: &str = "pages";
-const INDEX: &str = "index";
 /// The longest content that is taken at once, in bytes.
 const GULP: usize = MAX_BLOCK as usize * PageCount::PAGE as usize;
 /// How many unpacked blocks are kept for the next ones: those that may wait to be written, and some.
@@ -41,7 +37,6 @@ const BUFFERS: usize = 12;
 const PROCESSES: usize = 1 << 16;
 /// The most runs without content that say what becomes of pages in the end.
 const NAMED: usize = 1 << 23;
-const WORD: usize = 8;
 
 /// Why pages could not be stored or found.
 #[derive(Debug, thiserror::Error)]
@@ -64,7 +59,7 @@ pub enum StoreError {
 }
 
 /// Receives the page stream of rounds into `directory`, to its end. `marked` is called at the end of each round. Gives
-/// how many pages have content in the end.
+/// the shared memory.
 ///
 /// # Errors
 /// When the stream breaks or makes no sense, or there is no room.
@@ -72,7 +67,7 @@ pub fn store(
     directory: &Path,
     input: &mut Inflow<impl Iterator<Item = Bytes>>,
     mut marked: impl FnMut(),
-) -> Result<PageCount, StoreError> {
+) -> Result<Arrived, StoreError> {
     let mut stream = StreamReader::new(input)?;
     let path = directory.join(CONTENT);
     let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path);
@@ -98,6 +93,7 @@ struct Arriving {
     awaited: BTreeMap<u64, Vec<Range<u64>>>,
     /// How many runs were named.
     named: usize,
+    shared: Arrived,
 }
 
 impl Arriving {
@@ -109,28 +105,27 @@ impl Arriving {
     ) -> Result<(), StoreError> {
         let mut unpacker = Unpacker::new().map_err(StoreError::Begin)?;
         let buffers = Buffers::new(GULP, BUFFERS);
-        let mut process = None;
+        let mut object = None;
         loop {
             match stream.record()? {
-                Record::Object(Object::Process(id)) => process = Some(id),
-                Record::Object(Object::Shared(_)) => return Err(nonsense("shared memory in a round")),
+                Record::Object(of) => object = Some(of),
+                Record::Description(description) => self.shared.describe(description)?,
                 Record::Run { flags, address, pages } => {
-                    let id = process.ok_or_else(|| nonsense("pages of nothing"))?;
                     let run = Run { address, pages };
-                    match flags {
-                        PRESENT => {
+                    match (object.ok_or_else(|| nonsense("pages of nothing"))?, flags) {
+                        (Object::Process(id), PRESENT) => {
                             let places = self.places(id, &[run])?;
                             copy(&places, stream.content(), writer)?;
                         }
-                        ZERO => self.process(id)?.remove(run.address..run.end()),
-                        KEEP => self.keep(id, run)?,
-                        AWAIT => self.follow(id, run)?,
+                        (Object::Process(id), ZERO) => self.process(id)?.remove(run.address..run.end()),
+                        (Object::Process(id), KEEP) => self.keep(id, run)?,
+                        (Object::Process(id), AWAIT) => self.follow(id, run)?,
+                        (Object::Shared(id), PRESENT) => self.copy_shared(id, run, stream.content())?,
+                        (Object::Shared(id), ZERO) => self.shared.zero(id, address, run.end() - address)?,
                         _ => return Err(nonsense("unknown flags of a run")),
                     }
                 }
                 Record::Block { algorithm, length, pages } => {
-                    let id = process.ok_or_else(|| nonsense("pages of nothing"))?;
-                    let places = self.places(id, stream.runs())?;
                     let mut content = stream.content().cut(length as usize).map_err(StreamError::Io)?;
                     if algorithm != Algorithm::None {
                         let mut buffer = buffers.take();
@@ -139,7 +134,18 @@ impl Arriving {
                         unpacked.map_err(|_| nonsense("a block that cannot be unpacked"))?;
                         content = buffer.share(whole);
                     }
-                    writer.write(places, content).map_err(ended)?;
+                    match object.ok_or_else(|| nonsense("pages of nothing"))? {
+                        Object::Process(id) => {
+                            let places = self.places(id, stream.runs())?;
+                            writer.write(places, content).map_err(ended)?;
+                        }
+                        Object::Shared(id) => {
+                            for run in stream.runs() {
+                                let length = (run.end() - run.address) as usize;
+                                self.shared.content(id, run.address, &content.split_to(length))?;
+                            }
+                        }
+                    }
                 }
                 Record::Mark => {
                     writer.finish().map_err(ended)?;
@@ -205,9 +211,25 @@ impl Arriving {
         Ok(places)
     }
 
+    /// Content of shared memory that is not packed, however much it is.
+    fn copy_shared<I: Iterator<Item = Bytes>>(
+        &mut self,
+        id: u64,
+        run: Run,
+        input: &mut Inflow<I>,
+    ) -> Result<(), StoreError> {
+        let mut at = run.address;
+        while at < run.end() {
+            let length = ((run.end() - at) as usize).min(GULP);
+            let content = input.cut(length).map_err(StreamError::Io)?;
+            self.shared.content(id, at, &content)?;
+            at += length as u64;
+        }
+        Ok(())
+    }
+
     /// Forgets what is not kept, and writes the index.
-    fn finish(mut self, directory: &Path) -> Result<PageCount, StoreError> {
-        let mut pages = 0;
+    fn finish(mut self, directory: &Path) -> Result<Arrived, StoreError> {
         let mut words = Vec::new();
         self.processes.retain(|id, _| self.kept.contains_key(id));
         for id in self.awaited.keys() {
@@ -219,20 +241,14 @@ impl Arriving {
             words.extend([*id, pieces.iter().count() as u64]);
             for (address, piece) in pieces.iter() {
                 words.extend([address, piece.pages, piece.slot]);
-                pages += piece.pages;
             }
             let awaited = PageSet::of(self.awaited.remove(id).unwrap_or_default());
             words.push(awaited.runs().len() as u64);
             words.extend(awaited.runs().iter().flat_map(|run| [run.start, (run.end - run.start) / PageCount::PAGE]));
         }
-        let path = directory.join(INDEX);
-        let bytes: Vec<u8> = words.into_iter().flat_map(u64::to_le_bytes).collect();
-        let written = File::create(&path).and_then(|mut file| {
-            file.write_all(MAGIC)?;
-            file.write_all(&bytes)
-        });
-        written.map_err(|error| StoreError::Write(path, error))?;
-        Ok(PageCount(pages))
+        write_index(directory, words)?;
+        self.shared.finish();
+        Ok(self.shared)
     }
 }
 
@@ -264,70 +280,14 @@ fn ended(Ended: Ended) -> StreamError {
     StreamError::Io(io::ErrorKind::BrokenPipe.into())
 }
 
-/// What was stored: the content, and where in it each process's pages are.
-#[derive(Debug)]
-pub struct Stored {
-    /// The pages.
-    pub(crate) content: File,
-    /// How many.
-    pub(crate) slots: u64,
-    /// By the processes' ids in their own namespace.
-    pub(crate) processes: BTreeMap<u64, Pieces>,
-    /// The pages that follow, likewise. Their slots are the numbers of the pages on the source.
-    pub(crate) awaited: BTreeMap<u64, Pieces>,
-}
-
-impl Stored {
-    /// Opens what `store` has left in `directory`; `None` when nothing was stored there.
-    ///
-    /// # Errors
-    /// When the files cannot be read or make no sense.
-    pub fn open(directory: &Path) -> Result<Option<Self>, StoreError> {
-        let path = directory.join(INDEX);
-        let index = match std::fs::read(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            index => index.map_err(|error| StoreError::Read(path, error))?,
-        };
-        let path = directory.join(CONTENT);
-        let content = OpenOptions::new().read(true).write(true).open(&path);
-        let content = content.map_err(|error| StoreError::Read(path.clone(), error))?;
-        let slots = content.metadata().map_err(|error| StoreError::Read(path, error))?.len() / PageCount::PAGE;
-        let words =
-            index.strip_prefix(MAGIC).filter(|words| words.len().is_multiple_of(WORD)).ok_or(StoreError::Index)?;
-        let mut words = words.chunks_exact(WORD).map(|word| u64::from_le_bytes(word.try_into().expect("eight bytes")));
-        let mut next = || words.next().ok_or(StoreError::Index);
-        let (mut processes, mut awaited) = (BTreeMap::new(), BTreeMap::new());
-        for _ in 0..next()? {
-            let (id, count) = (next()?, next()?);
-            let mut pieces = Pieces::default();
-            for _ in 0..count {
-                let (address, pages, slot) = (next()?, next()?, next()?);
-                if slot.checked_add(pages).is_none_or(|end| end > slots) {
-                    return Err(StoreError::Index);
-                }
-                pieces.insert(address, Piece { pages, slot });
-            }
-            processes.insert(id, pieces);
-            let mut pieces = Pieces::default();
-            for _ in 0..next()? {
-                let (address, pages) = (next()?, next()?);
-                let end = pages.checked_mul(PageCount::PAGE).and_then(|length| address.checked_add(length));
-                end.filter(|_| address.is_multiple_of(PageCount::PAGE)).ok_or(StoreError::Index)?;
-                pieces.insert(address, Piece { pages, slot: address / PageCount::PAGE });
-            }
-            awaited.insert(id, pieces);
-        }
-        Ok(Some(Self { content, slots, processes, awaited }))
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
+    use std::io::{Read, Write};
 
     use proptest::prelude::*;
 
     use super::*;
+    use crate::stored::Stored;
     use crate::stream::StreamWriter;
 
     /// What happens to pages of one process: content of one letter, zeros.
@@ -398,31 +358,6 @@ mod tests {
                 let follows = stored.awaited.get(&5).and_then(|pieces| pieces.at(address));
                 prop_assert_eq!(follows.map(|(slot, _)| slot), awaited[page].then_some(address / 4096));
             }
-        }
-    }
-
-    #[test]
-    fn an_index_that_points_outside_is_refused() {
-        let directory = tempfile::tempdir().unwrap();
-        assert!(Stored::open(directory.path()).unwrap().is_none());
-        std::fs::write(directory.path().join(CONTENT), [0; 4096]).unwrap();
-        let index = |words: &[u64]| {
-            let words: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-            std::fs::write(directory.path().join(INDEX), [&MAGIC[..], &words].concat()).unwrap();
-            Stored::open(directory.path())
-        };
-        assert!(index(&[1, 7, 1, 0x1000, 1, 0, 1, 0x5000, 3]).unwrap().is_some());
-        let wrong: [&[u64]; 7] = [
-            &[1, 7, 1, 0x1000, 2, 0, 0],
-            &[1, 7, 1, 0x1000, 1, u64::MAX, 0],
-            &[1, 7, 2, 0x1000, 1, 0, 0],
-            &[1, 7, 1, 0x1000, 1, 0],
-            &[1, 7, 0, 1, 0x5001, 1],
-            &[1, 7, 0, 1, 0x5000, u64::MAX],
-            &[],
-        ];
-        for wrong in wrong {
-            assert!(index(wrong).is_err(), "{wrong:?}");
         }
     }
 }

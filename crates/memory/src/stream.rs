@@ -1,68 +1,13 @@
-//! The page stream: which pages, of what, with which content.
-//!
-//! Format, all numbers little endian: the eight bytes `DRVPAGE1`, then records, each beginning with its kind (`u8`):
-//! 1 object: kind (`u8`: 1 process, 2 shared memory), id (`u64`); the runs that follow belong to it.
-//! 2 run: CRIU's flags (`u32`), address (`u64`), pages (`u32`, at most 2^18); with the flag PRESENT the content follows.
-//! 3 end: total of pages with content (`u64`).
-//! 4 mark: a round ends here.
-//! 5 block: packing (`u8`: 0 none, 1 LZ4, 2 Zstandard), runs (`u16`, at most 64), length (`u32`), then for each run its
-//!   address (`u64`) and pages (`u16`), at most 64 pages in all; then the content of all of them, packed into that length:
-//!   not packed it has the length of the pages, packed it is shorter.
+//! Writing and reading the page stream, whose records `record.rs` describes.
 
 use std::io::{self, Read, Write};
-use std::ops::Range;
 
 use drover_model::PageCount;
 
 use crate::pack::Algorithm;
-
-/// What pages belong to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Object {
-    /// The private memory of the process with this id in its own namespace.
-    Process(u64),
-    /// The shared memory with this id in CRIU's images.
-    Shared(u64),
-}
-
-/// One record, without the content that follows a run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Record {
-    /// The runs that follow belong to this.
-    Object(Object),
-    /// Neighbouring pages.
-    Run {
-        /// CRIU's flags of a page map entry: 1 parent, 2 lazy, 4 present.
-        flags: u32,
-        /// The address of the first page.
-        address: u64,
-        /// How many.
-        pages: u32,
-    },
-    /// A round ends here.
-    Mark,
-    /// Several runs, whose content follows in one packed piece. The runs are in `StreamReader::runs`.
-    Block {
-        /// How it is packed.
-        algorithm: Algorithm,
-        /// How many bytes follow.
-        length: u32,
-        /// How many pages the runs have together.
-        pages: u32,
-    },
-    /// Nothing follows.
-    End,
-}
-
-/// The flag of a run whose content follows.
-pub const PRESENT: u32 = 4;
-/// The most pages in one run: 1 GiB.
-pub const MAX_RUN: u32 = 1 << 18;
-/// The most pages, and the most runs, in one block: 256 KiB.
-pub const MAX_BLOCK: u32 = 64;
-/// The longest header of a block, in bytes.
-pub(crate) const BLOCK_HEADER: usize = 8 + MAX_BLOCK as usize * 10;
-const MAGIC: &[u8; 8] = b"DRVPAGE1";
+use crate::record::{
+    Description, LONGEST_NAME, MAGIC, MAX_BLOCK, MAX_RUN, Object, PRESENT, Record, Run, put_end, put_object, put_run,
+};
 
 /// A stream that cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -73,71 +18,6 @@ pub enum StreamError {
     /// It makes no sense.
     #[error("the page stream makes no sense: {0}")]
     Nonsense(&'static str),
-}
-
-/// Some pages side by side.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Run {
-    /// The address of the first one.
-    pub address: u64,
-    /// How many.
-    pub pages: u32,
-}
-
-impl Run {
-    /// The address behind the last one.
-    #[must_use]
-    pub fn end(&self) -> u64 {
-        self.address + u64::from(self.pages) * PageCount::PAGE
-    }
-}
-
-/// A range of addresses in runs that a record can say.
-pub(crate) fn in_pieces(range: &Range<u64>) -> impl Iterator<Item = Run> + use<> {
-    let end = range.end;
-    let starts = (range.start..end).step_by(MAX_RUN as usize * PageCount::PAGE as usize);
-    starts
-        .map(move |address| Run { address, pages: ((end - address) / PageCount::PAGE).min(u64::from(MAX_RUN)) as u32 })
-}
-
-/// The beginning of a stream.
-pub(crate) fn put_magic(out: &mut Vec<u8>) {
-    out.extend(MAGIC);
-}
-
-pub(crate) fn put_object(out: &mut Vec<u8>, object: Object) {
-    let (kind, id) = match object {
-        Object::Process(id) => (1, id),
-        Object::Shared(id) => (2, id),
-    };
-    out.extend([1, kind]);
-    out.extend(id.to_le_bytes());
-}
-
-pub(crate) fn put_run(out: &mut Vec<u8>, flags: u32, run: Run) {
-    out.push(2);
-    out.extend(flags.to_le_bytes());
-    out.extend(run.address.to_le_bytes());
-    out.extend(run.pages.to_le_bytes());
-}
-
-pub(crate) fn put_mark(out: &mut Vec<u8>) {
-    out.push(4);
-}
-
-pub(crate) fn put_end(out: &mut Vec<u8>, total: u64) {
-    out.push(3);
-    out.extend(total.to_le_bytes());
-}
-
-pub(crate) fn put_block(out: &mut Vec<u8>, algorithm: Algorithm, runs: &[Run], length: usize) {
-    out.extend([5, algorithm as u8]);
-    out.extend((runs.len() as u16).to_le_bytes());
-    out.extend((length as u32).to_le_bytes());
-    for run in runs {
-        out.extend(run.address.to_le_bytes());
-        out.extend((run.pages as u16).to_le_bytes());
-    }
 }
 
 /// Writes a page stream.
@@ -244,6 +124,7 @@ impl<R: Read> StreamReader<R> {
             3 if u64::from_le_bytes(self.bytes()?) == self.total => Ok(Record::End),
             3 => Err(StreamError::Nonsense("its total of pages is wrong")),
             5 => self.block(),
+            6 => self.description(),
             _ => Err(StreamError::Nonsense("unknown kind of record")),
         }
     }
@@ -296,6 +177,22 @@ impl<R: Read> StreamReader<R> {
         Ok(Record::Block { algorithm, length, pages })
     }
 
+    fn description(&mut self) -> Result<Record, StreamError> {
+        let id = u64::from_le_bytes(self.bytes()?);
+        let [flags] = self.bytes()?;
+        let size = u64::from_le_bytes(self.bytes()?);
+        let process = u64::from_le_bytes(self.bytes()?);
+        let address = u64::from_le_bytes(self.bytes()?);
+        let length = usize::from(u16::from_le_bytes(self.bytes()?));
+        if flags > 7 || length > LONGEST_NAME {
+            return Err(StreamError::Nonsense("a description of shared memory"));
+        }
+        let mut name = vec![0; length];
+        self.input.read_exact(&mut name)?;
+        let (last, sealable, system_five) = (flags & 1 != 0, flags & 2 != 0, flags & 4 != 0);
+        Ok(Record::Description(Description { id, last, sealable, system_five, size, process, address, name }))
+    }
+
     fn check(&self, run: Run, most: u32) -> Result<(), StreamError> {
         if !self.object_seen {
             return Err(StreamError::Nonsense("pages of nothing"));
@@ -322,6 +219,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::record::put_description;
 
     #[test]
     fn a_stream_comes_back_as_it_was_written() {
@@ -331,6 +229,19 @@ mod tests {
         writer.run(PRESENT, 0x1000, 2).unwrap();
         writer.content().write_all(&[5; 8192]).unwrap();
         writer.run(2, 0x9000, 1).unwrap();
+        let description = Description {
+            id: 1 << 40,
+            last: true,
+            sealable: false,
+            system_five: true,
+            size: 8192,
+            process: 7,
+            address: 0x7f00_0000_1000,
+            name: b"a name".to_vec(),
+        };
+        let mut record = Vec::new();
+        put_description(&mut record, &description);
+        writer.content().write_all(&record).unwrap();
         assert_eq!(writer.end().unwrap().0, PageCount(2));
 
         let mut reader = StreamReader::new(&out[..]).unwrap();
@@ -340,6 +251,7 @@ mod tests {
         reader.content().read_exact(&mut content).unwrap();
         assert_eq!(content, [5; 8192]);
         assert_eq!(reader.record().unwrap(), Record::Run { flags: 2, address: 0x9000, pages: 1 });
+        assert_eq!(reader.record().unwrap(), Record::Description(description));
         assert_eq!(reader.record().unwrap(), Record::End);
     }
 

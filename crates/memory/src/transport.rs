@@ -10,8 +10,9 @@ use proptest::prelude::*;
 use crate::inflow::Inflow;
 use crate::outflow::{Outflow, Verdict};
 use crate::pack::Algorithm;
-use crate::store::{KEEP, StoreError, Stored, ZERO, store};
-use crate::stream::{Object, Run};
+use crate::record::{Object, Run};
+use crate::store::{KEEP, StoreError, ZERO, store};
+use crate::stored::Stored;
 
 const PAGE: usize = 4096;
 /// Where the processes' memory begins.

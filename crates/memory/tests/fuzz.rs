@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use drover_memory::{Inflow, KEEP, Object, Outflow, Run, Verdict, ZERO, receive, store};
+use drover_memory::{Description, Inflow, KEEP, Object, Outflow, Run, Verdict, ZERO, receive, store};
 use drover_model::Compression;
 
 const PAGE: usize = 4096;
@@ -50,8 +50,34 @@ fn honest(chance: &mut Chance) -> Vec<u8> {
         }
         stream.run(KEEP, address, pages as u32).unwrap();
     }
+    if chance.below(2) == 0 {
+        share(chance, &mut stream);
+    }
     stream.end().unwrap();
     out
+}
+
+/// A piece of shared memory.
+fn share(chance: &mut Chance, stream: &mut Outflow<&mut Vec<u8>>) {
+    let (id, size) = (chance.next() % 3, (64 * PAGE) as u64);
+    let begun = Description {
+        id,
+        last: false,
+        sealable: chance.below(2) == 0,
+        system_five: false,
+        size,
+        process: 1,
+        address: 0x10_0000,
+        name: vec![b'a'; chance.below(20)],
+    };
+    stream.describe(&begun).unwrap();
+    stream.object(Object::Shared(id)).unwrap();
+    let room = stream.room().unwrap();
+    let pages = 1 + chance.below(room.len() / PAGE);
+    room[..pages * PAGE].fill(chance.next() as u8);
+    stream.put(std::iter::once(Run { address: 0, pages: pages as u32 }), |_, _| Verdict::Send).unwrap();
+    stream.run(ZERO, 0, 1).unwrap();
+    stream.describe(&Description { last: true, ..begun }).unwrap();
 }
 
 /// Spoils a stream somewhere.

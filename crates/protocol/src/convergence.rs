@@ -2,7 +2,7 @@
 //!
 //! The pause is predicted as the pages that have been written again, over the rate at which pages crossed, and a fixed
 //! part for dump, restore and decision, which is learnt from earlier moves. A round is worth its time as long as that is
-//! over the budget and rounds still shrink.
+//! over the budget and rounds still shrink; within the budget, as long as it makes the pause shorter by 20 ms or more.
 
 use std::time::Duration;
 
@@ -44,6 +44,8 @@ const MOST_ROUNDS: u32 = 30;
 const SHRINKING: u64 = 80;
 /// Rounds of fewer pages than this measure the latency of the link rather than its bandwidth.
 const MEASURES: u64 = 256;
+/// A round that makes the pause shorter by less than this is not worth its time.
+const WORTH: Duration = Duration::from_millis(20);
 /// How many of the last rounds tell how fast pages cross.
 const RECENT: usize = 3;
 /// What is left to a container that is slowed, step by step, in percent.
@@ -83,7 +85,12 @@ impl Course<'_> {
             // Decided above.
             StopRule::Rounds(_) => (false, String::new()),
         };
-        if enough {
+        // Within the budget it is a matter of worth: rounds cost the container little.
+        let worth = self.settings.stop_rule == StopRule::Budget
+            && crossing(self.rounds, last.dirty_after) > WORTH
+            && self.rounds.len() < most as usize
+            && !self.stalls();
+        if enough && !worth {
             return Decision::Freeze(format!("{pause}, {why}"));
         }
         if self.rounds.len() >= most as usize {
@@ -176,6 +183,19 @@ mod tests {
     fn little_that_is_left_is_sent_while_frozen() {
         let why = "a pause of 110 ms was predicted after 1 round, within the budget of 300 ms";
         assert_eq!(decide(&auto(), &[round(100_000, 1000.0, 1_000)]), Decision::Freeze(why.into()));
+    }
+
+    #[test]
+    fn a_round_within_the_budget_must_be_worth_its_time() {
+        // 78 ms of pages would cross while frozen: another round takes that as well, and leaves less.
+        let mut rounds = vec![round(100_000, 1000.0, 7_800)];
+        assert_eq!(decide(&auto(), &rounds), Decision::Round);
+        rounds.push(round(7_800, 78.0, 400));
+        assert!(matches!(decide(&auto(), &rounds), Decision::Freeze(_)));
+        // One that leaves as much as there was is the last.
+        rounds[1] = round(7_800, 78.0, 7_700);
+        let Decision::Freeze(why) = decide(&auto(), &rounds) else { panic!("another round") };
+        assert!(why.ends_with("within the budget of 300 ms"), "{why}");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use drover_model::{Bandwidth, Moment};
 /// The longest piece that a link with a bound is given at once, in bytes.
 pub const CAPPED_PIECE: usize = 64 << 10;
 /// What may be saved up while nothing is sent, as time at the bound's rate: so much goes at once.
-const SAVED: Duration = Duration::from_millis(10);
+const SAVED: Duration = Duration::from_millis(20);
 
 /// A bound on what is sent: a bucket of tokens, one for each byte, that fills at the bound's rate. It may be overdrawn by
 /// what has to go at once, and by one piece; then it is waited for.
@@ -62,7 +62,7 @@ const WEIGHT: f64 = 0.5;
 /// swallow.
 ///
 /// From the moment on at which the link takes nothing more, its buffers are full, and what it takes then is what crosses.
-/// A link that is never waited for takes at least what it is given.
+/// A link that is never waited for takes at least what it is given, and nobody knows how much more.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Meter {
     /// Bytes per second; zero: unknown.
@@ -85,12 +85,13 @@ impl Meter {
         if let Some((_, taken)) = &mut self.full {
             *taken += bytes as u64;
             self.waited += waited;
-        } else if !waited.is_zero() {
-            // What it takes now has found room that became free.
-            self.full = Some((now, 0));
         }
         if window >= WINDOW {
             self.conclude(now);
+        }
+        if !waited.is_zero() && self.full.is_none() {
+            // What it takes from now on finds room that becomes free.
+            (self.began, self.full) = (Some((now, 0)), Some((now, 0)));
         }
     }
 
@@ -118,8 +119,8 @@ impl Meter {
         if let Some(full) = full.filter(|_| self.waits) {
             let measured = per_second(full);
             self.rate = if self.rate == 0.0 { measured } else { self.rate + (measured - self.rate) * WEIGHT };
-        } else if let Some(all) = self.began {
-            // It may take more than it was given.
+        } else if let Some(all) = self.began.filter(|_| self.rate > 0.0) {
+            // It may take more than it was given: that can only show that it was underrated.
             self.rate = self.rate.max(per_second(all));
         }
         (self.began, self.full, self.waited) = (None, None, Duration::ZERO);
@@ -170,8 +171,8 @@ mod tests {
         let mut cap = Cap::new(Bandwidth(8_000_000), at(0.0));
         assert_eq!(cap.rate(), 1_000_000);
         assert_eq!(cap.wait(at(5000.0)), Duration::ZERO);
-        cap.spend(at(5000.0), 30_000);
-        assert_eq!(cap.wait(at(5000.0)), Duration::from_millis(20), "10 of 30 ms were saved");
+        cap.spend(at(5000.0), 40_000);
+        assert_eq!(cap.wait(at(5000.0)), Duration::from_millis(20), "20 of 40 ms were saved");
         assert_eq!(cap.wait(at(5020.0)), Duration::ZERO);
     }
 
@@ -208,9 +209,15 @@ mod tests {
     #[test]
     fn a_link_that_is_never_full_takes_at_least_what_it_is_given() {
         let mut meter = Meter::default();
-        measure(&mut meter, 0.0, 1e6, 4e6, 4000, 0.0);
-        let (fast, _) = meter.rate();
-        assert!(fast > 800_000_000, "{fast}");
+        // However little it is given, as before the first round.
+        let now = measure(&mut meter, 0.0, 1e7, 4e6, 20, 40.0);
+        let now = measure(&mut meter, now, 1e7, 4e6, 4000, 0.0);
+        assert_eq!(meter.rate(), (0, false), "nobody knows how fast it is");
+        // It was slow once, and is not full any more.
+        let now = measure(&mut meter, now, 12_500.0, 1e6, 200, 0.0);
+        assert!(meter.rate().0 < 20_000_000, "{:?}", meter.rate());
+        measure(&mut meter, now, 1e7, 4e6, 4000, 0.0);
+        assert!(meter.rate().0 > 800_000_000, "{:?}", meter.rate());
         // What is given slowly says nothing against that.
         let mut meter = Meter::default();
         let now = measure(&mut meter, 0.0, 12_500.0, 1e6, 200, 0.0);
@@ -218,6 +225,25 @@ mod tests {
         measure(&mut meter, now, 12_500.0, 1e6, 200, 20.0);
         let (rate, waits) = meter.rate();
         assert!(rate == known && !waits, "{rate} {known}");
+    }
+
+    #[test]
+    fn a_link_that_takes_much_at_a_time_is_measured_wherever_the_windows_begin() {
+        // Kernels wake a writer when a third of the buffer is free: here 1.25 MB, of which nothing is taken for 100 ms.
+        for before in 0..20 {
+            let mut meter = Meter::default();
+            for piece in 0..before {
+                meter.took(at(f64::from(piece)), 62_500, Duration::ZERO);
+            }
+            for burst in 1..30 {
+                for piece in 0..20 {
+                    let waited = if piece == 0 { Duration::from_millis(98) } else { Duration::ZERO };
+                    meter.took(at(f64::from(burst) * 100.0 + f64::from(piece) * 0.1), 62_500, waited);
+                }
+            }
+            let (rate, _) = meter.rate();
+            assert!((11_000_000..14_000_000).contains(&rate), "{rate} after {before}");
+        }
     }
 
     #[test]

@@ -1,10 +1,18 @@
 //! A library that is loaded into another program before its own ones: it asks about some of the program's calls.
 //!
 //! It is built by `build.rs` and is a part of the binary. `src/interpose.rs` is its other side and says what crosses.
-//! It uses nothing but the C library that the program has anyway, and keeps no state.
+//! It uses nothing but the C library that the program has anyway, and keeps no state. Forked children of the program ask
+//! over the same socket, and at once (CRIU dumps each namespace in a child): one takes its turn after the other.
 #![no_std]
 
+mod call;
+mod conntrack;
+mod turn;
+
 use core::ffi::{c_int, c_long, c_ulong, c_void};
+
+use call::{call, error, fail};
+use turn::Turn;
 
 /// The number of the socket, as in `src/interpose.rs`.
 const SOCKET: c_int = 99;
@@ -18,70 +26,56 @@ const WALK_END: usize = 4;
 
 const ASK_PRLIMIT: u64 = 1;
 const ASK_SCAN: u64 = 2;
+const ASK_DATA: u64 = 3;
+/// The `whence` of `lseek(2)`, and the error that says that there is no data from there on.
+const SEEK_DATA: c_int = 3;
+const ENXIO: c_int = 6;
 /// What an answer begins with: the kernel does the call as it was asked for, or with another end of the scan.
 const PASSED: u64 = 0;
 const SHORTENED: u64 = 2;
 
 #[cfg(target_arch = "x86_64")]
-const IOCTL: c_long = 16;
-#[cfg(target_arch = "x86_64")]
-const PRLIMIT64: c_long = 302;
+mod number {
+    pub const LSEEK: i64 = 8;
+    pub const IOCTL: i64 = 16;
+    pub const GETPID: i64 = 39;
+    pub const PRLIMIT64: i64 = 302;
+}
 #[cfg(target_arch = "aarch64")]
-const IOCTL: c_long = 29;
-#[cfg(target_arch = "aarch64")]
-const PRLIMIT64: c_long = 261;
+mod number {
+    pub const IOCTL: i64 = 29;
+    pub const LSEEK: i64 = 62;
+    pub const GETPID: i64 = 172;
+    pub const PRLIMIT64: i64 = 261;
+}
+use number::{GETPID, IOCTL, LSEEK, PRLIMIT64};
 
 type Question = [u64; 16];
 type Answer = [u64; 4];
 
 unsafe extern "C" {
-    fn __errno_location() -> *mut c_int;
     fn send(socket: c_int, buffer: *const c_void, length: usize, flags: c_int) -> isize;
     fn recv(socket: c_int, buffer: *mut c_void, length: usize, flags: c_int) -> isize;
-}
-
-/// A system call as the C library makes it: -1 and `errno` when it fails.
-///
-/// # Safety
-/// As for the call.
-unsafe fn call(number: c_long, arguments: [u64; 6]) -> c_long {
-    /// The kernel's results from here up are negated error numbers.
-    const ERRORS: c_long = -4095;
-    let [a, b, c, d, e, f] = arguments;
-    let result: c_long;
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: the kernel's calling convention (`syscall(2)`); the call itself is the caller's.
-    unsafe {
-        core::arch::asm!(
-            "syscall", inlateout("rax") number => result, in("rdi") a, in("rsi") b, in("rdx") c, in("r10") d,
-            in("r8") e, in("r9") f, lateout("rcx") _, lateout("r11") _, options(nostack),
-        );
-    }
-    #[cfg(target_arch = "aarch64")]
-    // SAFETY: as above.
-    unsafe {
-        core::arch::asm!(
-            "svc 0", in("x8") number, inlateout("x0") a => result, in("x1") b, in("x2") c, in("x3") d, in("x4") e,
-            in("x5") f, options(nostack),
-        );
-    }
-    if result < ERRORS || result >= 0 {
-        return result;
-    }
-    // SAFETY: the C library gives the address of this thread's errno.
-    unsafe { __errno_location().write(-result as c_int) };
-    -1
 }
 
 /// The answer, if there is one: without somebody to ask, the kernel does what it would have done.
 fn ask(question: &Question) -> Option<Answer> {
     const NO_SIGNAL: c_int = 0x4000;
+    const INTERRUPTED: c_int = 4;
     let mut answer: Answer = [0; 4];
     let (asked, wanted) = (size_of::<Question>(), size_of::<Answer>());
-    // SAFETY: both buffers are alive and as long as is said.
-    let heard = unsafe {
-        send(SOCKET, question.as_ptr().cast(), asked, NO_SIGNAL) == asked as isize
-            && recv(SOCKET, answer.as_mut_ptr().cast(), wanted, 0) == wanted as isize
+    let _turn = Turn::take(SOCKET)?;
+    // SAFETY: the buffer is alive and as long as is said.
+    if unsafe { send(SOCKET, question.as_ptr().cast(), asked, NO_SIGNAL) } != asked as isize {
+        return None;
+    }
+    let heard = loop {
+        // SAFETY: as above.
+        let length = unsafe { recv(SOCKET, answer.as_mut_ptr().cast(), wanted, 0) };
+        // An answer that was left would be taken for that to the next question.
+        if length >= 0 || error() != INTERRUPTED {
+            break length == wanted as isize;
+        }
     };
     (heard && answer[0] != PASSED).then_some(answer)
 }
@@ -163,6 +157,35 @@ pub unsafe extern "C" fn ioctl(descriptor: c_int, request: c_ulong, argument: *m
     }
     // SAFETY: the arguments are the caller's.
     unsafe { call(IOCTL, [descriptor as u64, request, argument as u64, 0, 0, 0]) as c_int }
+}
+
+/// `lseek(2)`: where data begins is asked about.
+///
+/// # Safety
+/// As for the C library's function.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lseek64(descriptor: c_int, offset: i64, whence: c_int) -> i64 {
+    if whence == SEEK_DATA {
+        // SAFETY: the call takes nothing and only gives a number.
+        let pid = unsafe { call(GETPID, [0; 6]) };
+        let mut question: Question = [0; 16];
+        question[..3].copy_from_slice(&[ASK_DATA, pid as u64, descriptor as u64]);
+        if ask(&question).is_some() {
+            return fail(ENXIO).into();
+        }
+    }
+    // SAFETY: the arguments are the caller's.
+    unsafe { call(LSEEK, [descriptor as u64, offset as u64, whence as u64, 0, 0, 0]) }
+}
+
+/// The same under the name that it has in programs that were not built for large files.
+///
+/// # Safety
+/// As for the C library's function.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lseek(descriptor: c_int, offset: i64, whence: c_int) -> i64 {
+    // SAFETY: the arguments are the caller's.
+    unsafe { lseek64(descriptor, offset, whence) }
 }
 
 #[panic_handler]

@@ -15,6 +15,7 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair};
 
 static LIBRARY: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/interpose.so"));
+static RESTORING: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/restoring.so"));
 /// The numbers at which the program finds the library and the socket.
 const LIBRARY_AT: RawFd = 98;
 const SOCKET_AT: RawFd = 99;
@@ -23,6 +24,8 @@ const WORD: usize = size_of::<u64>();
 const QUESTION: usize = 16 * WORD;
 const ASK_PRLIMIT: u64 = 1;
 const ASK_SCAN: u64 = 2;
+const ASK_DATA: u64 = 3;
+const ASK_TRACKED: u64 = 4;
 /// `PAGE_IS_PRESENT | PAGE_IS_SWAPPED`.
 const PRESENT_OR_SWAPPED: u64 = 1 << 3 | 1 << 4;
 
@@ -45,6 +48,18 @@ pub enum Question {
         /// The address behind the last.
         end: u64,
     },
+    /// `lseek(2)` for where data begins.
+    Data {
+        /// The program, or its child.
+        pid: u32,
+        /// Its descriptor of the file.
+        descriptor: RawFd,
+    },
+    /// Which connections the network namespace of a process tracks.
+    Tracked {
+        /// The program, or its child, in the namespace.
+        pid: u32,
+    },
 }
 
 /// What becomes of a call.
@@ -64,6 +79,8 @@ pub enum Answer {
         /// Where the program goes on.
         until: u64,
     },
+    /// There is none: no data from there on, no connection.
+    None,
     /// The kernel scans, but only to this address.
     Shorten {
         /// The address behind the last.
@@ -82,12 +99,26 @@ pub struct Calls {
 /// # Errors
 /// When they cannot be made.
 pub fn interpose(command: &mut Command) -> io::Result<(Calls, Vec<(OwnedFd, RawFd)>)> {
-    let library = memfd_create("drover-interpose", MemfdFlags::CLOEXEC)?;
-    let mut file = std::fs::File::from(library);
-    file.write_all(LIBRARY)?;
+    let library = preload(command, LIBRARY)?;
     let (socket, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    Ok((Calls { socket }, vec![library, (theirs, SOCKET_AT)]))
+}
+
+/// Has a CRIU that restores take shared memory that is there already: what the link `shared-N` in the directory of its
+/// images leads to, instead of what it makes itself for the shared memory with the number N
+/// (`interpose/restoring.rs`). It must find the descriptor at the number beside it.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn hand_out_shared(command: &mut Command) -> io::Result<(OwnedFd, RawFd)> {
+    preload(command, RESTORING)
+}
+
+fn preload(command: &mut Command, library: &[u8]) -> io::Result<(OwnedFd, RawFd)> {
+    let mut file = std::fs::File::from(memfd_create("drover-interpose", MemfdFlags::CLOEXEC)?);
+    file.write_all(library)?;
     command.env("LD_PRELOAD", format!("/proc/self/fd/{LIBRARY_AT}"));
-    Ok((Calls { socket }, vec![(file.into(), LIBRARY_AT), (theirs, SOCKET_AT)]))
+    Ok((file.into(), LIBRARY_AT))
 }
 
 impl Calls {
@@ -134,6 +165,11 @@ impl Question {
                 start: word(bytes, 2 + 2),
                 end: word(bytes, 2 + 3),
             }),
+            ASK_DATA => Some(Self::Data {
+                pid: u32::try_from(word(bytes, 1)).ok()?,
+                descriptor: RawFd::try_from(word(bytes, 2)).ok()?,
+            }),
+            ASK_TRACKED => Some(Self::Tracked { pid: u32::try_from(word(bytes, 1)).ok()? }),
             _ => None,
         }
     }
@@ -149,6 +185,7 @@ impl Answer {
             Self::Limit { soft, hard } => [ANSWERED, 0, soft, hard],
             // It returns no region.
             Self::Nothing { until } => [ANSWERED, 0, until, 0],
+            Self::None => [ANSWERED, 0, 0, 0],
             Self::Shorten { until } => [SHORTENED, 0, until, 0],
         };
         words.into_iter().flat_map(u64::to_ne_bytes).collect()
@@ -196,6 +233,35 @@ mod tests {
         let output = command.output().unwrap();
         let soft = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap();
         assert_eq!(String::from_utf8(output.stdout).unwrap(), format!("{soft}\n"));
+    }
+
+    #[test]
+    fn processes_that_ask_at_once_hear_each_its_own_answer() {
+        let mut children: Vec<_> =
+            (0..2).map(|_| std::process::Command::new("sleep").arg("1000").spawn().unwrap()).collect();
+        let mut command = Command::new("sh");
+        let script = "for i in $(seq 40); do for pid in $0 $1; do
+            (echo $pid $(prlimit --nofile --raw --noheadings --output=SOFT --pid $pid)) & done; done; wait";
+        command.args(["-c", script]).args(children.iter().map(|child| child.id().to_string()));
+        command.stdout(std::process::Stdio::piped());
+        let (calls, descriptors) = interpose(&mut command).unwrap();
+        pass_descriptors(&mut command, descriptors);
+        let program = command.spawn().unwrap();
+        drop(command);
+        let answer = |question: &Question| match *question {
+            Question::Limit { pid, .. } => Answer::Limit { soft: pid.into(), hard: pid.into() },
+            _ => Answer::Pass,
+        };
+        calls.answer(answer).unwrap();
+        let output = program.wait_with_output().unwrap();
+        for child in &mut children {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(text.lines().count(), 80);
+        let mixed = text.lines().find(|line| line.split_once(' ').is_none_or(|(asked, heard)| asked != heard));
+        assert_eq!(mixed, None);
     }
 
     #[test]

@@ -13,6 +13,7 @@ pub mod probe;
 pub mod process;
 pub mod read;
 pub mod repair;
+pub mod shared;
 pub mod softdirty;
 pub mod tree;
 pub mod uffd;

@@ -3,17 +3,26 @@
 //! CRIU asks the kernel by `PAGEMAP_SCAN` which pages of a mapping there are. About pages that are covered it is told that
 //! there are none: its dump does not grow with them. On the target their mappings are registered for faults all the same,
 //! whatever is in the images (`criu/uffd.c`), and somebody else brings what is missing.
+//!
+//! In shared memory it looks for data by `lseek(2)` (`criu/shmem.c`), and is told that there is none.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::ops::Range;
 use std::os::fd::RawFd;
+use std::path::Path;
 
 use drover_sys::interpose::Answer;
+use drover_sys::shared::{SharedFile, identify};
 
-/// Covered pages by process, as the node numbers them: runs in ascending order.
+/// What is covered.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Coverage(pub BTreeMap<u32, Vec<Range<u64>>>);
+pub struct Coverage {
+    /// Pages by process, as the node numbers them: runs in ascending order.
+    pub pages: BTreeMap<u32, Vec<Range<u64>>>,
+    /// Shared memory, all of its pages.
+    pub shared: BTreeSet<SharedFile>,
+}
 
 impl Coverage {
     /// The answer to a scan by CRIU, whose process id is `criu`, of the page map at its descriptor.
@@ -21,8 +30,15 @@ impl Coverage {
         let map = fs::read_link(format!("/proc/{criu}/fd/{descriptor}")).ok();
         let pid =
             map.as_ref().and_then(|map| map.to_str()?.strip_prefix("/proc/")?.strip_suffix("/pagemap")?.parse().ok());
-        let runs = pid.and_then(|pid: u32| self.0.get(&pid));
+        let runs = pid.and_then(|pid: u32| self.pages.get(&pid));
         runs.map_or(Answer::Pass, |runs| answer(runs, start, end))
+    }
+
+    /// The answer to CRIU, or a child of it, when it looks for data in the file at its descriptor.
+    pub(super) fn answer_data(&self, pid: u32, descriptor: RawFd) -> Answer {
+        let file = identify(Path::new(&format!("/proc/{pid}/fd/{descriptor}")));
+        let covered = matches!(file, Ok(Some((file, _))) if self.shared.contains(&file));
+        if covered { Answer::None } else { Answer::Pass }
     }
 }
 

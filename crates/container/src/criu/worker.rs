@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use drover_sys::interpose::{Answer, Calls, Question, interpose};
+use drover_sys::interpose::{Answer, Calls, Question, hand_out_shared, interpose};
 use drover_sys::process::{new_session, pass_descriptors};
 use prost::Message;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -19,6 +19,7 @@ use rustix::net::{
 };
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use super::conntrack;
 use super::coverage::Coverage;
 use super::rlimits;
 use super::rpc::{Options, Request, Response};
@@ -104,6 +105,16 @@ impl Worker {
             std::thread::Builder::new().name("criu-calls".into()).spawn(move || answer(&calls, criu, &coverage));
         answering.map_err(CriuError::Start)?;
         Ok(worker)
+    }
+
+    /// Starts CRIU as `start` does; shared memory that is there already it takes as it is.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn start_for_restore(mut descriptors: Vec<(OwnedFd, RawFd)>) -> Result<Self, CriuError> {
+        let mut command = Command::new("criu");
+        descriptors.push(hand_out_shared(&mut command).map_err(CriuError::Start)?);
+        Self::spawn(command, descriptors)
     }
 
     /// What a dump is to leave out. Before the request, and once.
@@ -212,8 +223,13 @@ fn answer(calls: &Calls, criu: u32, coverage: &OnceLock<Coverage>) {
         Question::Limit { pid, resource } => {
             rlimits::limit(pid, resource).map_or(Answer::Pass, |(soft, hard)| Answer::Limit { soft, hard })
         }
+        Question::Tracked { pid } if conntrack::tracks_nothing(pid) => Answer::None,
+        Question::Tracked { .. } => Answer::Pass,
         Question::Scan { descriptor, start, end } => {
             coverage.get().map_or(Answer::Pass, |coverage| coverage.answer(criu, descriptor, start, end))
+        }
+        Question::Data { pid, descriptor } => {
+            coverage.get().map_or(Answer::Pass, |coverage| coverage.answer_data(pid, descriptor))
         }
     });
     if let Err(error) = answered {

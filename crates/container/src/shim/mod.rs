@@ -54,6 +54,8 @@ pub enum Request {
     Create,
     /// Start its program.
     Start,
+    /// Start what a restore needs, to save time then.
+    Arm,
     /// Restore it from its images and leave it frozen.
     Restore,
     /// Answer when no page of the restored container is missing any more.

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use drover_sys::cgroup::{Cgroup, CgroupError};
@@ -28,16 +29,40 @@ pub(super) enum RestoreError {
     NoProcess,
 }
 
-/// The first number at which the worker finds descriptors.
-const FIRST: RawFd = 4;
+/// The numbers at which the worker finds the network namespace and, behind it, the standard streams.
+const NETNS: RawFd = 4;
+const STREAMS: RawFd = 5;
 /// How long the last restored process may take to stand still.
 const FREEZE: Duration = Duration::from_secs(5);
+/// How often moves between control groups are kept quick.
+const STIR: Duration = Duration::from_millis(2);
 
-/// Restores; `stdio` are the container's ends of its standard streams. Gives the first process, and the master of its
-/// terminal if it has one.
+/// A CRIU that waits, in the container's group, for something to restore: all that takes time and can be done before the
+/// container is frozen.
+#[derive(Debug)]
+pub(super) struct Armed {
+    worker: Worker,
+    /// Which of the container's ends of its standard streams it has.
+    streams: [bool; 3],
+}
+
+/// Starts a CRIU that will restore; `stdio` are the container's ends of its standard streams.
+pub(super) fn arm(spec: &ShimSpec, stdio: [Option<OwnedFd>; 3], container: &Cgroup) -> Result<Armed, RestoreError> {
+    let path = spec.layout.netns();
+    let netns = File::open(&path).map_err(|error| RestoreError::Open(path, error))?;
+    let streams = [0, 1, 2].map(|index: usize| stdio[index].is_some());
+    let mut descriptors = vec![(OwnedFd::from(netns), NETNS)];
+    descriptors.extend((STREAMS..).zip(stdio).filter_map(|(number, end)| Some((end?, number))));
+    let worker = Worker::start_for_restore(descriptors)?;
+    // The processes are born where CRIU is.
+    container.join(worker.pid())?;
+    Ok(Armed { worker, streams })
+}
+
+/// Restores. Gives the first process, and the master of its terminal if it has one.
 pub(super) fn restore(
     spec: &ShimSpec,
-    stdio: [Option<OwnedFd>; 3],
+    armed: Armed,
     container: &Cgroup,
     shims: &Cgroup,
     lazy_pages: bool,
@@ -47,42 +72,50 @@ pub(super) fn restore(
     let notes = Notes::read(&layout.images()).map_err(RestoreError::Notes)?;
     let images = open(layout.images())?;
     let work = open(layout.criu_work())?;
-    let mut inherited = vec![(NETWORK.to_owned(), OwnedFd::from(open(layout.netns())?))];
-    inherited.extend(notes.stdio.iter().zip(stdio).filter_map(|(name, end)| Some((name.as_ref()?.clone(), end?))));
-    let mut inherit_fd: Vec<InheritFd> = Vec::new();
-    let mut descriptors = Vec::new();
-    for (number, (key, descriptor)) in (FIRST..).zip(inherited) {
+    let Armed { worker, streams } = armed;
+    let mut inherit_fd = vec![InheritFd { key: NETWORK.to_owned(), fd: NETNS }];
+    for (number, name) in
+        (STREAMS..).zip(notes.stdio.iter().zip(streams).map(|(name, there)| name.as_ref().filter(|_| there)))
+    {
         // Standard output and error may be one pipe: CRIU knows it by one name.
-        if inherit_fd.iter().all(|known| known.key != key) {
-            inherit_fd.push(InheritFd { key, fd: number });
-            descriptors.push((descriptor, number));
+        if let Some(key) = name.filter(|name| inherit_fd.iter().all(|known| known.key != **name)) {
+            inherit_fd.push(InheritFd { key: key.clone(), fd: number });
         }
     }
-    let worker = Worker::start(descriptors)?;
     let worker_pid = worker.pid();
-    // The processes are born where CRIU is.
-    container.join(worker_pid)?;
 
     let mut master = None;
     let mut placed = Ok(());
-    let pid = worker.request(
-        RequestKind::Restore,
-        Options {
-            lazy_pages: lazy_pages.then_some(true),
-            ..options(layout, spec.terminal, &notes, inherit_fd, &images, &work)
-        },
-        &layout.criu_work(),
-        PATIENCE,
-        |notification| {
-            match notification.step.as_str() {
-                "orphan-pts-master" => master = notification.descriptor,
-                // Every process stands in a ptrace stop now. Frozen before CRIU lets go, none takes a step until Commit.
-                "pre-resume" => placed = leave_frozen(container, shims, worker_pid),
-                _ => {}
+    let over = AtomicBool::new(false);
+    let pid = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // CRIU leaves the group in the end, and nobody shall wait for that.
+            while !over.load(Ordering::Relaxed) && shims.stir().is_ok() {
+                std::thread::sleep(STIR);
             }
-            placed.is_ok()
-        },
-    )?;
+        });
+        let restored = worker.request(
+            RequestKind::Restore,
+            Options {
+                lazy_pages: lazy_pages.then_some(true),
+                ..options(layout, spec.terminal, &notes, inherit_fd, &images, &work)
+            },
+            &layout.criu_work(),
+            PATIENCE,
+            |notification| {
+                match notification.step.as_str() {
+                    "orphan-pts-master" => master = notification.descriptor,
+                    // Every process stands in a ptrace stop now. Frozen before CRIU lets go, none takes a step until
+                    // Commit.
+                    "pre-resume" => placed = leave_frozen(container, shims, worker_pid),
+                    _ => {}
+                }
+                placed.is_ok()
+            },
+        );
+        over.store(true, Ordering::Relaxed);
+        restored
+    })?;
     placed?;
     container.freeze(FREEZE)?;
     let pid = pid.and_then(|pid| u32::try_from(pid).ok()).ok_or(RestoreError::NoProcess)?;

@@ -18,7 +18,7 @@ use rustix::process::{Pid, Signal, WaitOptions, kill_process, set_child_subreape
 use rustix::termios::{Winsize, tcsetwinsize};
 
 use super::output::{Event, Output};
-use super::restore::restore;
+use super::restore::{Armed, arm, restore};
 use super::{Channel, Control, Exit, Packet, Reply, Request, ShimSpec};
 use crate::Notes;
 use crate::log::LogWriter;
@@ -45,6 +45,8 @@ struct Server {
     /// The shim's end of standard input, or the terminal's master.
     input: Mutex<Option<OwnedFd>>,
     discarded: AtomicBool,
+    /// What waits for something to restore.
+    armed: Mutex<Option<Armed>>,
     fill: Fill,
     /// Told when no page is missing.
     filled: (Mutex<bool>, Condvar),
@@ -83,6 +85,7 @@ pub fn serve(spec: &Path, fill: Fill) -> Result<(), Failure> {
         over: Default::default(),
         input: Mutex::default(),
         discarded: AtomicBool::new(false),
+        armed: Mutex::default(),
         fill,
         filled: (Mutex::new(true), Condvar::new()),
         spec,
@@ -119,6 +122,7 @@ impl Server {
             }
             Request::Create => self.create().map(|()| Reply::Done),
             Request::Start => self.start().map(|()| Reply::Done),
+            Request::Arm => self.arm().map(|()| Reply::Done),
             Request::Restore => self.restore().map(Reply::Restored),
             Request::State => Ok(Reply::State { pid: *lock(&self.child), exit: *lock(&self.exit) }),
             Request::Signal(number) => self.signal(number).map(|()| Reply::Done),
@@ -195,17 +199,28 @@ impl Server {
         Ok(self.runc.start(&self.spec.id)?)
     }
 
+    /// Starts what a restore needs before there is anything to restore.
+    fn arm(&self) -> Result<(), Failure> {
+        let mut armed = lock(&self.armed);
+        if armed.is_none() {
+            let stdio = if self.spec.terminal { [None, None, None] } else { self.streams()?.map(Some) };
+            *armed = Some(arm(&self.spec, stdio, &self.container)?);
+        }
+        Ok(())
+    }
+
     fn restore(self: &Arc<Self>) -> Result<u32, Failure> {
+        self.arm()?;
+        let armed = lock(&self.armed).take().ok_or("nothing to restore with")?;
         // The log that was opened at the start has been replaced by the one that travelled.
         self.output.continue_in(LogWriter::open(&self.spec.layout.log())?);
-        let stdio = if self.spec.terminal { [None, None, None] } else { self.streams()?.map(Some) };
         let unread = Notes::read(&self.spec.layout.images())?.unread_stdin;
         if let Some(input) = lock(&self.input).as_ref().filter(|_| !unread.is_empty()) {
             // It came out of a pipe of the same size, so it fits.
             rustix::io::write(input, &unread)?;
         }
         let lazy_pages = self.begin_filling()?;
-        let (pid, master) = restore(&self.spec, stdio, &self.container, &self.shims, lazy_pages)?;
+        let (pid, master) = restore(&self.spec, armed, &self.container, &self.shims, lazy_pages)?;
         if let Some(master) = master {
             self.take_terminal(master)?;
         }

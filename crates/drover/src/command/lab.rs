@@ -35,6 +35,9 @@ pub struct UpArgs {
     /// The rate of each host's link: 1gbit, 100mbit, … or none for as fast as it goes
     #[arg(long, default_value = "none", value_parser = link)]
     pub link: Link,
+    /// The root that the hosts share, made from the usual one with more programs in it
+    #[arg(long, value_name = "DIR")]
+    pub base: Option<PathBuf>,
 }
 
 /// The rate of a link.
@@ -139,7 +142,8 @@ pub fn execute(command: LabCommand, printer: Printer) -> Result<ExitCode, Failur
 fn up(args: &UpArgs, printer: Printer) -> Result<(), Failure> {
     let action = || "start a lab".to_owned();
     let program = std::env::current_exe().doing(action)?;
-    let request = drover_lab::UpRequest::of(&program, args.nodes, args.link.rate());
+    let mut request = drover_lab::UpRequest::of(&program, args.nodes, args.link.rate());
+    request.base = args.base.as_deref().map(std::path::absolute).transpose().doing(action)?;
     let lab = drover_lab::up(&request).map_err(|error| Hinted::new(&error, error.hint())).doing(action)?;
     for warning in &lab.warnings {
         printer.warning(warning);

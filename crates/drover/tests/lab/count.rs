@@ -20,7 +20,8 @@ pub fn import_counter(lab: &Lab) {
     lab.drover(format!("image import counter {}", root.display())).well();
 }
 
-fn copy(from: &Path, to: &Path) {
+/// Copies a tree.
+pub fn copy(from: &Path, to: &Path) {
     assert!(
         Command::new("cp").arg("-a").args([from, to]).status().unwrap().success(),
         "cannot copy {}",

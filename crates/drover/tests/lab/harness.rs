@@ -391,6 +391,13 @@ pub fn witness() -> PathBuf {
     path
 }
 
+/// The program that shares memory.
+pub fn sharer() -> PathBuf {
+    let path = Path::new(DROVER).with_file_name("examples").join("sharer");
+    assert!(path.exists(), "these tests need {}: build with --workspace --all-targets", path.display());
+    path
+}
+
 fn check_machine() {
     assert!(rustix::process::geteuid().is_root(), "these tests make labs: run them as root");
     let base = home().join("base/.drover-base");

@@ -1,7 +1,9 @@
 //! Memory that is written all the time arrives as it was, whatever the mode.
 
-use crate::count::import_counter;
-use crate::harness::{Lab, until};
+use serde_json::Value;
+
+use crate::count::{copy, import_counter};
+use crate::harness::{Lab, image_root, sharer, until};
 
 const STOP_AND_COPY: (&str, &str) = ("--mode stop-and-copy", "stop-and-copy");
 const PRE_COPY: (&str, &str) = ("--fallback freeze", "pre-copy");
@@ -80,7 +82,7 @@ fn memory_follows_on_after_the_source_s_agent_was_killed() {
     let report = lab.await_report(&id);
     assert_eq!(report["outcome"], "moved", "{report}");
     let record = lab.inspect("box");
-    assert_eq!((&record["node"], &record["follows"]), (&"n2".into(), &serde_json::Value::Null));
+    assert_eq!((&record["node"], &record["follows"]), (&"n2".into(), &Value::Null));
     lab.migrate("box", "n1");
     examine(&lab);
 }
@@ -147,4 +149,107 @@ fn a_round_that_was_given_up_is_not_sent_to_its_end() {
 #[test]
 fn memory_that_is_written_faster_than_it_crosses_arrives_as_it_was() {
     torture("--mib 16 --threads 2 --children 1 --pause-us 300", Some("500mbit"), &[PRE_COPY, HYBRID]);
+}
+
+/// Imports the toolbox with the program that shares memory inside as the image `sharer`.
+fn import_sharer(lab: &Lab) {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path().join("root");
+    copy(&image_root("toolbox"), &root);
+    copy(&sharer(), &root.join("usr/bin/sharer"));
+    lab.drover(format!("image import sharer {}", root.display())).well();
+}
+
+#[test]
+fn memory_of_every_kind_arrives_as_it_was() {
+    let lab = Lab::up();
+    import_sharer(&lab);
+    lab.drover("run --node n1 --name box -d sharer sharer 8 300").well();
+    lab.await_log("box", "ready\n");
+    let ways =
+        [PRE_COPY, STOP_AND_COPY, POST_COPY, PRE_COPY, HYBRID, HYBRID, POST_COPY, POST_COPY, STOP_AND_COPY, PRE_COPY];
+    for (number, (way, mode)) in ways.iter().enumerate() {
+        let target = if number % 2 == 0 { "n2" } else { "n1" };
+        let moved = lab.drover(format!("--json migrate box --to {target} {way}"));
+        // It looks at itself now and then, and ends when something is wrong.
+        assert_eq!(moved.status, 0, "{}, {way}, move {number}: {}", moved.stderr, lab.logs("box"));
+        let report: Value = serde_json::from_str(&moved.stdout).unwrap();
+        assert_eq!((&report["outcome"], &report["mode"]), (&"moved".into(), &(*mode).into()), "{report}");
+    }
+    lab.drover("stop -t 30 box").well();
+    let log = lab.logs("box");
+    assert_eq!(lab.await_exit("box"), 0, "{log}");
+    assert!(log.contains("\"wrong\":null"), "{log}");
+}
+
+#[test]
+fn shared_memory_crosses_before_the_container_is_frozen() {
+    /// Bytes of each of three pieces of shared memory.
+    const PIECE: u64 = 32 << 20;
+    let lab = Lab::up();
+    import_sharer(&lab);
+    lab.drover(format!("run --node n1 --name box -d sharer sharer {} 20000", PIECE >> 20)).well();
+    lab.await_log("box", "ready\n");
+    let frozen = |report: &Value| {
+        let rounds = report["rounds"].as_array().unwrap();
+        // However they were packed.
+        let bytes = |round: &Value| round["pages"].as_u64().unwrap() << 12;
+        (rounds[..rounds.len() - 1].iter().map(bytes).sum::<u64>(), bytes(&rounds[rounds.len() - 1]))
+    };
+    for (target, (way, _)) in [("n2", PRE_COPY), ("n1", PRE_COPY), ("n2", HYBRID), ("n1", PRE_COPY)] {
+        let report = lab.json(format!("migrate box --to {target} {way}"));
+        let (before, while_frozen) = frozen(&report);
+        assert!(before >= 3 * PIECE, "{report}");
+        assert!(while_frozen < PIECE / 2, "{report}");
+    }
+    // Without rounds all of it crosses then, for it does not follow.
+    for (target, (way, _)) in [("n2", STOP_AND_COPY), ("n1", POST_COPY), ("n2", POST_COPY)] {
+        let report = lab.json(format!("migrate box --to {target} {way}"));
+        assert!(frozen(&report).1 >= 3 * PIECE, "{report}");
+    }
+    lab.drover("stop -t 30 box").well();
+    let log = lab.logs("box");
+    assert!(log.contains("\"wrong\":null"), "{log}");
+    assert!(lab.agent_log("n2").contains("shared memory is in its place taken="), "{}", lab.agent_log("n2"));
+}
+
+/// A lab with a container on `n1` that has some MiB of numbers in words, which can be packed.
+fn with_numbers() -> Lab {
+    let lab = Lab::with_toolbox();
+    let numbers = "x=$(seq 1 2000000); echo ready; while sleep 1; do :; done";
+    lab.drover(("run --node n1 --name box -d toolbox sh -c", numbers)).well();
+    lab.await_log("box", "ready\n");
+    lab
+}
+
+/// What a report says of its first round: pages, and bytes that crossed.
+#[track_caller]
+fn first_round(report: &Value) -> (u64, u64) {
+    assert_eq!(report["outcome"], "moved", "{report}");
+    let round = &report["rounds"][0];
+    (round["pages"].as_u64().unwrap(), round["bytes"].as_u64().unwrap())
+}
+
+#[test]
+fn memory_crosses_packed_as_the_user_wishes() {
+    let lab = with_numbers();
+    let (pages, bytes) = first_round(&lab.json("migrate box --to n2 --compress none"));
+    assert!(pages > 2000 && bytes >= pages * 4096, "{bytes} bytes for {pages} pages");
+    for (to, packing) in [("n1", "lz4"), ("n2", "zstd")] {
+        let report = lab.json(format!("migrate box --to {to} --compress {packing}"));
+        let (pages, bytes) = first_round(&report);
+        assert!(bytes < pages * 4096 * 2 / 3, "{packing}: {bytes} bytes for {pages} pages");
+        assert!(report["packed"][packing].as_u64().unwrap() > pages * 2 / 3, "{report}");
+    }
+}
+
+#[test]
+fn a_move_keeps_to_its_bound_and_packs_for_it() {
+    let lab = with_numbers();
+    let report = lab.json("migrate box --to n2 --bandwidth 20mbit");
+    let (pages, bytes) = first_round(&report);
+    let per_second = bytes as f64 / report["phases"]["copy"].as_f64().unwrap() * 1e3;
+    assert!(per_second < 2_500_000.0 * 1.1, "{per_second} bytes in a second");
+    // Nobody said how to pack: the bound is a slow link.
+    assert!(bytes < pages * 4096 * 2 / 3, "{bytes} bytes for {pages} pages");
 }

@@ -34,25 +34,26 @@ impl Protected {
 
     /// What was written since the last call; it is protected again.
     pub fn written(&mut self) -> io::Result<Vec<Range<u64>>> {
-        let mappings = followed(self.pid)?;
         let mut written = Vec::new();
-        for mapping in &mappings {
-            let length = mapping.end - mapping.start;
+        self.mappings.clear();
+        for mapping in followed(self.pid)? {
             // Again for those that are known: it costs little, and one that was moved or replaced looks the same.
-            match self.faults.register_write_protection(mapping.start, length) {
+            match self.faults.register_write_protection(mapping.start, mapping.end - mapping.start) {
                 Ok(()) => {}
-                // It has gone since the list was read; its pages go with it.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                // It has gone since the list was read, or something else is in its place, which is seen next time. What
+                // is not followed when everything stands still is dumped by CRIU. (`ENOMEM` would say that all of the
+                // memory has gone: the process has ended, or has become another program.)
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => continue,
                 Err(error) => return Err(error),
             }
             match self.scan.written(mapping.start, mapping.end) {
                 Ok(runs) => written.extend(runs),
-                // It has changed since it was registered, and is seen as it is then next time.
-                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+                // It has changed since it was registered.
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => continue,
                 Err(error) => return Err(error),
             }
+            self.mappings.push(mapping);
         }
-        self.mappings = mappings;
         Ok(written)
     }
 

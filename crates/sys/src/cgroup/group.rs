@@ -127,6 +127,18 @@ impl Cgroup {
         self.directories().iter().try_for_each(|directory| write(&directory.join("cgroup.procs"), "0"))
     }
 
+    /// Makes moves into groups, by anybody, quick for some milliseconds. The calling process, which is in this group,
+    /// stays there.
+    ///
+    /// A move waits until every processor has passed through a quiet state (5 to 30 ms), unless another one has just
+    /// done so: `cgroup_threadgroup_rwsem`, whose writers wait for a grace period of RCU.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn stir(&self) -> Result<(), CgroupError> {
+        self.directories().iter().take(1).try_for_each(|directory| write(&directory.join("cgroup.procs"), "0"))
+    }
+
     /// Opens the group's doors for a child that is about to be made.
     ///
     /// # Errors

@@ -1,0 +1,61 @@
+//! `drover-bench`: Drover beside what a user would pick today, in one lab, with one image and one client.
+//!
+//! Like the witness, it knows Drover only by its command line.
+
+mod client;
+mod command;
+mod hosts;
+mod lab;
+mod machine;
+mod measure;
+mod mover;
+mod plot;
+mod report;
+mod row;
+mod run;
+mod series;
+mod statistics;
+mod suite;
+mod table;
+mod usage;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Measures moves of containers, by Drover and by its peers.
+#[derive(Debug, Parser)]
+#[command(name = "drover-bench", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run suites, and append a row for each run
+    Run(run::Options),
+    /// Draw pictures and fill in tables from the rows that there are
+    Report(report::Options),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        if let Err(error) = signal_hook::flag::register(signal, command::INTERRUPTED.clone()) {
+            eprintln!("cannot watch for signals: {error}");
+            return ExitCode::FAILURE;
+        }
+    }
+    let done = match &arguments.command {
+        Command::Run(options) => run::run(options).map_err(|error| run::chain(&error)),
+        Command::Report(options) => report::run(options).map_err(|error| run::chain(&error)),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(text) => {
+            eprintln!("{text}");
+            ExitCode::FAILURE
+        }
+    }
+}
