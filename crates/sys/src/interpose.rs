@@ -26,6 +26,7 @@ const ASK_PRLIMIT: u64 = 1;
 const ASK_SCAN: u64 = 2;
 const ASK_DATA: u64 = 3;
 const ASK_TRACKED: u64 = 4;
+const ASK_ENTRIES: u64 = 5;
 /// `PAGE_IS_PRESENT | PAGE_IS_SWAPPED`.
 const PRESENT_OR_SWAPPED: u64 = 1 << 3 | 1 << 4;
 
@@ -42,6 +43,17 @@ pub enum Question {
     /// `PAGEMAP_SCAN` for pages with content from `start` to `end`.
     Scan {
         /// The descriptor of the page map in the program.
+        descriptor: RawFd,
+        /// The first address.
+        start: u64,
+        /// The address behind the last.
+        end: u64,
+    },
+    /// `pread64(2)` of the entries of the pages from `start` to `end`, if it is a page map: kernels before 6.7 have no scan.
+    Entries {
+        /// The program, or its child.
+        pid: u32,
+        /// Its descriptor of the file.
         descriptor: RawFd,
         /// The first address.
         start: u64,
@@ -74,14 +86,14 @@ pub enum Answer {
         /// The hard limit.
         hard: u64,
     },
-    /// The scan found nothing, and has come to this address.
+    /// The scan found nothing, and has come to this address: up to there the entries are empty.
     Nothing {
         /// Where the program goes on.
         until: u64,
     },
     /// There is none: no data from there on, no connection.
     None,
-    /// The kernel scans, but only to this address.
+    /// The kernel scans, but only to this address: up to there the entries are the kernel's, and then it is asked again.
     Shorten {
         /// The address behind the last.
         until: u64,
@@ -169,6 +181,12 @@ impl Question {
                 pid: u32::try_from(word(bytes, 1)).ok()?,
                 descriptor: RawFd::try_from(word(bytes, 2)).ok()?,
             }),
+            ASK_ENTRIES => Some(Self::Entries {
+                pid: u32::try_from(word(bytes, 1)).ok()?,
+                descriptor: RawFd::try_from(word(bytes, 2)).ok()?,
+                start: word(bytes, 3),
+                end: word(bytes, 4),
+            }),
             ASK_TRACKED => Some(Self::Tracked { pid: u32::try_from(word(bytes, 1)).ok()? }),
             _ => None,
         }
@@ -193,87 +211,4 @@ impl Answer {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::process::pass_descriptors;
-
-    #[test]
-    fn a_program_is_told_limits_that_the_kernel_does_not_know() {
-        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
-        let pid = child.id();
-        let mut command = Command::new("prlimit");
-        command.args(["--nofile", "--raw", "--noheadings", "--output=SOFT,HARD", "--pid", &pid.to_string()]);
-        command.stdout(std::process::Stdio::piped());
-        let (calls, descriptors) = interpose(&mut command).unwrap();
-        pass_descriptors(&mut command, descriptors);
-        let program = command.spawn().unwrap();
-        drop(command);
-        let mut asked = Vec::new();
-        calls
-            .answer(|question| {
-                asked.push(*question);
-                Answer::Limit { soft: 123, hard: 4567 }
-            })
-            .unwrap();
-        let output = program.wait_with_output().unwrap();
-        child.kill().unwrap();
-        child.wait().unwrap();
-        assert_eq!(String::from_utf8(output.stdout).unwrap(), "123 4567\n");
-        assert!(asked.contains(&Question::Limit { pid, resource: 7 }), "{asked:?}");
-    }
-
-    #[test]
-    fn without_anybody_to_ask_the_kernel_answers() {
-        let mut command = Command::new("prlimit");
-        command.args(["--nofile", "--raw", "--noheadings", "--output=SOFT", "--pid", &std::process::id().to_string()]);
-        command.stdout(std::process::Stdio::piped());
-        let (calls, descriptors) = interpose(&mut command).unwrap();
-        drop(calls);
-        pass_descriptors(&mut command, descriptors);
-        let output = command.output().unwrap();
-        let soft = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap();
-        assert_eq!(String::from_utf8(output.stdout).unwrap(), format!("{soft}\n"));
-    }
-
-    #[test]
-    fn processes_that_ask_at_once_hear_each_its_own_answer() {
-        let mut children: Vec<_> =
-            (0..2).map(|_| std::process::Command::new("sleep").arg("1000").spawn().unwrap()).collect();
-        let mut command = Command::new("sh");
-        let script = "for i in $(seq 40); do for pid in $0 $1; do
-            (echo $pid $(prlimit --nofile --raw --noheadings --output=SOFT --pid $pid)) & done; done; wait";
-        command.args(["-c", script]).args(children.iter().map(|child| child.id().to_string()));
-        command.stdout(std::process::Stdio::piped());
-        let (calls, descriptors) = interpose(&mut command).unwrap();
-        pass_descriptors(&mut command, descriptors);
-        let program = command.spawn().unwrap();
-        drop(command);
-        let answer = |question: &Question| match *question {
-            Question::Limit { pid, .. } => Answer::Limit { soft: pid.into(), hard: pid.into() },
-            _ => Answer::Pass,
-        };
-        calls.answer(answer).unwrap();
-        let output = program.wait_with_output().unwrap();
-        for child in &mut children {
-            child.kill().unwrap();
-            child.wait().unwrap();
-        }
-        let text = String::from_utf8(output.stdout).unwrap();
-        assert_eq!(text.lines().count(), 80);
-        let mixed = text.lines().find(|line| line.split_once(' ').is_none_or(|(asked, heard)| asked != heard));
-        assert_eq!(mixed, None);
-    }
-
-    #[test]
-    fn a_scan_that_finds_nothing_says_how_far_it_went() {
-        let mut bytes = [0; QUESTION];
-        for (index, value) in [ASK_SCAN, 9, 96, 0, 0x1000, 0x9000].into_iter().enumerate() {
-            bytes[index * WORD..][..WORD].copy_from_slice(&value.to_ne_bytes());
-        }
-        assert_eq!(Question::parse(&bytes), None, "it looks for something else");
-        bytes[12 * WORD..][..WORD].copy_from_slice(&PRESENT_OR_SWAPPED.to_ne_bytes());
-        assert_eq!(Question::parse(&bytes), Some(Question::Scan { descriptor: 9, start: 0x1000, end: 0x9000 }));
-        let answer: Vec<u8> = [1_u64, 0, 0x9000, 0].into_iter().flat_map(u64::to_ne_bytes).collect();
-        assert_eq!(Answer::Nothing { until: 0x9000 }.bytes(), answer);
-    }
-}
+mod tests;

@@ -228,6 +228,9 @@ fn answer(calls: &Calls, criu: u32, coverage: &OnceLock<Coverage>) {
         Question::Scan { descriptor, start, end } => {
             coverage.get().map_or(Answer::Pass, |coverage| coverage.answer(criu, descriptor, start, end))
         }
+        Question::Entries { pid, descriptor, start, end } => {
+            coverage.get().map_or(Answer::Pass, |coverage| coverage.answer(pid, descriptor, start, end))
+        }
         Question::Data { pid, descriptor } => {
             coverage.get().map_or(Answer::Pass, |coverage| coverage.answer_data(pid, descriptor))
         }
