@@ -16,6 +16,8 @@ fn build(source: &str, name: &str) {
     let mut rustc = Command::new(wanted("RUSTC"));
     rustc.args(["--edition=2024", "--crate-type=cdylib", "--crate-name=interpose", "-Cpanic=abort", "-Copt-level=2"]);
     rustc.args(["-Cstrip=symbols", "-Dwarnings", source]).arg("--target").arg(wanted("TARGET"));
+    // What is missing shows here, and not when a program does not start.
+    rustc.args(["-Clink-arg=-Wl,--no-undefined", "-Clink-arg=-lc"]);
     if let Some(linker) = env::var_os("RUSTC_LINKER") {
         rustc.arg("-C").arg(format!("linker={}", linker.display()));
     }

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use drover_model::Neighbour;
 
-use crate::criu::{Coverage, CriuError, Options, PageServer, RequestKind, Sleepers, Worker, let_sleep};
+use crate::criu::{
+    Coverage, CriuError, Known, Mappings, Options, PageServer, RequestKind, Sleepers, Told, Worker, let_sleep,
+};
 use crate::{External, Layout, Notes, UnknownMount};
 
 /// What to dump.
@@ -33,6 +35,8 @@ pub struct DumpRequest {
     pub sleepers: Sleepers,
     /// Pages that the target has already.
     pub coverage: Coverage,
+    /// The flags of their mappings, as they were read before.
+    pub mappings: Mappings,
     /// A CRIU process that was started before the container was frozen, and that found the page server's socket at
     /// `PAGE_SERVER`.
     pub worker: Worker,
@@ -76,13 +80,14 @@ pub const LOG_LEVEL: i32 = 1;
 /// Dumps everything but memory into the layout's images, with our notes; memory goes to the page server.
 ///
 /// `cut_network` is called once every process stands still for CRIU and before the first socket is looked at: what came
-/// until then waits in its socket and is dumped with it, what comes later must find nobody.
+/// until then waits in its socket and is dumped with it, what comes later must find nobody. What is given is to be
+/// confirmed before the dump is relied on.
 ///
 /// # Errors
 /// For whatever cannot travel, and when CRIU fails. The processes are frozen in any case.
-pub fn dump(request: DumpRequest, mut cut_network: impl FnMut() -> bool) -> Result<(), DumpError> {
-    let DumpRequest { layout, pid, processes, freezer, terminal, unread_stdin, neighbours, sleepers, coverage, worker } =
-        request;
+pub fn dump(request: DumpRequest, mut cut_network: impl FnMut() -> bool) -> Result<Told, DumpError> {
+    let DumpRequest { layout, pid, processes, freezer, terminal, unread_stdin, neighbours, sleepers, .. } = request;
+    let DumpRequest { coverage, mappings, worker, .. } = request;
     let open = |path: PathBuf| File::open(&path).map_err(|error| DumpError::Open(path, error));
     let images = open(layout.images())?;
     let work = open(layout.criu_work())?;
@@ -122,7 +127,7 @@ pub fn dump(request: DumpRequest, mut cut_network: impl FnMut() -> bool) -> Resu
         root: layout.rootfs().to_str().map(str::to_owned),
         ..Options::default()
     };
-    worker.cover(coverage);
+    let known = worker.know(coverage, mappings);
     let mut cut = false;
     worker.request(RequestKind::Dump, options, &layout.criu_work(), PATIENCE, |notification| {
         if notification.step != "network-lock" {
@@ -137,5 +142,5 @@ pub fn dump(request: DumpRequest, mut cut_network: impl FnMut() -> bool) -> Resu
     for pid in processes {
         let_sleep(pid, &layout.images(), &sleepers).map_err(DumpError::Sleeping)?;
     }
-    Ok(())
+    Ok(known.get().map(Known::told).unwrap_or_default())
 }

@@ -5,10 +5,11 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes as Piece;
-use drover_container::criu::{Coverage, Sleepers, Worker};
+use drover_container::criu::{Coverage, Mappings, Sleepers, Unconfirmed, Worker};
 use drover_container::{DumpRequest, PAGE_SERVER, dump};
 use drover_disk::layer;
 use drover_memory::{Last, LinkRate, Outlet, Rest, RoundError, Rounds, Sums, Tracker};
@@ -77,6 +78,10 @@ pub(crate) struct Departure {
     sums: Arc<Mutex<Sums>>,
     /// What was followed until it was frozen.
     trackers: Vec<Tracker>,
+    /// The flags of its mappings, for the dump.
+    mappings: Mappings,
+    /// What the dump relied on, to be confirmed before the target may run what was dumped.
+    confirmation: Option<JoinHandle<Result<(), Unconfirmed>>>,
     /// When it was looked at last, and how much processor time had been used by then, in nanoseconds.
     used: Option<(Instant, u64)>,
     /// How much of a processor it used before that, in thousandths.
@@ -113,6 +118,8 @@ impl Departure {
             compression,
             sums: Arc::default(),
             trackers: Vec::new(),
+            mappings: Mappings::default(),
+            confirmation: None,
             used: None,
             uses: None,
             unslowed: None,
@@ -153,6 +160,7 @@ impl Departure {
         *lock(&self.reins) = Some(worker.handle().map_err(|error| failure(attempt, &error))?);
         // Opened now, for that takes longer than to use it.
         self.container.wire().map_err(|error| error.explained().clone())?;
+        self.look_at_mappings();
         let (neighbours, unread_stdin, sleepers) = Default::default();
         self.ready = Some(Ready { worker, pages: ours.into(), neighbours, unread_stdin, sleepers });
         Ok(())
@@ -214,6 +222,7 @@ impl Departure {
                 neighbours,
                 sleepers,
                 coverage,
+                mappings: std::mem::take(&mut self.mappings),
                 worker,
             };
             let mut uncut = None;
@@ -235,7 +244,8 @@ impl Departure {
                 return Err(why);
             }
             *lock(&self.reins) = None;
-            dumped.map_err(|error| failure(attempt, &error))?;
+            let told = dumped.map_err(|error| failure(attempt, &error))?;
+            self.confirmation = Some(std::thread::spawn(move || told.confirm()));
             let rest = finishing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
             let mut crossed = served?.0 + sent.0;
             if let Some(all) = rest {
@@ -314,6 +324,8 @@ impl Departure {
     /// execute anything in it then, for which the caller holds `executions` alone.
     pub fn survey(&mut self) -> Result<PageCount, Explained> {
         self.look_at_use();
+        // Before the pages, for that takes a while in which others are written.
+        self.look_at_mappings();
         // What cannot be listed has gone.
         let pids = self.container.cgroup.pids().unwrap_or_default();
         let container = Arc::clone(&self.container);
@@ -323,6 +335,11 @@ impl Departure {
         drop(standstill);
         // Of shared memory the target has what it has: no write is forgotten, and nobody must wait for it to be read.
         Ok(PageCount(private.0 + rounds.survey_shared(&pids).0))
+    }
+
+    fn look_at_mappings(&mut self) {
+        // What cannot be listed has gone.
+        self.mappings.look(&self.container.cgroup.pids().unwrap_or_default());
     }
 
     /// Leaves the container this share, in percent, of the processor time that it uses.
@@ -365,6 +382,16 @@ impl Departure {
             stream.finish().map_err(|error| failure(&attempt(), &error))?;
         }
         Ok(())
+    }
+
+    /// Confirms what the dump relied on, which has been looked at since: the target must not run it otherwise.
+    pub fn confirm(&mut self) -> Result<(), Explained> {
+        let Some(confirmation) = self.confirmation.take() else { return Ok(()) };
+        let confirmed = confirmation.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        confirmed.map_err(|error| {
+            let hint = Some("it goes on here as before; move it again".to_owned());
+            Explained { hint, ..failure("the checkpoint cannot be relied on", &error) }
+        })
     }
 
     /// The streams that `transfer` sends, in its order.

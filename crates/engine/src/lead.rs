@@ -237,9 +237,10 @@ impl Lead {
             }
             (SourceOutput::RecordCommit, _) => {
                 let record = self.recorder(Mark::Commit);
-                Box::new(move |_| match record() {
-                    Ok(()) => SourceInput::CommitRecorded,
-                    Err(why) => SourceInput::CommitUnknown(why),
+                Box::new(move |departure| match departure.confirm().map(|()| record()) {
+                    Ok(Ok(())) => SourceInput::CommitRecorded,
+                    Ok(Err(why)) => SourceInput::CommitUnknown(why),
+                    Err(why) => SourceInput::StepFailed(why),
                 })
             }
             (SourceOutput::ReadCommit, _) => {

@@ -50,7 +50,7 @@ pub enum SourceInput {
     ThawFailed(Explained),
     /// `Destroy` is done.
     Destroyed,
-    /// The step that was ordered last failed.
+    /// The step that was ordered last failed. `RecordCommit`: before anything was written.
     StepFailed(Explained),
     /// Somebody asks to give up.
     Cancelled,
@@ -340,6 +340,8 @@ impl Source {
                 self.finish();
             }
             // From here on the record may be durable: nothing but its own answer may change the course.
+            // It failed before anything was written.
+            (Step::Recording, In::StepFailed(why)) => self.roll_back(now, why),
             (Step::Recording | Step::ReadingRecord, In::LinkLost(_)) => self.link_up = false,
             (Step::Recording | Step::ReadingRecord, _) => {}
             (_, In::Cancelled) => self.roll_back(now, explained("somebody cancelled it")),

@@ -249,6 +249,7 @@ impl<'a> World<'a> {
             }
             SourceOutput::Checkpoint { .. } => SourceInput::Checkpointed,
             SourceOutput::Transfer => SourceInput::Transferred,
+            SourceOutput::RecordCommit if fails && self.chance.one_in(2) => SourceInput::StepFailed(why()),
             SourceOutput::RecordCommit if fails => {
                 // It failed; whether it landed all the same is chance.
                 self.committed = self.chance.one_in(2);

@@ -7,6 +7,7 @@
 
 mod call;
 mod conntrack;
+mod open;
 mod pagemap;
 mod turn;
 

@@ -19,7 +19,7 @@ mod number {
 }
 use number::{GETPID, PREAD64};
 
-const ASK_ENTRIES: u64 = 5;
+const ASK_ENTRIES: u64 = 6;
 /// Bytes of a page, and of its entry (`Documentation/admin-guide/mm/pagemap.rst`).
 const PAGE: u64 = 4096;
 const ENTRY: u64 = 8;

@@ -26,7 +26,8 @@ const ASK_PRLIMIT: u64 = 1;
 const ASK_SCAN: u64 = 2;
 const ASK_DATA: u64 = 3;
 const ASK_TRACKED: u64 = 4;
-const ASK_ENTRIES: u64 = 5;
+const ASK_MAPPINGS: u64 = 5;
+const ASK_ENTRIES: u64 = 6;
 /// `PAGE_IS_PRESENT | PAGE_IS_SWAPPED`.
 const PRESENT_OR_SWAPPED: u64 = 1 << 3 | 1 << 4;
 
@@ -72,6 +73,13 @@ pub enum Question {
         /// The program, or its child, in the namespace.
         pid: u32,
     },
+    /// `openat(2)` of the file `smaps`.
+    Mappings {
+        /// The program, or its child.
+        pid: u32,
+        /// Its descriptor of the directory.
+        directory: RawFd,
+    },
 }
 
 /// What becomes of a call.
@@ -93,6 +101,11 @@ pub enum Answer {
     },
     /// There is none: no data from there on, no connection.
     None,
+    /// What this descriptor of ours leads to is opened instead.
+    Instead {
+        /// The descriptor, which stays open until the program ends.
+        descriptor: RawFd,
+    },
     /// The kernel scans, but only to this address: up to there the entries are the kernel's, and then it is asked again.
     Shorten {
         /// The address behind the last.
@@ -188,6 +201,10 @@ impl Question {
                 end: word(bytes, 4),
             }),
             ASK_TRACKED => Some(Self::Tracked { pid: u32::try_from(word(bytes, 1)).ok()? }),
+            ASK_MAPPINGS => Some(Self::Mappings {
+                pid: u32::try_from(word(bytes, 1)).ok()?,
+                directory: RawFd::try_from(word(bytes, 2)).ok()?,
+            }),
             _ => None,
         }
     }
@@ -204,6 +221,7 @@ impl Answer {
             // It returns no region.
             Self::Nothing { until } => [ANSWERED, 0, until, 0],
             Self::None => [ANSWERED, 0, 0, 0],
+            Self::Instead { descriptor } => [ANSWERED, std::process::id().into(), descriptor as u64, 0],
             Self::Shorten { until } => [SHORTENED, 0, until, 0],
         };
         words.into_iter().flat_map(u64::to_ne_bytes).collect()

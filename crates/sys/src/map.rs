@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::AsFd;
 
-use rustix::mm::{Advice, MapFlags, MremapFlags, ProtFlags, madvise, mmap, mmap_anonymous, mremap_fixed, munmap};
+use rustix::mm::{MapFlags, MremapFlags, ProtFlags, mmap, mmap_anonymous, mremap_fixed, munmap};
 
 /// Private anonymous memory, zero at first.
 #[derive(Debug)]
@@ -56,14 +56,16 @@ impl Anonymous {
         unsafe { self.pointer.add(offset).write_volatile(value) };
     }
 
-    /// Gives all pages back: they are zero when they are next looked at.
+    /// Advises the kernel about all of it (`madvise(2)`).
     ///
     /// # Errors
-    /// When they are locked.
-    pub fn discard(&self) -> io::Result<()> {
-        // SAFETY: it is our own mapping, and nobody has a reference into it.
-        unsafe { madvise(self.pointer.cast(), self.length, Advice::LinuxDontNeed)? };
-        Ok(())
+    /// When the kernel does not know the advice.
+    pub fn advise(&self, advice: i32) -> io::Result<()> {
+        // SAFETY: the mapping is alive and ours; advice that takes the content away is seen as zeros by `read`.
+        match unsafe { libc::madvise(self.pointer.cast(), self.length, advice) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
     }
 
     /// Moves `length` bytes at an offset to another one in `other`, over what is there. What was moved is zero here.

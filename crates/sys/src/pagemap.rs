@@ -13,7 +13,6 @@ const WP_MATCHING: u64 = 1;
 const CHECK_WPASYNC: u64 = 2;
 
 const IS_WRITTEN: u64 = 1 << 1;
-const IS_FILE: u64 = 1 << 2;
 const IS_PRESENT: u64 = 1 << 3;
 const IS_SWAPPED: u64 = 1 << 4;
 const IS_PFNZERO: u64 = 1 << 5;
@@ -24,7 +23,8 @@ const REGIONS: usize = 4096;
 /// What pages are looked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Category {
-    /// Those with content of their own: in memory or swapped out, neither of a file nor the page of zeros.
+    /// Those with content: in memory or swapped out, and not the page of zeros. Pages of files are among them: to leave
+    /// them out (`PAGE_IS_FILE`) the kernel looks at each page's own record, which takes six times as long.
     Present,
     /// Those of them that were written since the last scan of this kind, or since they were first protected. They are
     /// protected again: the range must be registered for it.
@@ -96,8 +96,8 @@ impl Scan {
                 end,
                 regions: regions.as_mut_ptr() as u64,
                 regions_length: REGIONS as u64,
-                inverted: IS_PFNZERO | IS_FILE,
-                all_of: IS_PFNZERO | IS_FILE,
+                inverted: IS_PFNZERO,
+                all_of: IS_PFNZERO,
                 any_of: IS_PRESENT | IS_SWAPPED,
                 give: IS_PRESENT,
                 ..Arguments::default()

@@ -4,6 +4,7 @@
 
 mod conntrack;
 mod coverage;
+mod mappings;
 mod rlimits;
 mod rpc;
 mod sleepers;
@@ -11,7 +12,9 @@ mod wire;
 mod worker;
 
 pub use coverage::Coverage;
+pub use mappings::{Mappings, Told, Unconfirmed};
 pub use rpc::{InheritFd, Options, PageServer};
 pub use sleepers::Sleepers;
 pub(crate) use sleepers::let_sleep;
+pub(crate) use worker::Known;
 pub use worker::{CriuError, Notification, RequestKind, Worker, version};

@@ -102,7 +102,17 @@ pub(super) struct Request {
     pub options: Option<Options>,
     #[prost(bool, optional, tag = "3")]
     pub notify_success: Option<bool>,
+    /// Whether CRIU waits for another request after this one.
+    #[prost(bool, optional, tag = "4")]
+    pub keep_open: Option<bool>,
+    /// What a request for features asks about.
+    #[prost(message, optional, tag = "5")]
+    pub features: Option<Features>,
 }
+
+/// `criu_features`: no one of them.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Features {}
 
 /// `criu_resp`.
 #[derive(Clone, PartialEq, prost::Message)]

@@ -21,8 +21,9 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::conntrack;
 use super::coverage::Coverage;
+use super::mappings::{Mappings, Teller, Told};
 use super::rlimits;
-use super::rpc::{Options, Request, Response};
+use super::rpc::{Features, Options, Request, Response};
 
 /// What is asked of CRIU; the numbers are `criu_req_type`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +36,7 @@ pub enum RequestKind {
 }
 
 const NOTIFY: i32 = 6;
+const FEATURE_CHECK: i32 = 9;
 const VERSION: i32 = 10;
 
 /// A step that CRIU has come to; it waits until it is answered.
@@ -73,7 +75,21 @@ pub enum CriuError {
 pub struct Worker {
     socket: OwnedFd,
     child: Child,
-    coverage: Arc<OnceLock<Coverage>>,
+    known: Arc<OnceLock<Known>>,
+}
+
+/// What we know better, or quicker, than the kernel tells CRIU.
+#[derive(Debug)]
+pub(crate) struct Known {
+    coverage: Coverage,
+    mappings: Teller,
+}
+
+impl Known {
+    /// What CRIU was told of mappings; it has ended.
+    pub fn told(&self) -> Told {
+        self.mappings.told()
+    }
 }
 
 /// The number at which the worker finds its end of the socket pair.
@@ -99,11 +115,12 @@ impl Worker {
         let (calls, passed) = interpose(&mut command).map_err(CriuError::Start)?;
         descriptors.extend(passed);
         let worker = Self::spawn(command, descriptors)?;
-        let (criu, coverage) = (worker.pid(), Arc::clone(&worker.coverage));
+        let (criu, known) = (worker.pid(), Arc::clone(&worker.known));
         // It ends with CRIU: then nobody is left to ask.
         let answering =
-            std::thread::Builder::new().name("criu-calls".into()).spawn(move || answer(&calls, criu, &coverage));
+            std::thread::Builder::new().name("criu-calls".into()).spawn(move || answer(&calls, criu, &known));
         answering.map_err(CriuError::Start)?;
+        worker.warm_up()?;
         Ok(worker)
     }
 
@@ -114,12 +131,22 @@ impl Worker {
     pub fn start_for_restore(mut descriptors: Vec<(OwnedFd, RawFd)>) -> Result<Self, CriuError> {
         let mut command = Command::new("criu");
         descriptors.push(hand_out_shared(&mut command).map_err(CriuError::Start)?);
-        Self::spawn(command, descriptors)
+        let worker = Self::spawn(command, descriptors)?;
+        worker.warm_up()?;
+        Ok(worker)
     }
 
-    /// What a dump is to leave out. Before the request, and once.
-    pub fn cover(&self, coverage: Coverage) {
-        let _ = self.coverage.set(coverage);
+    /// Has CRIU find out now what the kernel can do. It keeps that in a file until the next boot; the first time it takes
+    /// 50 ms, which would be a part of somebody's pause. The answer is left to `request`.
+    fn warm_up(&self) -> Result<(), CriuError> {
+        let (keep_open, features) = (Some(true), Some(Features {}));
+        self.send(&Request { kind: FEATURE_CHECK, keep_open, features, ..Request::default() })
+    }
+
+    /// What a dump is to leave out, and what is known of the mappings. Before the request.
+    pub(crate) fn know(&self, coverage: Coverage, mappings: Mappings) -> Arc<OnceLock<Known>> {
+        let _ = self.known.set(Known { coverage, mappings: Teller::new(mappings) });
+        Arc::clone(&self.known)
     }
 
     fn spawn(mut command: Command, mut descriptors: Vec<(OwnedFd, RawFd)>) -> Result<Self, CriuError> {
@@ -131,7 +158,7 @@ impl Worker {
         new_session(&mut command);
         pass_descriptors(&mut command, descriptors);
         let child = command.spawn().map_err(CriuError::Start)?;
-        Ok(Self { socket, child, coverage: Arc::default() })
+        Ok(Self { socket, child, known: Arc::default() })
     }
 
     /// CRIU's process id.
@@ -164,14 +191,17 @@ impl Worker {
         mut answer: impl FnMut(Notification) -> bool,
     ) -> Result<Option<i32>, CriuError> {
         let log = work.join(options.log_file.as_deref().unwrap_or_default());
-        self.send(&Request { kind: kind as i32, options: Some(options), notify_success: None })?;
+        self.send(&Request { kind: kind as i32, options: Some(options), ..Request::default() })?;
         loop {
             let (response, descriptor) = self.receive(patience)?;
+            if response.kind == FEATURE_CHECK {
+                continue;
+            }
             if response.kind == NOTIFY {
                 let notify = response.notify.unwrap_or_default();
                 let step = notify.script.unwrap_or_default();
                 let go_on = answer(Notification { step, pid: notify.pid, descriptor });
-                self.send(&Request { kind: NOTIFY, options: None, notify_success: Some(go_on) })?;
+                self.send(&Request { kind: NOTIFY, notify_success: Some(go_on), ..Request::default() })?;
             } else if response.success {
                 // It ends by itself; waiting for that here leaves no zombie.
                 let _ = self.child.wait();
@@ -215,7 +245,7 @@ impl Drop for Worker {
     }
 }
 
-fn answer(calls: &Calls, criu: u32, coverage: &OnceLock<Coverage>) {
+fn answer(calls: &Calls, criu: u32, known: &OnceLock<Known>) {
     let limits_hidden = rlimits::hidden();
     let answered = calls.answer(|question| match *question {
         Question::Limit { .. } if !limits_hidden => Answer::Pass,
@@ -226,13 +256,16 @@ fn answer(calls: &Calls, criu: u32, coverage: &OnceLock<Coverage>) {
         Question::Tracked { pid } if conntrack::tracks_nothing(pid) => Answer::None,
         Question::Tracked { .. } => Answer::Pass,
         Question::Scan { descriptor, start, end } => {
-            coverage.get().map_or(Answer::Pass, |coverage| coverage.answer(criu, descriptor, start, end))
+            known.get().map_or(Answer::Pass, |known| known.coverage.answer(criu, descriptor, start, end))
         }
         Question::Entries { pid, descriptor, start, end } => {
-            coverage.get().map_or(Answer::Pass, |coverage| coverage.answer(pid, descriptor, start, end))
+            known.get().map_or(Answer::Pass, |known| known.coverage.answer(pid, descriptor, start, end))
         }
         Question::Data { pid, descriptor } => {
-            coverage.get().map_or(Answer::Pass, |coverage| coverage.answer_data(pid, descriptor))
+            known.get().map_or(Answer::Pass, |known| known.coverage.answer_data(pid, descriptor))
+        }
+        Question::Mappings { pid, directory } => {
+            known.get().map_or(Answer::Pass, |known| known.mappings.answer(pid, directory))
         }
     });
     if let Err(error) = answered {
@@ -285,7 +318,7 @@ fn explain(response: &Response, log: &Path) -> String {
 pub fn version() -> Result<(u32, u32, u32), CriuError> {
     const PATIENCE: Duration = Duration::from_secs(5);
     let worker = Worker::start(Vec::new())?;
-    worker.send(&Request { kind: VERSION, options: None, notify_success: None })?;
+    worker.send(&Request { kind: VERSION, ..Request::default() })?;
     let version = worker.receive(PATIENCE)?.0.version.unwrap_or_default();
     let part = |number: i32| u32::try_from(number).unwrap_or(0);
     Ok((part(version.major), part(version.minor), part(version.sublevel.unwrap_or(0))))

@@ -125,6 +125,8 @@ mod in_a_vm {
     use super::*;
 
     const PAGE: u64 = 4096;
+    /// `MADV_DONTNEED` (`madvise(2)`): pages are given back.
+    const DONT_NEED: i32 = 4;
     /// What one table of pages maps.
     const TABLE: u64 = 512 * PAGE;
 
@@ -196,7 +198,7 @@ mod in_a_vm {
         let mut own = Own::attach();
         (0..8).for_each(|page| memory.write(page * PAGE as usize, 1));
         assert_eq!(own.survey(&range).len(), 8);
-        memory.discard().unwrap();
+        memory.advise(DONT_NEED).unwrap();
         assert_eq!(own.survey(&range), [0_u64; 0]);
         let present = PageSet::of(own.tracker.present().unwrap());
         assert_eq!(present.and(&PageSet::of(vec![range.clone()])).count(), 0, "they have no content");

@@ -1,5 +1,6 @@
 //! The library in real programs.
 
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::process::Stdio;
 
@@ -45,6 +46,37 @@ fn without_anybody_to_ask_the_kernel_answers() {
     let output = command.output().unwrap();
     let soft = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap();
     assert_eq!(String::from_utf8(output.stdout).unwrap(), format!("{soft}\n"));
+}
+
+#[test]
+fn a_program_reads_another_file_instead() {
+    let mut file = std::fs::File::from(memfd_create("instead", MemfdFlags::CLOEXEC).unwrap());
+    file.write_all(b"told\n").unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    for name in ["smaps", "maps"] {
+        std::fs::write(directory.path().join(name), "read\n").unwrap();
+    }
+    // It opens files by their names in the directory, as CRIU does.
+    let mut command = Command::new("grep");
+    command.args(["-r", "--no-filename", "."]).arg(directory.path()).stdout(std::process::Stdio::piped());
+    let (calls, descriptors) = interpose(&mut command).unwrap();
+    pass_descriptors(&mut command, descriptors);
+    let program = command.spawn().unwrap();
+    drop(command);
+    let mut asked = Vec::new();
+    let answer = |question: &Question| match *question {
+        Question::Mappings { pid, directory } => {
+            asked.push(std::fs::read_link(format!("/proc/{pid}/fd/{directory}")).unwrap());
+            Answer::Instead { descriptor: file.as_raw_fd() }
+        }
+        _ => Answer::Pass,
+    };
+    calls.answer(answer).unwrap();
+    let output = program.wait_with_output().unwrap();
+    let mut lines: Vec<_> = std::str::from_utf8(&output.stdout).unwrap().lines().collect();
+    lines.sort_unstable();
+    assert_eq!(lines, ["read", "told"]);
+    assert_eq!(asked, [directory.path()]);
 }
 
 #[test]
