@@ -56,6 +56,17 @@ test-fast: images build-tests ## Run the tests that need no lab with agents (nee
 fuzz: ## Let spoilt page streams arrive for a minute (DROVER_FUZZ_SECONDS, DROVER_FUZZ_SEED)
 	cargo test --release --locked -p drover-memory --test fuzz -- --ignored --nocapture
 
+# Not a part of `test`: it downloads a kernel and QEMU. The programs are those of memory and sys, in this order.
+.PHONY: test-vm
+test-vm: lab-base build-tests ## Run the tests that need an older kernel in a virtual machine (needs root; the network the first time)
+	@scripts/test-vm.sh $$(cargo test $(CARGO_FLAGS) --lib --no-run 2>&1 | \
+	sed -nE 's,.*Executable .*\((.*/drover_(memory|sys)-[0-9a-f]+)\),\1,p' | sort)
+
+.PHONY: bench-tracking
+bench-tracking: images ## Measure what it costs a redis server to be followed (needs root)
+	cargo build $(CARGO_FLAGS) --examples
+	@scripts/bench-tracking.sh $(RELEASE)/examples/tracking
+
 .PHONY: lint
 lint: ## Check the format, and let clippy warn of nothing
 	cargo fmt --all --check

@@ -9,6 +9,7 @@ mod serve;
 mod server;
 
 pub use config::{AgentConfig, ConfigError, PeerConfig, PoolConfig};
+pub use drover_engine::features_here;
 pub use routes::{openapi, router};
 pub use serve::{AgentError, serve};
 pub use server::{Limits, Server};

@@ -14,7 +14,7 @@ use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use drover_api::routes;
 use drover_engine::Node;
-use drover_model::NodeInfo;
+use drover_model::{NodeFeatures, NodeInfo};
 use refusal::Refusal;
 use utoipa::OpenApi;
 use utoipa::openapi::OpenApi as Document;
@@ -26,6 +26,7 @@ const LONGEST_BODY: usize = 1 << 20;
 pub fn router(node: Arc<Node>) -> Router {
     Router::new()
         .route(routes::NODE, get(node_info))
+        .route(routes::FEATURES, get(features))
         .route(routes::OPENAPI, get(document))
         .route(routes::CONTAINERS, get(container::list).post(container::run))
         .route(routes::CONTAINER, get(container::show).delete(container::remove))
@@ -62,6 +63,7 @@ pub fn openapi() -> Document {
     ),
     paths(
         node_info,
+        features,
         document,
         container::list,
         container::run,
@@ -90,6 +92,12 @@ struct Description;
 #[utoipa::path(get, path = "/v1/node", tag = "node", responses((status = 200, body = NodeInfo)))]
 async fn node_info(State(node): State<Arc<Node>>) -> Json<NodeInfo> {
     Json(node.info())
+}
+
+/// What the node's machine can do, probed anew.
+#[utoipa::path(get, path = "/v1/features", tag = "node", responses((status = 200, body = NodeFeatures)))]
+async fn features(State(node): State<Arc<Node>>) -> Json<NodeFeatures> {
+    Json(node.features().await)
 }
 
 /// This document.

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use drover_model::{ContainerRecord, ContainerStats, Digest, MigrationId, MigrationState, NodeInfo, NodeName};
+use drover_model::{
+    ContainerRecord, ContainerStats, Digest, MigrationId, MigrationState, NodeFeatures, NodeInfo, NodeName,
+};
 use http::header::{CONNECTION, CONTENT_TYPE, HOST, UPGRADE};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty, Full, Limited, StreamBody};
@@ -60,6 +62,11 @@ impl Client {
     /// What the node says about itself.
     pub async fn node(&self) -> Result<NodeInfo, ClientError> {
         self.ask(Method::GET, routes::NODE.into(), empty(), PROMPT).await
+    }
+
+    /// What the node's machine can do.
+    pub async fn features(&self) -> Result<NodeFeatures, ClientError> {
+        self.ask(Method::GET, routes::FEATURES.into(), empty(), PROMPT).await
     }
 
     /// All containers on the node.

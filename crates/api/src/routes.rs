@@ -4,6 +4,8 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 /// `GET`: what the node says about itself.
 pub const NODE: &str = "/v1/node";
+/// `GET`: what the node's machine can do.
+pub const FEATURES: &str = "/v1/features";
 /// `GET`: this API as an OpenAPI document.
 pub const OPENAPI: &str = "/v1/openapi.json";
 /// `GET`: all containers; `POST`: make one and start it.
@@ -36,8 +38,8 @@ pub const MIGRATIONS: &str = "/v1/migrations";
 pub const MIGRATION: &str = "/v1/migrations/{id}";
 
 /// Every pattern.
-pub const ALL: [&str; 16] = [
-    NODE, OPENAPI, CONTAINERS, CONTAINER, START, STOP, KILL, STATS, LOGS, ATTACH, EXEC, WAIT, IMAGES, IMAGE,
+pub const ALL: [&str; 17] = [
+    NODE, FEATURES, OPENAPI, CONTAINERS, CONTAINER, START, STOP, KILL, STATS, LOGS, ATTACH, EXEC, WAIT, IMAGES, IMAGE,
     MIGRATIONS, MIGRATION,
 ];
 

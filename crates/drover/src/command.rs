@@ -3,6 +3,7 @@
 mod agent;
 mod completions;
 mod exec;
+mod features;
 mod image;
 mod inspect;
 mod lab;
@@ -116,7 +117,10 @@ pub fn execute(command: Command, printer: Printer) -> Result<ExitCode, Failure> 
         Command::Shim(args) => shim::execute(&args),
         Command::Completions(args) => completions::print(&args).map(done),
         Command::Man(args) => completions::man(&args).map(done),
-        Command::Agent(args) => agent::execute(&args).map(done),
+        Command::Agent(args) => match args.command {
+            Some(agent::AgentCommand::Features(args)) => in_runtime(features::execute(args, printer)).map(done),
+            None => agent::execute(&args).map(done),
+        },
         Command::Run(args) => in_runtime(run::execute(*args, printer)),
         Command::Ps(args) => in_runtime(list::execute(args, printer)).map(done),
         Command::Inspect(chosen) => in_runtime(inspect::execute(chosen, printer)).map(done),

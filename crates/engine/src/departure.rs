@@ -25,6 +25,7 @@ use crate::link::{Link, StreamSender};
 use crate::node::Inner;
 use crate::offer::refuse_strangers;
 use crate::place;
+use crate::standstill::Standstill;
 
 /// The least that a slowed container is left, in thousandths of a processor.
 const LEAST_MILLIS: u32 = 20;
@@ -282,7 +283,7 @@ impl Departure {
     fn rounds(&mut self, out: StreamSender) -> Result<Rounds<Revocable>, RoundError> {
         let new = || {
             let out = Revocable { out, given_up: Arc::clone(&self.given_up) };
-            Rounds::new(out, self.compression, rand::random())
+            Rounds::new(out, self.compression, rand::random(), self.inner.backend)
         };
         self.rounds.take().map_or_else(new, Ok)
     }
@@ -303,6 +304,10 @@ impl Departure {
         *lock(&self.sums) = rounds.sums();
         if !rounds.follows() {
             let why = rounds.refusal().map(|why| failure("its writes cannot be followed", why));
+            let why = why.map(|why| match self.inner.backend {
+                Some(_) => why,
+                None => why.with_hint("`drover agent features` says what is missing"),
+            });
             let unknown = || Explained { reason: "it has no process that can be followed".into(), hint: None };
             return Ok(Err(why.unwrap_or_else(unknown)));
         }
@@ -310,14 +315,26 @@ impl Departure {
         Ok(Ok(Round { pages, bytes, ms: begun.elapsed().as_secs_f64() * 1e3, dirty_after: PageCount(0) }))
     }
 
-    /// How many pages have been written since the round began.
-    pub fn survey(&mut self) -> PageCount {
+    /// Whether the container must stand still while it is surveyed.
+    pub fn needs_standstill(&self) -> bool {
+        self.rounds.as_ref().is_some_and(Rounds::needs_standstill)
+    }
+
+    /// How many pages have been written since the round began. It stands still for a moment, if it must: nobody may
+    /// execute anything in it then, for which the caller holds `executions` alone.
+    pub fn survey(&mut self) -> Result<PageCount, Explained> {
         self.look_at_use();
         // Before the pages, for that takes a while in which others are written.
         self.look_at_mappings();
         // What cannot be listed has gone.
         let pids = self.container.cgroup.pids().unwrap_or_default();
-        self.rounds.as_mut().map_or(PageCount(0), |rounds| rounds.survey(&pids))
+        let container = Arc::clone(&self.container);
+        let standstill = self.needs_standstill().then(|| Standstill::begin(&container)).transpose()?;
+        let Some(rounds) = &mut self.rounds else { return Ok(PageCount(0)) };
+        let private = rounds.survey();
+        drop(standstill);
+        // Of shared memory the target has what it has: no write is forgotten, and nobody must wait for it to be read.
+        Ok(PageCount(private.0 + rounds.survey_shared(&pids).0))
     }
 
     fn look_at_mappings(&mut self) {

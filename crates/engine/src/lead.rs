@@ -204,7 +204,7 @@ impl Lead {
                     Err(why) => SourceInput::StepFailed(why),
                 })
             }
-            (SourceOutput::Survey, _) => Box::new(|departure| SourceInput::Surveyed(departure.survey())),
+            (SourceOutput::Survey, _) => return self.survey(departure, done),
             (SourceOutput::Slow(share), _) => {
                 Box::new(move |departure| result(departure.slow(share), SourceInput::Slowed))
             }
@@ -264,6 +264,26 @@ impl Lead {
         tokio::task::spawn_blocking(move || {
             let result = work(&mut lock(&departure));
             let _ = done.blocking_send(result);
+        });
+    }
+
+    /// Has the container surveyed. Where it must stand still for that nobody executes anything in it meanwhile.
+    fn survey(&self, departure: Arc<Mutex<Departure>>, done: mpsc::Sender<StepResult>) {
+        let executions = Arc::clone(&self.container.executions);
+        tokio::spawn(async move {
+            let own = Arc::clone(&departure);
+            let mut alone = None;
+            if blocking(move || lock(&own).needs_standstill()).await {
+                let Ok(held) = tokio::time::timeout(EXECUTIONS, executions.write_owned()).await else {
+                    return drop(done.send(SourceInput::StepFailed(executing())).await);
+                };
+                alone = Some(held);
+            }
+            let surveyed = blocking(move || {
+                let _alone = alone;
+                lock(&departure).survey().map_or_else(SourceInput::StepFailed, SourceInput::Surveyed)
+            });
+            let _ = done.send(surveyed.await).await;
         });
     }
 

@@ -13,6 +13,7 @@ mod container;
 mod departure;
 mod error;
 mod exec;
+mod features;
 mod following;
 mod journal;
 mod lead;
@@ -27,7 +28,9 @@ mod receive;
 mod recovery;
 mod request;
 mod session;
+mod standstill;
 
 pub use error::NodeError;
+pub use features::features_here;
 pub use node::{Node, NodeConfig, Peer, Pool};
 pub use session::Session;

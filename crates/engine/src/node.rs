@@ -9,9 +9,10 @@ use std::time::{Duration, SystemTime};
 use drover_api::{ExecRequest, ImageInfo, LogQuery, LogRecord, MigrateRequest, RunRequest};
 use drover_container::{Layout, Runc, criu};
 use drover_disk::{Image, ImageError, ImageStore};
+use drover_memory::Backend;
 use drover_model::{
-    Bytes, ContainerRecord, ContainerState, ContainerStats, Digest, Explained, MigrationId, MigrationState, NodeInfo,
-    NodeName, PageCount, Phase, Round,
+    Bytes, ContainerRecord, ContainerState, ContainerStats, Digest, Explained, MigrationId, MigrationState,
+    NodeFeatures, NodeInfo, NodeName, PageCount, Phase, Round,
 };
 use drover_protocol::Source;
 use drover_sys::cgroup::Hierarchies;
@@ -21,6 +22,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::container::{Container, Registry, Stored, lock};
 use crate::error::{NodeError, failure};
+use crate::features::features;
 use crate::journal::Journal;
 use crate::lead::Lead;
 use crate::lifecycle::own_program;
@@ -103,6 +105,8 @@ pub(crate) struct Inner {
     pub registry: Registry,
     pub closing: watch::Sender<()>,
     pub hierarchies: Hierarchies,
+    /// How writes are followed on this machine, if they can be.
+    pub backend: Option<Backend>,
     journal: Mutex<Journal>,
     arrivals: Mutex<Arrivals>,
     migrations: Mutex<Vec<Leaving>>,
@@ -239,6 +243,11 @@ impl Node {
         let program = own_program().map_err(|error| failed(&error))?;
         let shims = drover_sys::cgroup::Cgroup::at(&hierarchies, crate::container::SHIMS_CGROUP);
         shims.and_then(|group| group.create()).map_err(|error| failed(&error))?;
+        let backend = Backend::probe();
+        match backend {
+            Some(backend) => tracing::info!(backend = backend.name(), "writes of containers can be followed"),
+            None => tracing::warn!("writes of containers cannot be followed: `drover agent features` says why"),
+        }
         Ok(Arc::new(Inner {
             images: ImageStore::open(&state.join("images")).map_err(|error| failed(&error))?,
             journal: Mutex::new(Journal::open(&state.join("migrations.jsonl")).map_err(|error| failed(&error))?),
@@ -246,6 +255,7 @@ impl Node {
             registry: Registry::default(),
             closing: watch::Sender::new(()),
             hierarchies,
+            backend,
             arrivals: Mutex::default(),
             migrations: Mutex::default(),
             fixed_parts: Mutex::default(),
@@ -265,6 +275,12 @@ impl Node {
             criu,
             architecture: std::env::consts::ARCH.to_owned(),
         }
+    }
+
+    /// What its machine can do, probed anew.
+    pub async fn features(&self) -> NodeFeatures {
+        let inner = Arc::clone(&self.inner);
+        blocking(move || features(inner.config.name.clone(), inner.backend)).await
     }
 
     fn record(&self, container: &Container) -> ContainerRecord {

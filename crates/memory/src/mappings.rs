@@ -2,6 +2,7 @@
 
 use std::io;
 use std::ops::Range;
+use std::str::FromStr;
 
 /// Those of `pid` that are private and anonymous, in ascending order. The main stack is not among them: CRIU needs what
 /// is on it before anybody could bring it.
@@ -28,10 +29,23 @@ pub(crate) fn followed(pid: u32) -> io::Result<Vec<Range<u64>>> {
 /// # Errors
 /// When there is no such process.
 pub(crate) fn inside(pid: u32) -> io::Result<u64> {
+    status(pid, "NSpid:")
+}
+
+/// The parent of a process.
+///
+/// # Errors
+/// When there is no such process.
+pub(crate) fn parent(pid: u32) -> io::Result<u32> {
+    status(pid, "PPid:")
+}
+
+/// The last number of a line in `/proc/PID/status` (`proc_pid_status(5)`).
+fn status<T: FromStr>(pid: u32, name: &str) -> io::Result<T> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let ids = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
-    let id = ids.and_then(|ids| ids.split_whitespace().next_back()).and_then(|id| id.parse().ok());
-    id.ok_or_else(|| io::ErrorKind::InvalidData.into())
+    let numbers = status.lines().find_map(|line| line.strip_prefix(name));
+    let number = numbers.and_then(|numbers| numbers.split_whitespace().next_back()?.parse().ok());
+    number.ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 /// From the lines of `/proc/PID/maps` (`proc_pid_maps(5)`).

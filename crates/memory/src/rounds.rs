@@ -5,9 +5,10 @@ use std::fs::File;
 use std::io;
 
 use drover_model::{Compression, PageCount};
+use drover_sys::process::share_memory;
 
 use crate::hash::Names;
-use crate::mappings::inside;
+use crate::mappings::{inside, parent};
 use crate::outflow::{Outflow, Outlet, Sums};
 use crate::pages::PageSet;
 use crate::reader::Reader;
@@ -15,7 +16,7 @@ use crate::record::Object;
 use crate::sent::ROOM;
 use crate::shared::Shared;
 use crate::store::ZERO;
-use crate::tracker::{TrackError, Tracker};
+use crate::tracker::{Backend, TrackError, Tracker};
 
 /// Why pages could not be sent.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +40,8 @@ pub(crate) struct Process {
 #[derive(Debug)]
 pub struct Rounds<O> {
     pub(crate) stream: Outflow<O>,
+    /// How processes are followed, if at all.
+    backend: Option<Backend>,
     pub(crate) processes: BTreeMap<u32, Process>,
     /// Processes that cannot be followed, and why.
     refused: BTreeMap<u32, TrackError>,
@@ -49,15 +52,16 @@ pub struct Rounds<O> {
 }
 
 impl<O: Outlet> Rounds<O> {
-    /// Begins a stream. `seed` is by chance, and another one for each move.
+    /// Begins a stream. Processes are followed by `backend`: without one none is. `seed` is by chance, and another one for
+    /// each move.
     ///
     /// # Errors
     /// When threads cannot be started.
-    pub fn new(out: O, compression: Compression, seed: u64) -> Result<Self, RoundError> {
+    pub fn new(out: O, compression: Compression, seed: u64, backend: Option<Backend>) -> Result<Self, RoundError> {
         let stream = Outflow::new(out, compression, ZERO)?;
         let (processes, refused, inside) = Default::default();
         let names = Names::new(seed);
-        Ok(Self { stream, processes, refused, names, inside, shared: Shared::new(names) })
+        Ok(Self { stream, backend, processes, refused, names, inside, shared: Shared::new(names) })
     }
 
     /// Sends what the given processes, all that there are, had written by the last survey: in the first round, everything.
@@ -68,15 +72,7 @@ impl<O: Outlet> Rounds<O> {
     pub fn round(&mut self, pids: &[u32]) -> Result<Sums, RoundError> {
         let before = self.stream.sums();
         self.processes.retain(|pid, _| pids.contains(pid));
-        for pid in pids {
-            if self.processes.contains_key(pid) || self.refused.contains_key(pid) {
-                continue;
-            }
-            match Process::begin(*pid, &mut self.inside) {
-                Ok(process) => drop(self.processes.insert(*pid, process)),
-                Err(error) => drop(self.refused.insert(*pid, error)),
-            }
-        }
+        self.meet(pids);
         self.send()?;
         self.shared.round(&mut self.stream, pids)?;
         self.stream.mark()?;
@@ -84,10 +80,43 @@ impl<O: Outlet> Rounds<O> {
         Ok(self.stream.sums().since(before))
     }
 
-    /// Finds what the given processes, all that there are, have written since the last survey, and what of their shared
-    /// memory the target has otherwise: it is what the next round will send. Gives how many pages.
-    pub fn survey(&mut self, pids: &[u32]) -> PageCount {
-        let mut dirty = self.shared.survey(pids);
+    /// Begins to follow those of the given processes that are new: all that they have is pending.
+    fn meet(&mut self, pids: &[u32]) {
+        // Whoever joins those that are followed may share its memory with one of them, whose writes must not be forgotten.
+        let first = self.processes.is_empty();
+        let mut begun = Vec::new();
+        for pid in pids {
+            if self.processes.contains_key(pid) || self.refused.contains_key(pid) {
+                continue;
+            }
+            match Process::begin(*pid, self.backend, first, &mut self.inside) {
+                Ok(Some(process)) => begun.push((*pid, process)),
+                Ok(None) => {}
+                Err(error) => drop(self.refused.insert(*pid, error)),
+            }
+        }
+        // Looked at after all bits were taken: what is written from here on is seen again by the next survey.
+        for (pid, mut process) in begun {
+            match process.tracker.written() {
+                Ok(written) => {
+                    process.pending = PageSet::of(written);
+                    self.processes.insert(pid, process);
+                }
+                Err(error) => drop(self.refused.insert(pid, error)),
+            }
+        }
+    }
+
+    /// Whether every process must stand still in `survey`.
+    #[must_use]
+    pub fn needs_standstill(&self) -> bool {
+        self.backend.is_some_and(Backend::needs_standstill)
+    }
+
+    /// Finds what was written to private memory since the last survey: it is what the next round will send. Gives how many
+    /// pages.
+    pub fn survey(&mut self) -> PageCount {
+        let mut dirty = 0;
         let refused = &mut self.refused;
         self.processes.retain(|pid, process| match process.tracker.written() {
             Ok(written) => {
@@ -100,7 +129,18 @@ impl<O: Outlet> Rounds<O> {
                 false
             }
         });
+        // All have been looked at: none loses what another one wrote to the same memory.
+        self.processes.retain(|pid, process| {
+            let rearmed = process.tracker.rearm();
+            rearmed.map_err(|error| refused.insert(*pid, error)).is_ok()
+        });
         PageCount(dirty)
+    }
+
+    /// Finds what of the shared memory of the given processes, all that there are, the target has otherwise: the next
+    /// round will send it. Gives how many pages. Nobody need stand still.
+    pub fn survey_shared(&mut self, pids: &[u32]) -> PageCount {
+        PageCount(self.shared.survey(pids))
     }
 
     /// What has been sent in all rounds by now.
@@ -139,87 +179,29 @@ impl<O: Outlet> Rounds<O> {
 }
 
 impl Process {
-    fn begin(pid: u32, ids: &mut BTreeSet<u64>) -> Result<Self, TrackError> {
+    /// Begins to follow a process; what it wrote by now is forgotten in the `first` round. None while it has its parent's
+    /// memory: it is about to become another program, and is followed then.
+    fn begin(
+        pid: u32,
+        backend: Option<Backend>,
+        first: bool,
+        ids: &mut BTreeSet<u64>,
+    ) -> Result<Option<Self>, TrackError> {
         let failed = |error| TrackError::Follow(pid, error);
+        let backend = backend.ok_or(TrackError::Nothing)?;
+        if share_memory(pid, parent(pid).map_err(failed)?).unwrap_or(false) {
+            return Ok(None);
+        }
         let inside = inside(pid).map_err(failed)?;
         let memory = File::open(format!("/proc/{pid}/mem")).map_err(failed)?;
-        let mut tracker = Tracker::attach(pid)?;
-        let pending = PageSet::of(tracker.written()?);
-        Ok(Self { inside, tracker, reader: Reader::new(pid, memory, !ids.insert(inside)), pending })
+        let tracker = Tracker::attach(pid, backend)?;
+        if first {
+            tracker.rearm()?;
+        }
+        let reader = Reader::new(pid, memory, !ids.insert(inside));
+        Ok(Some(Self { inside, tracker, reader, pending: PageSet::default() }))
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io::{BufRead, BufReader, Read, Write};
-    use std::os::unix::fs::FileExt;
-    use std::process::{Command, Stdio};
-
-    use super::*;
-    use crate::inflow::Inflow;
-    use crate::last::Last;
-    use crate::store::store;
-    use crate::stored::Stored;
-
-    const PAGE: u64 = PageCount::PAGE;
-
-    #[test]
-    fn what_a_program_has_in_the_end_is_what_was_stored() {
-        let script =
-            "x=$(head -c 2000000 /dev/zero | tr '\\0' a); y=$(head -c 999999 /dev/zero | tr '\\0' b); echo ready
-            while read -r line; do eval \"$line\"; echo done; done";
-        let mut child =
-            Command::new("bash").args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let mut input = child.stdin.take().unwrap();
-        let mut output = BufReader::new(child.stdout.take().unwrap());
-        let mut heard = || {
-            let mut line = String::new();
-            output.read_line(&mut line).unwrap();
-            line
-        };
-        assert_eq!(heard(), "ready\n");
-        let pid = child.id();
-        let mut stream = Vec::new();
-        let mut rounds = Rounds::new(&mut stream, Compression::Auto, 1).unwrap();
-        let first = rounds.round(&[pid]).unwrap();
-        assert!(first.pages > 600, "{first:?}");
-        for line in ["y=; z=$(head -c 500000 /dev/zero | tr '\\0' c)", "x=${x/aaa/xyz}"] {
-            writeln!(input, "{line}").unwrap();
-            assert_eq!(heard(), "done\n");
-            assert!(rounds.survey(&[pid]).0 > 0);
-            assert!(rounds.round(&[pid]).unwrap().pages > 0);
-        }
-        assert!(rounds.follows() && rounds.refusal().is_none());
-        let stopped = rustix::process::Pid::from_child(&child);
-        rustix::process::kill_process(stopped, rustix::process::Signal::STOP).unwrap();
-        while std::fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap().starts_with("running") {
-            std::thread::yield_now();
-        }
-        let Last { covered, rest, .. } = rounds.last(&[pid]).unwrap();
-        rest.send().unwrap();
-        let directory = tempfile::tempdir().unwrap();
-        store(directory.path(), &mut Inflow::new(std::iter::once(stream.into())), || ()).unwrap();
-        let stored = Stored::open(directory.path()).unwrap().unwrap();
-        let mut content = Vec::new();
-        (&stored.content).read_to_end(&mut content).unwrap();
-        let pieces = &stored.processes[&u64::from(pid)];
-        let memory = File::open(format!("/proc/{pid}/mem")).unwrap();
-        let mut pages = 0;
-        for run in &covered[&pid] {
-            for address in (run.start..run.end).step_by(PAGE as usize) {
-                let mut own = [0; PAGE as usize];
-                // What may not be read has nothing in it, as behind a stack.
-                memory.read_exact_at(&mut own, address).unwrap_or_default();
-                let found = pieces.at(address);
-                let stored = found.map_or(vec![0; PAGE as usize], |(slot, _)| {
-                    content[(slot * PAGE) as usize..][..PAGE as usize].to_vec()
-                });
-                assert!(own[..] == stored[..], "page {address:#x}, stored {}", found.is_some());
-                pages += u64::from(found.is_some());
-            }
-        }
-        assert!(pages > 600, "{pages}");
-        child.kill().unwrap();
-        child.wait().unwrap();
-    }
-}
+mod tests;

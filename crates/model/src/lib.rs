@@ -22,7 +22,7 @@ pub use id::{ContainerId, ContainerName, InvalidName, MigrationId, NodeName};
 pub use log::{LogRecord, LogStream};
 pub use migration::MigrationState;
 pub use network::{Interface, InvalidMac, Mac, Neighbour};
-pub use node::{Explained, NodeInfo};
+pub use node::{Explained, Feature, NodeFeatures, NodeInfo};
 pub use phase::Phase;
 pub use report::{Outcome, PackedPages, Report, Round};
 pub use settings::{Compression, Fallback, InvalidStopRule, Mode, Settings, StopRule};

@@ -20,6 +20,32 @@ pub struct NodeInfo {
     pub architecture: String,
 }
 
+/// What a node's machine can do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct NodeFeatures {
+    /// The node's name.
+    pub node: NodeName,
+    /// How the writes of containers are followed, `userfaultfd` or `soft-dirty`; absent: they cannot be.
+    pub tracking: Option<String>,
+    /// What was probed.
+    pub features: Vec<Feature>,
+}
+
+/// One thing that a machine can do, or cannot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Feature {
+    /// Its name.
+    pub name: String,
+    /// Whether it works.
+    pub available: bool,
+    /// What it is for.
+    pub purpose: String,
+    /// What was found: a version, a kind, or why it does not work.
+    pub found: Option<String>,
+    /// What to do where it does not work.
+    pub hint: Option<String>,
+}
+
 /// Why something did not happen, in words for people, fit to cross from one node to another.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema, thiserror::Error)]
 #[error("{reason}")]

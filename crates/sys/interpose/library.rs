@@ -8,6 +8,7 @@
 mod call;
 mod conntrack;
 mod open;
+mod pagemap;
 mod turn;
 
 use core::ffi::{c_int, c_long, c_ulong, c_void};

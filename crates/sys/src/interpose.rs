@@ -27,6 +27,7 @@ const ASK_SCAN: u64 = 2;
 const ASK_DATA: u64 = 3;
 const ASK_TRACKED: u64 = 4;
 const ASK_MAPPINGS: u64 = 5;
+const ASK_ENTRIES: u64 = 6;
 /// `PAGE_IS_PRESENT | PAGE_IS_SWAPPED`.
 const PRESENT_OR_SWAPPED: u64 = 1 << 3 | 1 << 4;
 
@@ -43,6 +44,17 @@ pub enum Question {
     /// `PAGEMAP_SCAN` for pages with content from `start` to `end`.
     Scan {
         /// The descriptor of the page map in the program.
+        descriptor: RawFd,
+        /// The first address.
+        start: u64,
+        /// The address behind the last.
+        end: u64,
+    },
+    /// `pread64(2)` of the entries of the pages from `start` to `end`, if it is a page map: kernels before 6.7 have no scan.
+    Entries {
+        /// The program, or its child.
+        pid: u32,
+        /// Its descriptor of the file.
         descriptor: RawFd,
         /// The first address.
         start: u64,
@@ -82,7 +94,7 @@ pub enum Answer {
         /// The hard limit.
         hard: u64,
     },
-    /// The scan found nothing, and has come to this address.
+    /// The scan found nothing, and has come to this address: up to there the entries are empty.
     Nothing {
         /// Where the program goes on.
         until: u64,
@@ -94,7 +106,7 @@ pub enum Answer {
         /// The descriptor, which stays open until the program ends.
         descriptor: RawFd,
     },
-    /// The kernel scans, but only to this address.
+    /// The kernel scans, but only to this address: up to there the entries are the kernel's, and then it is asked again.
     Shorten {
         /// The address behind the last.
         until: u64,
@@ -182,6 +194,12 @@ impl Question {
                 pid: u32::try_from(word(bytes, 1)).ok()?,
                 descriptor: RawFd::try_from(word(bytes, 2)).ok()?,
             }),
+            ASK_ENTRIES => Some(Self::Entries {
+                pid: u32::try_from(word(bytes, 1)).ok()?,
+                descriptor: RawFd::try_from(word(bytes, 2)).ok()?,
+                start: word(bytes, 3),
+                end: word(bytes, 4),
+            }),
             ASK_TRACKED => Some(Self::Tracked { pid: u32::try_from(word(bytes, 1)).ok()? }),
             ASK_MAPPINGS => Some(Self::Mappings {
                 pid: u32::try_from(word(bytes, 1)).ok()?,
@@ -211,120 +229,4 @@ impl Answer {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::fd::AsRawFd;
-
-    use super::*;
-    use crate::process::pass_descriptors;
-
-    #[test]
-    fn a_program_is_told_limits_that_the_kernel_does_not_know() {
-        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
-        let pid = child.id();
-        let mut command = Command::new("prlimit");
-        command.args(["--nofile", "--raw", "--noheadings", "--output=SOFT,HARD", "--pid", &pid.to_string()]);
-        command.stdout(std::process::Stdio::piped());
-        let (calls, descriptors) = interpose(&mut command).unwrap();
-        pass_descriptors(&mut command, descriptors);
-        let program = command.spawn().unwrap();
-        drop(command);
-        let mut asked = Vec::new();
-        calls
-            .answer(|question| {
-                asked.push(*question);
-                Answer::Limit { soft: 123, hard: 4567 }
-            })
-            .unwrap();
-        let output = program.wait_with_output().unwrap();
-        child.kill().unwrap();
-        child.wait().unwrap();
-        assert_eq!(String::from_utf8(output.stdout).unwrap(), "123 4567\n");
-        assert!(asked.contains(&Question::Limit { pid, resource: 7 }), "{asked:?}");
-    }
-
-    #[test]
-    fn without_anybody_to_ask_the_kernel_answers() {
-        let mut command = Command::new("prlimit");
-        command.args(["--nofile", "--raw", "--noheadings", "--output=SOFT", "--pid", &std::process::id().to_string()]);
-        command.stdout(std::process::Stdio::piped());
-        let (calls, descriptors) = interpose(&mut command).unwrap();
-        drop(calls);
-        pass_descriptors(&mut command, descriptors);
-        let output = command.output().unwrap();
-        let soft = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap();
-        assert_eq!(String::from_utf8(output.stdout).unwrap(), format!("{soft}\n"));
-    }
-
-    #[test]
-    fn processes_that_ask_at_once_hear_each_its_own_answer() {
-        let mut children: Vec<_> =
-            (0..2).map(|_| std::process::Command::new("sleep").arg("1000").spawn().unwrap()).collect();
-        let mut command = Command::new("sh");
-        let script = "for i in $(seq 40); do for pid in $0 $1; do
-            (echo $pid $(prlimit --nofile --raw --noheadings --output=SOFT --pid $pid)) & done; done; wait";
-        command.args(["-c", script]).args(children.iter().map(|child| child.id().to_string()));
-        command.stdout(std::process::Stdio::piped());
-        let (calls, descriptors) = interpose(&mut command).unwrap();
-        pass_descriptors(&mut command, descriptors);
-        let program = command.spawn().unwrap();
-        drop(command);
-        let answer = |question: &Question| match *question {
-            Question::Limit { pid, .. } => Answer::Limit { soft: pid.into(), hard: pid.into() },
-            _ => Answer::Pass,
-        };
-        calls.answer(answer).unwrap();
-        let output = program.wait_with_output().unwrap();
-        for child in &mut children {
-            child.kill().unwrap();
-            child.wait().unwrap();
-        }
-        let text = String::from_utf8(output.stdout).unwrap();
-        assert_eq!(text.lines().count(), 80);
-        let mixed = text.lines().find(|line| line.split_once(' ').is_none_or(|(asked, heard)| asked != heard));
-        assert_eq!(mixed, None);
-    }
-
-    #[test]
-    fn a_program_reads_another_file_instead() {
-        let mut file = std::fs::File::from(memfd_create("instead", MemfdFlags::CLOEXEC).unwrap());
-        file.write_all(b"told\n").unwrap();
-        let directory = tempfile::tempdir().unwrap();
-        for name in ["smaps", "maps"] {
-            std::fs::write(directory.path().join(name), "read\n").unwrap();
-        }
-        // It opens files by their names in the directory, as CRIU does.
-        let mut command = Command::new("grep");
-        command.args(["-r", "--no-filename", "."]).arg(directory.path()).stdout(std::process::Stdio::piped());
-        let (calls, descriptors) = interpose(&mut command).unwrap();
-        pass_descriptors(&mut command, descriptors);
-        let program = command.spawn().unwrap();
-        drop(command);
-        let mut asked = Vec::new();
-        let answer = |question: &Question| match *question {
-            Question::Mappings { pid, directory } => {
-                asked.push(std::fs::read_link(format!("/proc/{pid}/fd/{directory}")).unwrap());
-                Answer::Instead { descriptor: file.as_raw_fd() }
-            }
-            _ => Answer::Pass,
-        };
-        calls.answer(answer).unwrap();
-        let output = program.wait_with_output().unwrap();
-        let mut lines: Vec<_> = std::str::from_utf8(&output.stdout).unwrap().lines().collect();
-        lines.sort_unstable();
-        assert_eq!(lines, ["read", "told"]);
-        assert_eq!(asked, [directory.path()]);
-    }
-
-    #[test]
-    fn a_scan_that_finds_nothing_says_how_far_it_went() {
-        let mut bytes = [0; QUESTION];
-        for (index, value) in [ASK_SCAN, 9, 96, 0, 0x1000, 0x9000].into_iter().enumerate() {
-            bytes[index * WORD..][..WORD].copy_from_slice(&value.to_ne_bytes());
-        }
-        assert_eq!(Question::parse(&bytes), None, "it looks for something else");
-        bytes[12 * WORD..][..WORD].copy_from_slice(&PRESENT_OR_SWAPPED.to_ne_bytes());
-        assert_eq!(Question::parse(&bytes), Some(Question::Scan { descriptor: 9, start: 0x1000, end: 0x9000 }));
-        let answer: Vec<u8> = [1_u64, 0, 0x9000, 0].into_iter().flat_map(u64::to_ne_bytes).collect();
-        assert_eq!(Answer::Nothing { until: 0x9000 }.bytes(), answer);
-    }
-}
+mod tests;

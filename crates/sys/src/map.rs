@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::AsFd;
 
-use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
+use rustix::mm::{MapFlags, MremapFlags, ProtFlags, mmap, mmap_anonymous, mremap_fixed, munmap};
 
 /// Private anonymous memory, zero at first.
 #[derive(Debug)]
@@ -66,6 +66,26 @@ impl Anonymous {
             0 => Ok(()),
             _ => Err(io::Error::last_os_error()),
         }
+    }
+
+    /// Moves `length` bytes at an offset to another one in `other`, over what is there. What was moved is zero here.
+    ///
+    /// # Errors
+    /// When the offsets are not those of pages, or there is no room.
+    ///
+    /// # Panics
+    /// When an offset or an end is outside.
+    pub fn move_onto(&self, from: usize, other: &Self, to: usize, length: usize) -> io::Result<()> {
+        assert!(from + length <= self.length && to + length <= other.length);
+        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: both ranges are inside of our own mappings, into which nobody has a reference. The hole that is left is
+        // filled again at once, so that the mapping stays whole.
+        unsafe {
+            let (old, new) = (self.pointer.add(from).cast(), other.pointer.add(to).cast());
+            mremap_fixed(old, length, length, MremapFlags::MAYMOVE, new)?;
+            mmap_anonymous(old, length, protection, MapFlags::PRIVATE | MapFlags::FIXED)?;
+        }
+        Ok(())
     }
 }
 

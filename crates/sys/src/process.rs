@@ -1,4 +1,4 @@
-//! Starting programs with more set up than the standard library offers.
+//! Starting programs with more set up than the standard library offers, and what processes have in common.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -57,6 +57,20 @@ pub fn new_terminal_session(command: &mut Command) -> &mut Command {
     unsafe { command.pre_exec(set_up) }
 }
 
+/// Whether two processes have one memory between them, as a child has with its parent after `vfork(2)`.
+///
+/// # Errors
+/// When one of them is gone, or the kernel lacks `kcmp(2)`.
+pub fn share_memory(pid: u32, other: u32) -> io::Result<bool> {
+    const KCMP_VM: libc::c_int = 1;
+    // SAFETY: the call takes plain numbers.
+    match unsafe { libc::syscall(libc::SYS_kcmp, pid, other, KCMP_VM, 0, 0) } {
+        0 => Ok(true),
+        1.. => Ok(false),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Read;
@@ -75,5 +89,16 @@ mod tests {
         let mut text = String::new();
         std::fs::File::from(read).read_to_string(&mut text).unwrap();
         assert_eq!(text, "here\n");
+    }
+
+    #[test]
+    fn a_child_that_runs_another_program_shares_no_memory() {
+        let own = std::process::id();
+        let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+        assert!(share_memory(own, own).unwrap());
+        assert!(!share_memory(own, child.id()).unwrap());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(share_memory(own, child.id()).is_err());
     }
 }

@@ -1,7 +1,8 @@
 //! The pages that CRIU need not dump, for they are brought to the target without it.
 //!
 //! CRIU asks the kernel by `PAGEMAP_SCAN` which pages of a mapping there are. About pages that are covered it is told that
-//! there are none: its dump does not grow with them. On the target their mappings are registered for faults all the same,
+//! there are none: its dump does not grow with them. Where the kernel has no such call it reads the page map, whose entries
+//! are empty then. On the target their mappings are registered for faults all the same,
 //! whatever is in the images (`criu/uffd.c`), and somebody else brings what is missing.
 //!
 //! In shared memory it looks for data by `lseek(2)` (`criu/shmem.c`), and is told that there is none.
@@ -25,7 +26,7 @@ pub struct Coverage {
 }
 
 impl Coverage {
-    /// The answer to a scan by CRIU, whose process id is `criu`, of the page map at its descriptor.
+    /// The answer to a scan by CRIU, whose process id is `criu`, of what may be a page map at its descriptor, or to reading it.
     pub(super) fn answer(&self, criu: u32, descriptor: RawFd, start: u64, end: u64) -> Answer {
         let map = fs::read_link(format!("/proc/{criu}/fd/{descriptor}")).ok();
         let pid =

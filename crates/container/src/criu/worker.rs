@@ -258,6 +258,9 @@ fn answer(calls: &Calls, criu: u32, known: &OnceLock<Known>) {
         Question::Scan { descriptor, start, end } => {
             known.get().map_or(Answer::Pass, |known| known.coverage.answer(criu, descriptor, start, end))
         }
+        Question::Entries { pid, descriptor, start, end } => {
+            known.get().map_or(Answer::Pass, |known| known.coverage.answer(pid, descriptor, start, end))
+        }
         Question::Data { pid, descriptor } => {
             known.get().map_or(Answer::Pass, |known| known.coverage.answer_data(pid, descriptor))
         }

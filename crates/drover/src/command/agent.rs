@@ -3,16 +3,26 @@
 use std::io::IsTerminal;
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, Subcommand};
 use tracing_subscriber::EnvFilter;
 
+use super::features::FeaturesArgs;
 use crate::failure::{Doing, Failure};
 
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct AgentArgs {
+    #[command(subcommand)]
+    pub command: Option<AgentCommand>,
     /// The configuration file
     #[arg(long, default_value = "/etc/drover/agent.toml")]
     config: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum AgentCommand {
+    /// Show what machines can do: those of all nodes, or this one where no nodes are known
+    Features(FeaturesArgs),
 }
 
 /// Serves until a signal ends it.

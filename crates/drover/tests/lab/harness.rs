@@ -182,6 +182,11 @@ impl Lab {
 
     /// Brings it up.
     pub fn up() -> Self {
+        Self::up_with(&[])
+    }
+
+    /// Brings it up, with these variables in the environment of its agents.
+    pub fn up_with(variables: &[(&str, &str)]) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         check_machine();
         let name = format!("t{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
@@ -191,7 +196,9 @@ impl Lab {
         // In a process group of its own: whoever ends the test does not end it.
         let undertaker = std::os::unix::process::CommandExt::process_group(&mut undertaker, 0).spawn().unwrap();
         let lab = Self { name, undertaker };
-        lab.drover("lab up").well();
+        let mut up = lab.command("lab up");
+        up.envs(variables.iter().copied());
+        Running::start(up).end().well();
         lab
     }
 

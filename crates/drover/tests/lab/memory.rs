@@ -215,7 +215,11 @@ fn shared_memory_crosses_before_the_container_is_frozen() {
 
 /// A lab with a container on `n1` that has some MiB of numbers in words, which can be packed.
 fn with_numbers() -> Lab {
-    let lab = Lab::with_toolbox();
+    hold_numbers(Lab::up())
+}
+
+fn hold_numbers(lab: Lab) -> Lab {
+    lab.import("toolbox");
     let numbers = "x=$(seq 1 2000000); echo ready; while sleep 1; do :; done";
     lab.drover(("run --node n1 --name box -d toolbox sh -c", numbers)).well();
     lab.await_log("box", "ready\n");
@@ -228,6 +232,19 @@ fn first_round(report: &Value) -> (u64, u64) {
     assert_eq!(report["outcome"], "moved", "{report}");
     let round = &report["rounds"][0];
     (round["pages"].as_u64().unwrap(), round["bytes"].as_u64().unwrap())
+}
+
+#[test]
+fn what_has_crossed_is_not_dumped_again_where_criu_reads_the_page_map() {
+    /// `FI_DONT_USE_PAGEMAP_SCAN` (`criu/include/fault-injection.h`): as on kernels before 6.7.
+    const NO_SCANS: (&str, &str) = ("CRIU_FAULT", "135");
+    let lab = hold_numbers(Lab::up_with(&[NO_SCANS]));
+    for to in ["n2", "n1"] {
+        let report = lab.json(format!("migrate box --to {to} --fallback freeze"));
+        let (pages, _) = first_round(&report);
+        let frozen = report["rounds"].as_array().unwrap().last().unwrap()["pages"].as_u64().unwrap();
+        assert!(pages > 2000 && frozen < pages / 4, "{report}");
+    }
 }
 
 #[test]

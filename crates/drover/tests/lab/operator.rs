@@ -38,6 +38,21 @@ fn the_lab_says_what_it_did_and_that_its_client_runs_no_agent() {
     assert_eq!(lab.json("lab link none")["link"], serde_json::Value::Null);
 }
 
+#[test]
+fn features_of_every_node_are_told_by_its_agent() {
+    let lab = Lab::up();
+    let all = lab.json("agent features");
+    for (node, name) in all.as_array().unwrap().iter().zip(["n1", "n2"]) {
+        assert_eq!(node["node"], name);
+        // These tests need rounds, and CRIU.
+        assert!(node["tracking"].is_string(), "{node}");
+        let criu = node["features"].as_array().unwrap().iter().find(|feature| feature["name"] == "criu").unwrap();
+        assert!(criu["available"] == true && criu["found"].is_string(), "{criu}");
+    }
+    let one = lab.drover("agent features --node n2").well();
+    assert!(one.starts_with("n2: writes are followed by ") && !one.contains("n1"), "{one}");
+}
+
 /// A container with some MiB of memory, between nodes with slow links.
 fn large_and_slow(lab: &Lab) {
     let script = "x=$(head -c 16000000 /dev/zero | tr '\\0' x); echo filled; sleep 1000; echo over";
