@@ -15,8 +15,6 @@ use crate::node::now;
 
 /// How long a shim may take to listen after it was ordered to restore.
 const LISTENS: Duration = Duration::from_secs(10);
-/// The pause between two looks whether it does.
-const LOOK: Duration = Duration::from_millis(2);
 /// How often it is looked at whether a container that waits for pages is still there.
 const STILL_THERE: Duration = Duration::from_millis(500);
 
@@ -123,15 +121,7 @@ fn is_needed(container: &Container) -> bool {
 }
 
 fn carry(container: &Container, wishes: StreamSender, following: ChannelReader) -> Result<bool, FollowError> {
-    let until = Instant::now() + LISTENS;
-    let relays = container.layout.relays();
-    while !is_there(&relays) {
-        if Instant::now() > until {
-            return Ok(false);
-        }
-        std::thread::sleep(LOOK);
-    }
-    drover_memory::relay(&relays, wishes, following)
+    drover_memory::relay(&container.layout.relays(), Instant::now() + LISTENS, wishes, following)
 }
 
 fn is_there(path: &Path) -> bool {

@@ -169,7 +169,8 @@ impl Filler {
             }
             if finished {
                 if (idle || self.hurried >= PATIENCE)
-                    && let Some(index) = self.processes.iter().position(|process| !process.missing.is_empty()) {
+                    && let Some(index) = self.processes.iter().position(|process| !process.missing.is_empty())
+                {
                     self.hurried = 0;
                     self.go_on(index)?;
                 }

@@ -13,6 +13,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use drover_model::PageCount;
 use rustix::io::Errno;
@@ -34,6 +35,9 @@ pub(crate) const MOST: u32 = 16;
 pub(crate) const HEADER: usize = 20;
 /// The size of the longest piece in bytes; below the bound of the kernel's socket buffers.
 const LONGEST: usize = HEADER + (MOST as usize) * PAGE as usize;
+
+/// The pause between two looks whether a filler listens.
+const LOOK: Duration = Duration::from_millis(2);
 
 /// Why pages can no longer follow.
 #[derive(Debug, thiserror::Error)]
@@ -154,15 +158,24 @@ pub fn listen_for_relays(path: &Path) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Carries wishes of the filler that listens at `path` to the link, and what follows from there to the filler, until one
-/// of the two ends. Whether the filler has everything.
+/// Carries wishes of the filler that listens at `path`, or will `until` then, to the link, and what follows from there to
+/// the filler, until one of the two ends. Whether the filler has everything.
 ///
 /// # Errors
-/// When nobody listens, or the link breaks.
-pub fn relay(path: &Path, mut wishes: impl Write, following: impl Read + Send + 'static) -> Result<bool, FollowError> {
-    let filler = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None);
-    let filler = filler.map_err(io::Error::from)?;
-    connect(&filler, &SocketAddrUnix::new(path).map_err(io::Error::from)?).map_err(io::Error::from)?;
+/// When the link breaks.
+pub fn relay(
+    path: &Path,
+    until: Instant,
+    mut wishes: impl Write,
+    following: impl Read + Send + 'static,
+) -> Result<bool, FollowError> {
+    let filler = loop {
+        match reach(path)? {
+            Some(filler) => break filler,
+            None if Instant::now() > until => return Ok(false),
+            None => std::thread::sleep(LOOK),
+        }
+    };
     let carrying = filler.try_clone()?;
     // It ends with the link, which may be later than our end.
     std::thread::Builder::new().name("following".into()).spawn(move || {
@@ -182,6 +195,16 @@ pub fn relay(path: &Path, mut wishes: impl Write, following: impl Read + Send + 
         wishes.flush()?;
     }
     Ok(false)
+}
+
+/// A connection to the filler at `path`, if it listens: at first it has no socket, and then one that nobody listens at.
+fn reach(path: &Path) -> io::Result<Option<OwnedFd>> {
+    let filler = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    match connect(&filler, &SocketAddrUnix::new(path)?) {
+        Ok(()) => Ok(Some(filler)),
+        Err(Errno::NOENT | Errno::CONNREFUSED) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Carries a page stream to the filler, piece by piece.
@@ -289,6 +312,19 @@ mod tests {
     use drover_sys::map::Anonymous;
 
     use super::*;
+
+    #[test]
+    fn a_filler_that_has_a_socket_but_does_not_listen_yet_is_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("relays");
+        assert!(reach(&path).unwrap().is_none());
+        let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+        bind(&socket, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+        assert!(reach(&path).unwrap().is_none());
+        assert!(!relay(&path, Instant::now(), io::sink(), io::empty()).unwrap());
+        listen(&socket, 1).unwrap();
+        assert!(reach(&path).unwrap().is_some());
+    }
 
     #[test]
     fn wishes_are_answered_from_memory_and_nonsense_is_refused() {
