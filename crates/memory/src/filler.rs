@@ -9,7 +9,6 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::time::{Duration, Instant};
 
 use drover_model::PageCount;
 use drover_sys::map::Content;
@@ -23,6 +22,10 @@ use crate::following::{HEADER, Relay};
 use crate::pieces::Pieces;
 use crate::stored::Stored;
 use crate::wishes::Wishes;
+
+mod process;
+
+use process::{Placed, Process, place, settled};
 
 /// Why pages cannot be brought any more.
 #[derive(Debug, thiserror::Error)]
@@ -62,48 +65,7 @@ const PATIENCE: u32 = 32;
 /// How much is brought around a page that somebody waits for, in bytes.
 const AROUND: u64 = 64 << 10;
 
-/// How long the kernel may take to tell of mappings that have changed.
-const EVENT_COMES: Duration = Duration::from_secs(30);
 const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
-
-/// One process.
-#[derive(Debug)]
-struct Process {
-    id: u64,
-    faults: Userfaultfd,
-    /// What is in the store and not in the process yet.
-    missing: Pieces,
-    /// What is on the source alone; the slots are the numbers of the pages there.
-    awaited: Pieces,
-    /// Pages that somebody waits for and that could not be put there while the mappings were changing.
-    waiting: Vec<u64>,
-    /// Since when its mappings have been changing, with no word about how.
-    changing: Option<Instant>,
-}
-
-impl Process {
-    fn is_served(&self) -> bool {
-        self.missing.is_empty() && self.awaited.is_empty() && self.waiting.is_empty()
-    }
-
-    /// Its mappings are changing. An event that never comes would leave a page out for ever.
-    fn await_event(&mut self) -> Result<(), FillError> {
-        let since = *self.changing.get_or_insert_with(Instant::now);
-        if since.elapsed() < EVENT_COMES {
-            return Ok(());
-        }
-        Err(FillError::Fill(
-            self.id,
-            io::Error::new(io::ErrorKind::TimedOut, "its mappings have changed without a word"),
-        ))
-    }
-
-    /// Its address space has gone.
-    fn forget(&mut self) {
-        (self.missing, self.awaited) = Default::default();
-        self.waiting.clear();
-    }
-}
 
 /// Brings pages until none is missing.
 #[derive(Debug)]
@@ -392,48 +354,6 @@ impl Filler {
     }
 }
 
-/// What became of pages that were to be put in their place.
-enum Placed {
-    /// So many bytes of them are there.
-    Done(u64),
-    /// The first is there already.
-    Needless,
-    /// The mappings are changing: an event says, or will say, how.
-    Later,
-    /// The process has ended.
-    Gone,
-}
-
-/// Puts pages in their place: this content, or a page of zeros.
-fn place(faults: &Userfaultfd, address: u64, content: Option<&[u8]>) -> io::Result<Placed> {
-    let mut length = content.map_or(PAGE as usize, <[u8]>::len);
-    loop {
-        let done = match content {
-            Some(content) => faults.copy(address, &content[..length]),
-            None => faults.zero(address, PAGE),
-        };
-        let error = match done {
-            Ok(done) => return Ok(Placed::Done(done)),
-            Err(error) => error,
-        };
-        match Errno::from_io_error(&error) {
-            Some(Errno::AGAIN) => return Ok(Placed::Later),
-            Some(Errno::SRCH) => return Ok(Placed::Gone),
-            Some(Errno::EXIST) => return Ok(Placed::Needless),
-            // The range may reach over the end of a mapping: the smaller, the sooner it does not.
-            Some(Errno::NOENT) if length > PAGE as usize => length = (length / 2).next_multiple_of(PAGE as usize),
-            // A mapping that is moved is no longer in its old place before the kernel has told of it.
-            Some(Errno::NOENT) => return Ok(Placed::Later),
-            _ => return Err(error),
-        }
-    }
-}
-
-/// Whether a page that could not be put there is there already, or has no place any more.
-fn settled(error: &io::Error) -> bool {
-    matches!(Errno::from_io_error(error), Some(Errno::EXIST | Errno::NOENT | Errno::SRCH))
-}
-
 /// The descriptor that comes with one byte of nothing.
 fn receive(criu: &UnixStream) -> io::Result<OwnedFd> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -447,160 +367,4 @@ fn receive(criu: &UnixStream) -> io::Result<OwnedFd> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io::Write;
-
-    use std::os::fd::AsFd;
-
-    use drover_sys::map::Anonymous;
-    use drover_sys::uffd::feature;
-    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
-
-    use super::*;
-    use crate::following::{Wish, listen_for_relays};
-    use crate::inflow::Inflow;
-    use crate::record::{Object, PRESENT};
-    use crate::store::{AWAIT, KEEP, store};
-    use crate::stream::StreamWriter;
-
-    const PAGES: u64 = 700;
-
-    /// The byte that a page is full of; every tenth page is zero and not in the store.
-    fn byte(page: u64) -> u8 {
-        if page.is_multiple_of(10) { 0 } else { (page % 251) as u8 + 1 }
-    }
-
-    /// What CRIU says of a process.
-    fn introduce(criu: &mut UnixStream, id: i32, faults: &Userfaultfd) {
-        criu.write_all(&id.to_ne_bytes()).unwrap();
-        let descriptors = [faults.as_fd()];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut ancillary = SendAncillaryBuffer::new(&mut space);
-        ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
-        sendmsg(&*criu, &[io::IoSlice::new(&[0])], &mut ancillary, SendFlags::empty()).unwrap();
-    }
-
-    /// An agent that answers so many wishes, with pages of a byte each, and then is gone. Gives how many it heard, and
-    /// whether it heard that nothing is missing.
-    fn answer_wishes(path: &std::path::Path, start: u64, most: usize) -> (usize, bool) {
-        use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, connect, recv, send, socket};
-        let relay = socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
-        connect(&relay, &SocketAddrUnix::new(path).unwrap()).unwrap();
-        let mut bytes = [0; HEADER];
-        for heard in 0..most {
-            assert_eq!(recv(&relay, &mut bytes[..], RecvFlags::empty()).unwrap().0, HEADER);
-            let wish = Wish::decode(&bytes);
-            if wish == Wish::NOTHING {
-                return (heard, true);
-            }
-            let first = (wish.address - start) / PAGE;
-            for page in first..first + u64::from(wish.pages) {
-                // Zeros are said and not sent.
-                let content = vec![byte(page); if byte(page) == 0 { 0 } else { PAGE as usize }];
-                let header = Wish { process: wish.process, address: start + page * PAGE, pages: 1 }.encode();
-                send(&relay, &[&header[..], &content].concat(), SendFlags::empty()).unwrap();
-            }
-        }
-        (most, false)
-    }
-
-    #[test]
-    fn pages_that_follow_come_even_when_the_link_is_lost_on_the_way() {
-        let memory = Anonymous::new((PAGES * PAGE) as usize).unwrap();
-        let start = memory.address();
-        let directory = tempfile::tempdir().unwrap();
-        let mut bytes = Vec::new();
-        let mut writer = StreamWriter::new(&mut bytes).unwrap();
-        writer.object(Object::Process(9)).unwrap();
-        // What is in the store is old where it follows.
-        writer.run(PRESENT, start, 300).unwrap();
-        for page in 0..300 {
-            writer.content().write_all(&[if page < 200 { byte(page) } else { 99 }; PAGE as usize]).unwrap();
-        }
-        writer.run(KEEP, start, PAGES as u32).unwrap();
-        writer.run(AWAIT, start + 200 * PAGE, (PAGES - 200) as u32).unwrap();
-        writer.end().unwrap();
-        store(directory.path(), &mut Inflow::new(std::iter::once(bytes.into())), || ()).unwrap();
-
-        let faults = Userfaultfd::new().unwrap();
-        faults.agree(feature::EVENT_REMOVE | feature::EVENT_UNMAP | feature::EVENT_REMAP).unwrap();
-        faults.register_missing(start, PAGES * PAGE).unwrap();
-        let listener = UnixListener::bind(directory.path().join("socket")).unwrap();
-        let agents = listen_for_relays(&directory.path().join("agents")).unwrap();
-        let filler = Filler::new(Stored::open(directory.path()).unwrap().unwrap()).unwrap();
-        std::thread::scope(|scope| {
-            let filling = scope.spawn(|| filler.serve(&listener, &agents).unwrap());
-            let mut criu = UnixStream::connect(directory.path().join("socket")).unwrap();
-            introduce(&mut criu, 9, &faults);
-            drop(faults);
-            criu.write_all(&FINISHED.to_ne_bytes()).unwrap();
-            let path = directory.path().join("agents");
-            assert_eq!(answer_wishes(&path, start, 7), (7, false));
-            let answering = scope.spawn(move || answer_wishes(&path, start, usize::MAX));
-            for page in (0..PAGES).rev() {
-                assert_eq!(memory.read((page * PAGE) as usize + 7), byte(page), "page {page}");
-            }
-            assert!(answering.join().unwrap().1, "it hears that nothing is missing");
-            assert_eq!(filling.join().unwrap().pages, PAGES);
-        });
-    }
-
-    #[test]
-    fn every_page_comes_to_its_place_and_whoever_waits_goes_on() {
-        let memory = Anonymous::new((PAGES * PAGE) as usize).unwrap();
-        let start = memory.address();
-        let directory = tempfile::tempdir().unwrap();
-        let mut bytes = Vec::new();
-        let mut writer = StreamWriter::new(&mut bytes).unwrap();
-        writer.object(Object::Process(9)).unwrap();
-        for page in (0..PAGES).filter(|page| byte(*page) != 0) {
-            writer.run(PRESENT, start + page * PAGE, 1).unwrap();
-            writer.content().write_all(&[byte(page); PAGE as usize]).unwrap();
-        }
-        writer.run(KEEP, start, PAGES as u32).unwrap();
-        writer.end().unwrap();
-        store(directory.path(), &mut Inflow::new(std::iter::once(bytes.into())), || ()).unwrap();
-
-        let faults = Userfaultfd::new().unwrap();
-        faults.agree(feature::EVENT_REMOVE | feature::EVENT_UNMAP | feature::EVENT_REMAP).unwrap();
-        faults.register_missing(start, PAGES * PAGE).unwrap();
-        let path = directory.path().join("socket");
-        let listener = UnixListener::bind(&path).unwrap();
-        let filler = Filler::new(Stored::open(directory.path()).unwrap().unwrap()).unwrap();
-        let agents = listen_for_relays(&directory.path().join("agents")).unwrap();
-        std::thread::scope(|scope| {
-            let filling = scope.spawn(|| filler.serve(&listener, &agents).unwrap());
-            // What CRIU does.
-            let mut criu = UnixStream::connect(&path).unwrap();
-            criu.write_all(&(-3_i32).to_ne_bytes()).unwrap();
-            introduce(&mut criu, 9, &faults);
-            // A task closes its own, or nobody would ever leave what is zero to the kernel.
-            drop(faults);
-            // Somebody waits before CRIU has finished.
-            for page in [333, 20, 699] {
-                assert_eq!(memory.read((page * PAGE) as usize + 5), byte(page));
-            }
-            criu.write_all(&FINISHED.to_ne_bytes()).unwrap();
-            for page in 0..PAGES {
-                assert_eq!(memory.read((page * PAGE) as usize + 7), byte(page), "page {page}");
-            }
-            let filled = filling.join().unwrap();
-            assert_eq!(filled.pages, (0..PAGES).filter(|page| byte(*page) != 0).count() as u64);
-            assert!(filled.faults >= 3);
-        });
-    }
-
-    #[test]
-    fn a_restore_that_breaks_off_ends_the_filling() {
-        let directory = tempfile::tempdir().unwrap();
-        let mut bytes = Vec::new();
-        StreamWriter::new(&mut bytes).unwrap().end().unwrap();
-        store(directory.path(), &mut Inflow::new(std::iter::once(bytes.into())), || ()).unwrap();
-        let path = directory.path().join("socket");
-        let listener = UnixListener::bind(&path).unwrap();
-        drop(UnixStream::connect(&path).unwrap());
-        let agents = listen_for_relays(&directory.path().join("agents")).unwrap();
-        let filler = Filler::new(Stored::open(directory.path()).unwrap().unwrap()).unwrap();
-        assert!(matches!(filler.serve(&listener, &agents), Err(FillError::Criu(_))));
-    }
-}
+mod tests;

@@ -1,0 +1,155 @@
+use std::io::Write;
+
+use std::os::fd::AsFd;
+
+use drover_sys::map::Anonymous;
+use drover_sys::uffd::feature;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+
+use super::*;
+use crate::following::{Wish, listen_for_relays};
+use crate::inflow::Inflow;
+use crate::record::{Object, PRESENT};
+use crate::store::{AWAIT, KEEP, store};
+use crate::stream::StreamWriter;
+
+const PAGES: u64 = 700;
+
+/// The byte that a page is full of; every tenth page is zero and not in the store.
+fn byte(page: u64) -> u8 {
+    if page.is_multiple_of(10) { 0 } else { (page % 251) as u8 + 1 }
+}
+
+/// What CRIU says of a process.
+fn introduce(criu: &mut UnixStream, id: i32, faults: &Userfaultfd) {
+    criu.write_all(&id.to_ne_bytes()).unwrap();
+    let descriptors = [faults.as_fd()];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
+    sendmsg(&*criu, &[io::IoSlice::new(&[0])], &mut ancillary, SendFlags::empty()).unwrap();
+}
+
+/// An agent that answers so many wishes, with pages of a byte each, and then is gone. Gives how many it heard, and
+/// whether it heard that nothing is missing.
+fn answer_wishes(path: &std::path::Path, start: u64, most: usize) -> (usize, bool) {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, connect, recv, send, socket};
+    let relay = socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
+    connect(&relay, &SocketAddrUnix::new(path).unwrap()).unwrap();
+    let mut bytes = [0; HEADER];
+    for heard in 0..most {
+        assert_eq!(recv(&relay, &mut bytes[..], RecvFlags::empty()).unwrap().0, HEADER);
+        let wish = Wish::decode(&bytes);
+        if wish == Wish::NOTHING {
+            return (heard, true);
+        }
+        let first = (wish.address - start) / PAGE;
+        for page in first..first + u64::from(wish.pages) {
+            // Zeros are said and not sent.
+            let content = vec![byte(page); if byte(page) == 0 { 0 } else { PAGE as usize }];
+            let header = Wish { process: wish.process, address: start + page * PAGE, pages: 1 }.encode();
+            send(&relay, &[&header[..], &content].concat(), SendFlags::empty()).unwrap();
+        }
+    }
+    (most, false)
+}
+
+#[test]
+fn pages_that_follow_come_even_when_the_link_is_lost_on_the_way() {
+    let memory = Anonymous::new((PAGES * PAGE) as usize).unwrap();
+    let start = memory.address();
+    let directory = tempfile::tempdir().unwrap();
+    let mut bytes = Vec::new();
+    let mut writer = StreamWriter::new(&mut bytes).unwrap();
+    writer.object(Object::Process(9)).unwrap();
+    // What is in the store is old where it follows.
+    writer.run(PRESENT, start, 300).unwrap();
+    for page in 0..300 {
+        writer.content().write_all(&[if page < 200 { byte(page) } else { 99 }; PAGE as usize]).unwrap();
+    }
+    writer.run(KEEP, start, PAGES as u32).unwrap();
+    writer.run(AWAIT, start + 200 * PAGE, (PAGES - 200) as u32).unwrap();
+    writer.end().unwrap();
+    store(directory.path(), &mut Inflow::new(std::iter::once(bytes.into())), || ()).unwrap();
+
+    let faults = Userfaultfd::new().unwrap();
+    faults.agree(feature::EVENT_REMOVE | feature::EVENT_UNMAP | feature::EVENT_REMAP).unwrap();
+    faults.register_missing(start, PAGES * PAGE).unwrap();
+    let listener = UnixListener::bind(directory.path().join("socket")).unwrap();
+    let agents = listen_for_relays(&directory.path().join("agents")).unwrap();
+    let filler = Filler::new(Stored::open(directory.path()).unwrap().unwrap()).unwrap();
+    std::thread::scope(|scope| {
+        let filling = scope.spawn(|| filler.serve(&listener, &agents).unwrap());
+        let mut criu = UnixStream::connect(directory.path().join("socket")).unwrap();
+        introduce(&mut criu, 9, &faults);
+        drop(faults);
+        criu.write_all(&FINISHED.to_ne_bytes()).unwrap();
+        let path = directory.path().join("agents");
+        assert_eq!(answer_wishes(&path, start, 7), (7, false));
+        let answering = scope.spawn(move || answer_wishes(&path, start, usize::MAX));
+        for page in (0..PAGES).rev() {
+            assert_eq!(memory.read((page * PAGE) as usize + 7), byte(page), "page {page}");
+        }
+        assert!(answering.join().unwrap().1, "it hears that nothing is missing");
+        assert_eq!(filling.join().unwrap().pages, PAGES);
+    });
+}
+
+#[test]
+fn every_page_comes_to_its_place_and_whoever_waits_goes_on() {
+    let memory = Anonymous::new((PAGES * PAGE) as usize).unwrap();
+    let start = memory.address();
+    let directory = tempfile::tempdir().unwrap();
+    let mut bytes = Vec::new();
+    let mut writer = StreamWriter::new(&mut bytes).unwrap();
+    writer.object(Object::Process(9)).unwrap();
+    for page in (0..PAGES).filter(|page| byte(*page) != 0) {
+        writer.run(PRESENT, start + page * PAGE, 1).unwrap();
+        writer.content().write_all(&[byte(page); PAGE as usize]).unwrap();
+    }
+    writer.run(KEEP, start, PAGES as u32).unwrap();
+    writer.end().unwrap();
+    store(directory.path(), &mut Inflow::new(std::iter::once(bytes.into())), || ()).unwrap();
+
+    let faults = Userfaultfd::new().unwrap();
+    faults.agree(feature::EVENT_REMOVE | feature::EVENT_UNMAP | feature::EVENT_REMAP).unwrap();
+    faults.register_missing(start, PAGES * PAGE).unwrap();
+    let path = directory.path().join("socket");
+    let listener = UnixListener::bind(&path).unwrap();
+    let filler = Filler::new(Stored::open(directory.path()).unwrap().unwrap()).unwrap();
+    let agents = listen_for_relays(&directory.path().join("agents")).unwrap();
+    std::thread::scope(|scope| {
+        let filling = scope.spawn(|| filler.serve(&listener, &agents).unwrap());
+        // What CRIU does.
+        let mut criu = UnixStream::connect(&path).unwrap();
+        criu.write_all(&(-3_i32).to_ne_bytes()).unwrap();
+        introduce(&mut criu, 9, &faults);
+        // A task closes its own, or nobody would ever leave what is zero to the kernel.
+        drop(faults);
+        // Somebody waits before CRIU has finished.
+        for page in [333, 20, 699] {
+            assert_eq!(memory.read((page * PAGE) as usize + 5), byte(page));
+        }
+        criu.write_all(&FINISHED.to_ne_bytes()).unwrap();
+        for page in 0..PAGES {
+            assert_eq!(memory.read((page * PAGE) as usize + 7), byte(page), "page {page}");
+        }
+        let filled = filling.join().unwrap();
+        assert_eq!(filled.pages, (0..PAGES).filter(|page| byte(*page) != 0).count() as u64);
+        assert!(filled.faults >= 3);
+    });
+}
+
+#[test]
+fn a_restore_that_breaks_off_ends_the_filling() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut bytes = Vec::new();
+    StreamWriter::new(&mut bytes).unwrap().end().unwrap();
+    store(directory.path(), &mut Inflow::new(std::iter::once(bytes.into())), || ()).unwrap();
+    let path = directory.path().join("socket");
+    let listener = UnixListener::bind(&path).unwrap();
+    drop(UnixStream::connect(&path).unwrap());
+    let agents = listen_for_relays(&directory.path().join("agents")).unwrap();
+    let filler = Filler::new(Stored::open(directory.path()).unwrap().unwrap()).unwrap();
+    assert!(matches!(filler.serve(&listener, &agents), Err(FillError::Criu(_))));
+}
