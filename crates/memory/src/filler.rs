@@ -62,7 +62,7 @@ const STRIDE: u64 = 128 << 10;
 /// waited for. The most, for a program that always waits must not keep the rest from coming.
 const SOON: Timespec = Timespec { tv_sec: 0, tv_nsec: 500_000 };
 const PATIENCE: u32 = 32;
-/// How much is brought around a page that somebody waits for, in bytes.
+/// How much is brought around a page that somebody waits for, in bytes, from a multiple of it on.
 const AROUND: u64 = 64 << 10;
 
 const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
@@ -213,7 +213,8 @@ impl Filler {
             let faults = Userfaultfd::from_descriptor(receive(criu).map_err(FillError::Criu)?);
             let missing = self.stored.processes.get(&id).cloned().unwrap_or_default();
             let awaited = self.stored.awaited.get(&id).cloned().unwrap_or_default();
-            self.processes.push(Process { id, faults, missing, awaited, waiting: Vec::new(), changing: None });
+            let recent = self.stored.recent.get(&id).cloned().unwrap_or_default();
+            self.processes.push(Process { recent, ..Process::new(id, faults, missing, awaited) });
         }
         Ok(false)
     }
@@ -242,8 +243,7 @@ impl Filler {
                 // The child lacks what its parent lacks.
                 Some(Event::Fork(faults)) => {
                     let (missing, awaited) = (process.missing.clone(), process.awaited.clone());
-                    let child =
-                        Process { id: process.id, faults, missing, awaited, waiting: Vec::new(), changing: None };
+                    let child = Process::new(process.id, faults, missing, awaited);
                     self.processes.push(child);
                     self.shared = true;
                 }
@@ -259,11 +259,19 @@ impl Filler {
         }
     }
 
-    /// Brings the page that somebody waits for, and some behind it.
+    /// Brings the page that somebody waits for, and those around it.
     fn bring_around(&mut self, index: usize, address: u64) -> Result<(), FillError> {
         let process = &mut self.processes[index];
         if let Some((_, end)) = process.missing.at(address) {
-            return self.bring(index, address..end.min(address + AROUND));
+            let around = address - address % AROUND;
+            let around = around..around.saturating_add(AROUND);
+            self.bring(index, address..end.min(around.end))?;
+            let mut at = around.start;
+            while let Some((start, pages)) = self.processes[index].missing.from(at).filter(|(at, _)| *at < around.end) {
+                at = around.end.min(start + pages * PAGE);
+                self.bring(index, start..at)?;
+            }
+            return Ok(());
         }
         if let Some((page, end)) = process.awaited.at(address) {
             self.wishes.hurry(process.id, page * PAGE, end - address);
@@ -283,8 +291,10 @@ impl Filler {
 
     /// Brings the next pages that nobody waits for yet.
     fn go_on(&mut self, index: usize) -> Result<(), FillError> {
-        let Some((start, piece)) = self.processes[index].missing.first() else { return Ok(()) };
-        self.bring(index, start..start + (piece.pages * PAGE).min(STRIDE))
+        match self.processes[index].next(STRIDE) {
+            Some(range) => self.bring(index, range),
+            None => Ok(()),
+        }
     }
 
     /// Brings pages that are in one piece.

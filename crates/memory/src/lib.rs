@@ -22,6 +22,7 @@ mod packers;
 mod pages;
 mod pieces;
 mod reader;
+mod recent;
 mod record;
 mod rounds;
 mod sent;

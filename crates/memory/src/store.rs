@@ -16,8 +16,9 @@ use crate::inflow::Inflow;
 use crate::pack::{Algorithm, Unpacker};
 use crate::pages::PageSet;
 use crate::pieces::{Piece, Pieces};
+use crate::recent::Recent;
 use crate::record::{MAX_BLOCK, Object, PRESENT, Record, Run};
-use crate::stored::{CONTENT, write_index};
+use crate::stored::{CONTENT, words_of, write_index};
 use crate::stream::{StreamError, StreamReader};
 use crate::writer::{Ended, Place, Writer};
 
@@ -91,6 +92,7 @@ struct Arriving {
     processes: BTreeMap<u64, Pieces>,
     kept: BTreeMap<u64, Vec<Range<u64>>>,
     awaited: BTreeMap<u64, Vec<Range<u64>>>,
+    recent: Recent,
     /// How many runs were named.
     named: usize,
     shared: Arrived,
@@ -149,6 +151,7 @@ impl Arriving {
                 }
                 Record::Mark => {
                     writer.finish().map_err(ended)?;
+                    self.recent.mark();
                     marked();
                 }
                 Record::End => return Ok(()),
@@ -184,6 +187,7 @@ impl Arriving {
     /// Where pages go: one that is known already is written over; a new one goes to the end of the file.
     fn places(&mut self, id: u64, runs: &[Run]) -> Result<Vec<Place>, StoreError> {
         let mut slots = self.slots;
+        self.recent.note(id, runs);
         let pieces = self.process(id)?;
         let mut places: Vec<Place> = Vec::with_capacity(runs.len());
         for run in runs {
@@ -243,8 +247,8 @@ impl Arriving {
                 words.extend([address, piece.pages, piece.slot]);
             }
             let awaited = PageSet::of(self.awaited.remove(id).unwrap_or_default());
-            words.push(awaited.runs().len() as u64);
-            words.extend(awaited.runs().iter().flat_map(|run| [run.start, (run.end - run.start) / PageCount::PAGE]));
+            words.extend(words_of(awaited.runs()));
+            words.extend(words_of(&self.recent.take(*id)));
         }
         write_index(directory, words)?;
         self.shared.finish();

@@ -1,13 +1,14 @@
 //! What the store has left on the target: where each page of each process is.
 //!
-//! The index is a file of 64-bit words, little endian: the eight bytes `DRVINDX2`, the number of processes, and for each
+//! The index is a file of 64-bit words, little endian: the eight bytes `DRVINDX3`, the number of processes, and for each
 //! process its id in its own namespace, the number of its pieces, the pieces (address of the first page, number of pages,
 //! number of the first page in the file), the number of runs that will follow, and those: address of the first page,
-//! number of pages.
+//! number of pages; likewise the runs that were written last.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::ops::Range;
 use std::path::Path;
 
 use drover_model::PageCount;
@@ -17,7 +18,7 @@ use crate::store::StoreError;
 
 /// The file with the pages.
 pub(crate) const CONTENT: &str = "pages";
-const MAGIC: &[u8; 8] = b"DRVINDX2";
+const MAGIC: &[u8; 8] = b"DRVINDX3";
 const INDEX: &str = "index";
 const WORD: usize = 8;
 
@@ -43,6 +44,8 @@ pub struct Stored {
     pub(crate) processes: BTreeMap<u64, Pieces>,
     /// The pages that follow, likewise. Their slots are the numbers of the pages on the source.
     pub(crate) awaited: BTreeMap<u64, Pieces>,
+    /// Pages that were written last, the very last ones at the end.
+    pub(crate) recent: BTreeMap<u64, Vec<Range<u64>>>,
 }
 
 impl Stored {
@@ -64,7 +67,7 @@ impl Stored {
             index.strip_prefix(MAGIC).filter(|words| words.len().is_multiple_of(WORD)).ok_or(StoreError::Index)?;
         let mut words = words.chunks_exact(WORD).map(|word| u64::from_le_bytes(word.try_into().expect("eight bytes")));
         let mut next = || words.next().ok_or(StoreError::Index);
-        let (mut processes, mut awaited) = (BTreeMap::new(), BTreeMap::new());
+        let (mut processes, mut awaited, mut recent) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         for _ in 0..next()? {
             let (id, count) = (next()?, next()?);
             let mut pieces = Pieces::default();
@@ -77,16 +80,32 @@ impl Stored {
             }
             processes.insert(id, pieces);
             let mut pieces = Pieces::default();
-            for _ in 0..next()? {
-                let (address, pages) = (next()?, next()?);
-                let end = pages.checked_mul(PageCount::PAGE).and_then(|length| address.checked_add(length));
-                end.filter(|_| address.is_multiple_of(PageCount::PAGE)).ok_or(StoreError::Index)?;
-                pieces.insert(address, Piece { pages, slot: address / PageCount::PAGE });
+            for run in runs(&mut next)? {
+                let (pages, slot) = ((run.end - run.start) / PageCount::PAGE, run.start / PageCount::PAGE);
+                pieces.insert(run.start, Piece { pages, slot });
             }
             awaited.insert(id, pieces);
+            recent.insert(id, runs(&mut next)?);
         }
-        Ok(Some(Self { content, slots, processes, awaited }))
+        Ok(Some(Self { content, slots, processes, awaited, recent }))
     }
+}
+
+/// The words of runs, behind their number.
+pub(crate) fn words_of(runs: &[Range<u64>]) -> impl Iterator<Item = u64> {
+    let words = runs.iter().flat_map(|run| [run.start, (run.end - run.start) / PageCount::PAGE]);
+    std::iter::once(runs.len() as u64).chain(words)
+}
+
+fn runs(next: &mut impl FnMut() -> Result<u64, StoreError>) -> Result<Vec<Range<u64>>, StoreError> {
+    let mut runs = Vec::new();
+    for _ in 0..next()? {
+        let (address, pages) = (next()?, next()?);
+        let end = pages.checked_mul(PageCount::PAGE).and_then(|length| address.checked_add(length));
+        let end = end.filter(|_| address.is_multiple_of(PageCount::PAGE)).ok_or(StoreError::Index)?;
+        runs.push(address..end);
+    }
+    Ok(runs)
 }
 
 #[cfg(test)]
@@ -103,14 +122,15 @@ mod tests {
             std::fs::write(directory.path().join(INDEX), [&MAGIC[..], &words].concat()).unwrap();
             Stored::open(directory.path())
         };
-        assert!(index(&[1, 7, 1, 0x1000, 1, 0, 1, 0x5000, 3]).unwrap().is_some());
-        let wrong: [&[u64]; 7] = [
-            &[1, 7, 1, 0x1000, 2, 0, 0],
-            &[1, 7, 1, 0x1000, 1, u64::MAX, 0],
-            &[1, 7, 2, 0x1000, 1, 0, 0],
+        assert!(index(&[1, 7, 1, 0x1000, 1, 0, 1, 0x5000, 3, 1, 0x1000, 1]).unwrap().is_some());
+        let wrong: [&[u64]; 8] = [
+            &[1, 7, 1, 0x1000, 2, 0, 0, 0],
+            &[1, 7, 1, 0x1000, 1, u64::MAX, 0, 0],
+            &[1, 7, 2, 0x1000, 1, 0, 0, 0],
             &[1, 7, 1, 0x1000, 1, 0],
-            &[1, 7, 0, 1, 0x5001, 1],
-            &[1, 7, 0, 1, 0x5000, u64::MAX],
+            &[1, 7, 1, 0x1000, 1, 0, 0],
+            &[1, 7, 0, 1, 0x5001, 1, 0],
+            &[1, 7, 0, 1, 0x5000, u64::MAX, 0],
             &[],
         ];
         for wrong in wrong {

@@ -1,6 +1,7 @@
 //! One process whose pages are brought, and putting pages in their place.
 
 use std::io;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use drover_model::PageCount;
@@ -23,6 +24,8 @@ pub(super) struct Process {
     pub missing: Pieces,
     /// What is on the source alone; the slots are the numbers of the pages there.
     pub awaited: Pieces,
+    /// What is brought before all else: it was written shortly before the freeze, so it will soon be used.
+    pub recent: Vec<Range<u64>>,
     /// Pages that somebody waits for and that could not be put there while the mappings were changing.
     pub waiting: Vec<u64>,
     /// Since when its mappings have been changing, with no word about how.
@@ -30,6 +33,26 @@ pub(super) struct Process {
 }
 
 impl Process {
+    pub fn new(id: u64, faults: Userfaultfd, missing: Pieces, awaited: Pieces) -> Self {
+        Self { id, faults, missing, awaited, recent: Vec::new(), waiting: Vec::new(), changing: None }
+    }
+
+    /// What to bring next, at most so many bytes.
+    pub fn next(&mut self, most: u64) -> Option<Range<u64>> {
+        while let Some(recent) = self.recent.pop() {
+            let Some((start, pages)) = self.missing.from(recent.start).filter(|(start, _)| *start < recent.end) else {
+                continue;
+            };
+            let end = recent.end.min(start + (pages * PAGE).min(most));
+            if end < recent.end {
+                self.recent.push(end..recent.end);
+            }
+            return Some(start..end);
+        }
+        let (start, piece) = self.missing.first()?;
+        Some(start..start + (piece.pages * PAGE).min(most))
+    }
+
     pub fn is_served(&self) -> bool {
         self.missing.is_empty() && self.awaited.is_empty() && self.waiting.is_empty()
     }
