@@ -19,6 +19,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
 use crate::following::{HEADER, Relay};
+use crate::pages::PageSet;
 use crate::pieces::Pieces;
 use crate::stored::Stored;
 use crate::wishes::Wishes;
@@ -62,6 +63,8 @@ const STRIDE: u64 = 128 << 10;
 /// waited for. The most, for a program that always waits must not keep the rest from coming.
 const SOON: Timespec = Timespec { tv_sec: 0, tv_nsec: 500_000 };
 const PATIENCE: u32 = 32;
+/// How much may be in memory twice, in the store and in its place, in bytes: to give it back takes as long as to bring it.
+const TWICE: u64 = 8 << 20;
 /// How much is brought around a page that somebody waits for, in bytes, from a multiple of it on.
 const AROUND: u64 = 64 << 10;
 
@@ -79,6 +82,9 @@ pub struct Filler {
     filled: Filled,
     /// How many pages were waited for since the last that nobody waited for.
     hurried: u32,
+    /// Where in the content is what has been brought, and how much that is: it is in memory twice.
+    twice: Vec<Range<u64>>,
+    twice_bytes: u64,
     buffer: Vec<u8>,
 }
 
@@ -102,7 +108,8 @@ impl Filler {
         let content = content.map_err(FillError::Content)?;
         let wishes = Wishes::new(stored.awaited.clone());
         let (processes, filled, buffer) = (Vec::new(), Filled::default(), vec![0; Relay::LONGEST]);
-        Ok(Self { stored, content, processes, wishes, shared: false, filled, hurried: 0, buffer })
+        let (twice, twice_bytes) = Default::default();
+        Ok(Self { stored, content, processes, wishes, shared: false, filled, hurried: 0, twice, twice_bytes, buffer })
     }
 
     /// Accepts CRIU's connection and serves until every page is where it belongs. Before CRIU has finished nobody gets
@@ -135,6 +142,9 @@ impl Filler {
                 {
                     self.hurried = 0;
                     self.go_on(index)?;
+                    if self.twice_bytes >= TWICE {
+                        self.give_back();
+                    }
                 }
                 let processes = &self.processes;
                 self.wishes.go_on(|id, page| {
@@ -266,6 +276,10 @@ impl Filler {
             let around = address - address % AROUND;
             let around = around..around.saturating_add(AROUND);
             self.bring(index, address..end.min(around.end))?;
+            if self.processes[index].missing.at(address).is_some() {
+                self.processes[index].waiting.push(address);
+                return Ok(());
+            }
             let mut at = around.start;
             while let Some((start, pages)) = self.processes[index].missing.from(at).filter(|(at, _)| *at < around.end) {
                 at = around.end.min(start + pages * PAGE);
@@ -297,6 +311,18 @@ impl Filler {
         }
     }
 
+    /// Gives back the store's memory of what has been brought.
+    fn give_back(&mut self) {
+        self.twice_bytes = 0;
+        let twice = PageSet::of(std::mem::take(&mut self.twice));
+        // A child of a fork needs it, too.
+        for run in twice.runs().iter().filter(|_| !self.shared) {
+            let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+            // A file that cannot have holes only takes more room.
+            let _ = fallocate(&self.stored.content, hole, run.start, run.end - run.start);
+        }
+    }
+
     /// Brings pages that are in one piece.
     fn bring(&mut self, index: usize, range: Range<u64>) -> Result<(), FillError> {
         let process = &mut self.processes[index];
@@ -320,11 +346,8 @@ impl Filler {
                 Err(error) => return Err(FillError::Fill(process.id, error)),
             };
             process.missing.remove(at..at + done);
-            if !self.shared {
-                // It is in memory twice until now. A file that cannot have holes only takes more room.
-                let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-                let _ = fallocate(&self.stored.content, hole, offset as u64, done);
-            }
+            self.twice.push(offset as u64..offset as u64 + done);
+            self.twice_bytes += done;
             at += done;
         }
         Ok(())

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use crate::pages::PageSet;
 use crate::record::Run;
 
 /// The most runs that are noted of a round: whoever writes more than that writes everywhere.
@@ -35,9 +36,10 @@ impl Recent {
 
     /// Those of a process, the very last at the end.
     pub fn take(&mut self, id: u64) -> Vec<Range<u64>> {
-        let mut runs = self.before.remove(&id).unwrap_or_default();
-        runs.extend(self.last.remove(&id).unwrap_or_default());
-        runs
+        let [before, last] = [&mut self.before, &mut self.last].map(|runs| runs.remove(&id).unwrap_or_default());
+        let last = PageSet::of(last);
+        let before = PageSet::of(before).without(&last);
+        [before.runs(), last.runs()].concat()
     }
 }
 
@@ -70,6 +72,7 @@ mod tests {
         for _ in 0..3 * MOST {
             recent.note(7, &[Run { address: 0, pages: 1 }]);
         }
-        assert_eq!(recent.take(7).len(), MOST);
+        assert_eq!(recent.last[&7].len(), MOST);
+        assert_eq!(recent.take(7), std::slice::from_ref(&(0..4096)));
     }
 }

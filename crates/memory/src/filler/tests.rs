@@ -1,4 +1,5 @@
 use std::io::Write;
+use std::sync::mpsc;
 
 use std::os::fd::AsFd;
 
@@ -14,6 +15,8 @@ use crate::store::{AWAIT, KEEP, store};
 use crate::stream::StreamWriter;
 
 const PAGES: u64 = 700;
+/// `MADV_DONTNEED` (`madvise(2)`).
+const DONT_NEED: i32 = 4;
 
 /// The byte that a page is full of; every tenth page is zero and not in the store.
 fn byte(page: u64) -> u8 {
@@ -137,6 +140,66 @@ fn every_page_comes_to_its_place_and_whoever_waits_goes_on() {
         let filled = filling.join().unwrap();
         assert_eq!(filled.pages, (0..PAGES).filter(|page| byte(*page) != 0).count() as u64);
         assert!(filled.faults >= 3);
+    });
+}
+
+/// Waits until a thread of this process sleeps in the kernel.
+fn await_sleep(thread: &mpsc::Receiver<rustix::process::Pid>) {
+    let path = format!("/proc/self/task/{}/stat", thread.recv().unwrap().as_raw_nonzero());
+    let sleeps = || std::fs::read_to_string(&path).unwrap().rsplit(") ").next().unwrap().starts_with(['S', 'D']);
+    while !sleeps() {
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_thread_that_waits_while_another_gives_memory_back_is_not_forgotten() {
+    let memory = Anonymous::new((PAGES * PAGE) as usize).unwrap();
+    let start = memory.address();
+    let directory = tempfile::tempdir().unwrap();
+    let mut bytes = Vec::new();
+    let mut writer = StreamWriter::new(&mut bytes).unwrap();
+    writer.object(Object::Process(9)).unwrap();
+    writer.run(PRESENT, start, PAGES as u32).unwrap();
+    for page in 0..PAGES {
+        writer.content().write_all(&[byte(page); PAGE as usize]).unwrap();
+    }
+    writer.run(KEEP, start, PAGES as u32).unwrap();
+    writer.end().unwrap();
+    store(directory.path(), &mut Inflow::new(std::iter::once(bytes.into())), || ()).unwrap();
+
+    let faults = Userfaultfd::new().unwrap();
+    faults.agree(feature::EVENT_REMOVE | feature::EVENT_UNMAP | feature::EVENT_REMAP).unwrap();
+    faults.register_missing(start, PAGES * PAGE).unwrap();
+    let path = directory.path().join("socket");
+    let listener = UnixListener::bind(&path).unwrap();
+    let filler = Filler::new(Stored::open(directory.path()).unwrap().unwrap()).unwrap();
+    let agents = listen_for_relays(&directory.path().join("agents")).unwrap();
+    std::thread::scope(|scope| {
+        let (says, thread) = mpsc::channel();
+        let says_too = says.clone();
+        let (has_read, read) = mpsc::channel();
+        let memory = &memory;
+        scope.spawn(move || {
+            says.send(rustix::thread::gettid()).unwrap();
+            has_read.send(memory.read(333 * PAGE as usize)).unwrap();
+        });
+        await_sleep(&thread);
+        // The kernel tells of waiting threads first, and nothing can be brought before it has told of this.
+        scope.spawn(move || {
+            says_too.send(rustix::thread::gettid()).unwrap();
+            memory.advise(DONT_NEED).unwrap();
+        });
+        await_sleep(&thread);
+        let filling = scope.spawn(|| filler.serve(&listener, &agents).unwrap());
+        let mut criu = UnixStream::connect(&path).unwrap();
+        introduce(&mut criu, 9, &faults);
+        drop(faults);
+        // Whether its content or what is left of it: it goes on before CRIU has finished.
+        let got = read.recv_timeout(std::time::Duration::from_secs(20));
+        criu.write_all(&FINISHED.to_ne_bytes()).unwrap();
+        assert!(got == Ok(byte(333)) || got == Ok(0), "{got:?}");
+        filling.join().unwrap();
     });
 }
 
