@@ -1,3 +1,5 @@
+//! Fillers against processes, agents and a CRIU that the tests play themselves.
+
 use std::io::Write;
 use std::sync::mpsc;
 
