@@ -16,7 +16,6 @@ use drover_memory::{Last, LinkRate, Outlet, Rest, RoundError, Rounds, Sums, Trac
 use drover_model::{Bytes, Compression, ContainerState, Explained, Neighbour, PageCount, Round};
 use drover_network::Gate;
 use drover_protocol::Stream;
-use drover_sys::process::yield_cpu;
 use drover_sys::repair::end_repair;
 use tokio::sync::OwnedRwLockWriteGuard;
 
@@ -246,11 +245,7 @@ impl Departure {
             }
             *lock(&self.reins) = None;
             let told = dumped.map_err(|error| failure(attempt, &error))?;
-            self.confirmation = Some(std::thread::spawn(move || {
-                // The target may be on this machine, and everybody waits for it; if it cannot be, no harm is done.
-                let _ = yield_cpu();
-                told.confirm()
-            }));
+            self.confirmation = Some(std::thread::spawn(move || told.confirm()));
             let rest = finishing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
             let mut crossed = served?.0 + sent.0;
             if let Some(all) = rest {
@@ -444,10 +439,6 @@ impl Departure {
 
     /// Destroys what is left here. The gate is closed: no connection is told of the end.
     pub fn destroy(&self) -> Result<(), Explained> {
-        // To give much memory back takes a while, for which nobody waits.
-        if let Err(error) = self.container.cgroup.yield_cpu() {
-            tracing::debug!(%error, "what is left of the container ends at the priority that it had");
-        }
         let destroyed =
             place::end(&self.container, true).and_then(|()| place::unmake(&self.container, &self.inner.runc));
         // It runs elsewhere, whatever could not be removed here.

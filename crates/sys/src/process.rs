@@ -57,15 +57,6 @@ pub fn new_terminal_session(command: &mut Command) -> &mut Command {
     unsafe { command.pre_exec(set_up) }
 }
 
-/// Lets this thread, not its process, have the processor after all others (`setpriority(2)`, `sched(7)`).
-///
-/// # Errors
-/// When the kernel refuses.
-pub fn yield_cpu() -> io::Result<()> {
-    const LAST: i32 = 19;
-    Ok(rustix::process::setpriority_process(None, LAST)?)
-}
-
 /// Whether two processes have one memory between them, as a child has with its parent after `vfork(2)`.
 ///
 /// # Errors

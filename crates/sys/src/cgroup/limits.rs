@@ -58,18 +58,6 @@ impl Cgroup {
         }
     }
 
-    /// Lets all others have the processor first (`cpu.shares` in the kernel's `sched-design-CFS.rst`, `cpu.weight` in its
-    /// `cgroup-v2.rst`).
-    ///
-    /// # Errors
-    /// When the controller is missing.
-    pub fn yield_cpu(&self) -> Result<(), CgroupError> {
-        match self.legacy("cpu") {
-            Some(group) => write(&group.join("cpu.shares"), "2"),
-            None => write(&self.unified_file("cpu.weight"), "1"),
-        }
-    }
-
     /// Writes a limit; a missing controller matters only to a limit that was asked for.
     fn set(&self, limit: Option<u64>, file: PathBuf, text: &str) -> Result<(), CgroupError> {
         match write(&file, text) {
