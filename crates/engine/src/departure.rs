@@ -245,7 +245,8 @@ impl Departure {
             }
             *lock(&self.reins) = None;
             let told = dumped.map_err(|error| failure(attempt, &error))?;
-            self.confirmation = Some(std::thread::spawn(move || told.confirm()));
+            let confirming = std::thread::Builder::new().name("confirm".into()).spawn(move || told.confirm());
+            self.confirmation = Some(confirming.map_err(|error| failure(attempt, &error))?);
             let rest = finishing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
             let mut crossed = served?.0 + sent.0;
             if let Some(all) = rest {

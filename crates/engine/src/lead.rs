@@ -93,10 +93,14 @@ impl Lead {
                         let pages = *lock(&pages);
                         let stays = result.outcome == Outcome::RolledBack;
                         let sums = *lock(&sums);
-                        self.conclude(result, &traffic, pages, sums);
                         if stays {
+                            // Before anybody hears of it: an agent that stops waits no longer than that, and what is
+                            // under way may be holding the container for a moment.
                             let departure = Arc::clone(&departure);
                             blocking(move || lock(&departure).clean_up()).await;
+                        }
+                        self.conclude(result, &traffic, pages, sums);
+                        if stays {
                             drop(operation.take());
                         }
                     }

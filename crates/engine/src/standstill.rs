@@ -1,5 +1,6 @@
 //! A container that stands still for a moment while it is looked at, and runs on whatever happens.
 
+use std::io;
 use std::time::{Duration, Instant};
 
 use drover_model::Explained;
@@ -9,6 +10,8 @@ use crate::error::failure;
 
 /// How long the last process may take to stand still; until then the first ones wait for it.
 const FREEZE: Duration = Duration::from_millis(500);
+/// How often it is tried.
+const ATTEMPTS: u32 = 5;
 
 /// Holds the processes of a container; they run on when it is dropped.
 #[derive(Debug)]
@@ -26,10 +29,20 @@ impl<'a> Standstill<'a> {
         // A freeze interrupts sleeps, as to be dumped does.
         container.look_at_sleepers();
         // An order to freeze stands until it is taken back: from here on it is, whatever comes.
-        let standstill = Self { container, began: Instant::now() };
-        let stands = container.cgroup.freeze(FREEZE);
-        stands.map_err(|error| failure("cannot see what the container has written", &error))?;
-        Ok(standstill)
+        let mut left = ATTEMPTS;
+        loop {
+            let standstill = Self { container, began: Instant::now() };
+            left -= 1;
+            match container.cgroup.freeze(FREEZE) {
+                Ok(()) => return Ok(standstill),
+                // A thread was in the middle of something that cannot be interrupted. The others run on for a while.
+                Err(error) if left > 0 && error.kind() == io::ErrorKind::TimedOut => {
+                    drop(standstill);
+                    std::thread::sleep(FREEZE);
+                }
+                Err(error) => return Err(failure("cannot see what the container has written", &error)),
+            }
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::{Duration, Instant};
 
 use drover_model::PageCount;
 use drover_sys::map::Content;
@@ -63,6 +64,8 @@ const STRIDE: u64 = 128 << 10;
 /// waited for. The most, for a program that always waits must not keep the rest from coming.
 const SOON: Timespec = Timespec { tv_sec: 0, tv_nsec: 500_000 };
 const PATIENCE: u32 = 32;
+/// However much happens, the rest goes on as often as this.
+const LATE: Duration = Duration::from_millis(5);
 /// How much may be in memory twice, in the store and in its place, in bytes: to give it back takes as long as to bring it.
 const TWICE: u64 = 8 << 20;
 /// How much is brought around a page that somebody waits for, in bytes, from a multiple of it on.
@@ -82,6 +85,8 @@ pub struct Filler {
     filled: Filled,
     /// How many pages were waited for since the last that nobody waited for.
     hurried: u32,
+    /// When something was brought last that nobody waited for.
+    went_on: Instant,
     /// Where in the content is what has been brought, and how much that is: it is in memory twice.
     twice: Vec<Range<u64>>,
     twice_bytes: u64,
@@ -109,7 +114,19 @@ impl Filler {
         let wishes = Wishes::new(stored.awaited.clone());
         let (processes, filled, buffer) = (Vec::new(), Filled::default(), vec![0; Relay::LONGEST]);
         let (twice, twice_bytes) = Default::default();
-        Ok(Self { stored, content, processes, wishes, shared: false, filled, hurried: 0, twice, twice_bytes, buffer })
+        Ok(Self {
+            stored,
+            content,
+            processes,
+            wishes,
+            shared: false,
+            filled,
+            hurried: 0,
+            went_on: Instant::now(),
+            twice,
+            twice_bytes,
+            buffer,
+        })
     }
 
     /// Accepts CRIU's connection and serves until every page is where it belongs. Before CRIU has finished nobody gets
@@ -137,10 +154,12 @@ impl Filler {
                 self.take_in()?;
             }
             if finished {
-                if (idle || self.hurried >= PATIENCE)
+                let late = self.went_on.elapsed() > LATE;
+                if (idle || late || self.hurried >= PATIENCE)
                     && let Some(index) = self.processes.iter().position(|process| !process.missing.is_empty())
                 {
                     self.hurried = 0;
+                    self.went_on = Instant::now();
                     self.go_on(index)?;
                     if self.twice_bytes >= TWICE {
                         self.give_back();
@@ -247,7 +266,6 @@ impl Filler {
                 }
                 Some(Event::Fault(address)) => {
                     self.filled.faults += 1;
-                    self.hurried += 1;
                     self.bring_around(index, address & !(PAGE - 1))?;
                 }
                 // The child lacks what its parent lacks.
@@ -273,6 +291,7 @@ impl Filler {
     fn bring_around(&mut self, index: usize, address: u64) -> Result<(), FillError> {
         let process = &mut self.processes[index];
         if let Some((_, end)) = process.missing.at(address) {
+            self.hurried += 1;
             let around = address - address % AROUND;
             let around = around..around.saturating_add(AROUND);
             self.bring(index, address..end.min(around.end))?;

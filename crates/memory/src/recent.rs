@@ -58,7 +58,7 @@ mod tests {
         recent.note(7, &run(0x70000));
         recent.note(8, &run(0x90000));
         assert_eq!(recent.take(7), [0x30000..0x32000, 0x70000..0x72000]);
-        assert_eq!(recent.take(8), [0x90000..0x92000]);
+        assert_eq!(recent.take(8), std::slice::from_ref(&(0x90000..0x92000)));
         let mut recent = Recent::default();
         recent.note(7, &run(0));
         recent.mark();

@@ -339,9 +339,9 @@ impl Source {
                 self.conclude(now, Outcome::Failed);
                 self.finish();
             }
-            // From here on the record may be durable: nothing but its own answer may change the course.
-            // It failed before anything was written.
+            // Nothing was written.
             (Step::Recording, In::StepFailed(why)) => self.roll_back(now, why),
+            // From here on the record may be durable: nothing but its own answer may change the course.
             (Step::Recording | Step::ReadingRecord, In::LinkLost(_)) => self.link_up = false,
             (Step::Recording | Step::ReadingRecord, _) => {}
             (_, In::Cancelled) => self.roll_back(now, explained("somebody cancelled it")),

@@ -229,11 +229,12 @@ impl<'a> World<'a> {
                 let (pages, dirty_after) = (PageCount(50_000), PageCount(0));
                 SourceInput::RoundSent(Round { pages, bytes: Bytes(pages.0 * 4096), ms: 500.0, dirty_after })
             }
-            SourceOutput::Survey => {
+            SourceOutput::Survey if !fails => {
                 SourceInput::Surveyed(PageCount(if self.chance.one_in(2) { 10_000_000 } else { 0 }))
             }
             SourceOutput::Slow(_) => SourceInput::Slowed,
             SourceOutput::Serve => return true,
+            SourceOutput::Survey => SourceInput::StepFailed(why()),
             SourceOutput::SendRound
             | SourceOutput::SendImage
             | SourceOutput::Checkpoint { .. }

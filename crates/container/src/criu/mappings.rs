@@ -17,11 +17,13 @@ use std::time::{Duration, Instant};
 
 use drover_sys::interpose::Answer;
 use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::io::Errno;
 
 /// From how many pages in memory it is worth it: for these 64 MiB the kernel takes 2 ms.
 const WORTH: u64 = 16 << 10;
-/// How long flags pass for recent.
-const RECENT: Duration = Duration::from_secs(1);
+/// How long flags pass for recent: reading them holds up whoever maps or unmaps memory, and that they have changed is
+/// found in any case.
+const RECENT: Duration = Duration::from_secs(10);
 /// What CRIU does not ask about, and what following a process changes: written, and registered with a userfaultfd.
 const IGNORED: [&str; 4] = ["sd", "um", "uw", "ui"];
 
@@ -33,8 +35,7 @@ type Composed = Vec<(String, String)>;
 /// The flags of mappings, read while the processes run.
 #[derive(Debug, Clone, Default)]
 pub struct Mappings {
-    read: Option<Instant>,
-    flags: BTreeMap<u32, Flags>,
+    flags: BTreeMap<u32, (Instant, Flags)>,
 }
 
 /// Why a dump cannot be relied on.
@@ -60,24 +61,23 @@ pub(super) struct Teller {
 }
 
 impl Mappings {
-    /// Reads the flags of those of these processes that have much memory, unless they are recent and there are no other
-    /// mappings since. One that cannot be read is left to CRIU.
+    /// Reads the flags of those of these processes that have much memory, unless they are recent and the process has no
+    /// other mappings since. One that cannot be read is left to CRIU.
     pub fn look(&mut self, pids: &[u32]) {
-        if self.read.is_some_and(|read| read.elapsed() < RECENT) && pids.iter().all(|pid| self.knows(*pid)) {
-            return;
+        self.flags.retain(|pid, (read, _)| pids.contains(pid) && read.elapsed() < RECENT);
+        for pid in pids.iter().filter(|pid| is_large(**pid)) {
+            if self.compose(*pid).is_none() {
+                match read(*pid) {
+                    Ok(flags) => drop(self.flags.insert(*pid, (Instant::now(), flags))),
+                    Err(_) => drop(self.flags.remove(pid)),
+                }
+            }
         }
-        self.flags =
-            pids.iter().filter(|pid| is_large(**pid)).filter_map(|pid| Some((*pid, read(*pid).ok()?))).collect();
-        self.read = Some(Instant::now());
-    }
-
-    fn knows(&self, pid: u32) -> bool {
-        !is_large(pid) || self.compose(pid).is_some()
     }
 
     /// The present mappings with their flags, if there are no others than were read.
     fn compose(&self, pid: u32) -> Option<Composed> {
-        let flags = self.flags.get(&pid)?;
+        let (_, flags) = self.flags.get(&pid)?;
         let maps = fs::read_to_string(format!("/proc/{pid}/maps")).ok()?;
         maps.lines().map(|line| Some((line.to_owned(), flags.get(line)?.clone()))).collect()
     }
@@ -115,13 +115,22 @@ impl Teller {
 }
 
 impl Told {
-    /// Whether it was true. The processes have stood still since.
+    /// Whether it was true. The processes have stood still since; of one that has gone nobody can say any more, and what
+    /// was dumped of it is all that is left.
     ///
     /// # Errors
     /// When it was not, or cannot be seen.
     pub fn confirm(&self) -> Result<(), Unconfirmed> {
         for (pid, told) in &self.0 {
-            let real = read(*pid).map_err(|error| Unconfirmed::Read(*pid, error))?;
+            let real = match read(*pid) {
+                Ok(real) if real.is_empty() => None,
+                Err(error) if has_gone(&error) => None,
+                real => Some(real.map_err(|error| Unconfirmed::Read(*pid, error))?),
+            };
+            let Some(real) = real else {
+                tracing::warn!(pid, "a process has ended since it was dumped");
+                continue;
+            };
             let other =
                 told.iter().find(|(line, flags)| real.get(line).map(|flags| lasting(flags)) != Some(lasting(flags)));
             if let Some((line, _)) = other {
@@ -136,10 +145,16 @@ fn lasting(flags: &str) -> Vec<&str> {
     flags.split_whitespace().filter(|flag| !IGNORED.contains(flag)).collect()
 }
 
-/// `proc_pid_statm(5)`: the second word counts the pages in memory.
+/// Whether it says that there is no such process.
+fn has_gone(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::NOENT | Errno::SRCH))
+}
+
+/// `proc_pid_statm(5)`: the second word counts the pages in memory, the third those of files and shared memory.
 fn is_large(pid: u32) -> bool {
     let text = fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
-    text.split(' ').nth(1).and_then(|pages| pages.parse().ok()).is_some_and(|pages: u64| pages >= WORTH)
+    let mut words = text.split(' ').skip(1).map_while(|word| word.parse::<u64>().ok());
+    matches!((words.next(), words.next()), (Some(all), Some(shared)) if all.saturating_sub(shared) >= WORTH)
 }
 
 fn read(pid: u32) -> io::Result<Flags> {
@@ -171,7 +186,7 @@ mod tests {
 
     fn looked_at() -> Mappings {
         let own = std::process::id();
-        Mappings { read: Some(Instant::now()), flags: BTreeMap::from([(own, read(own).unwrap())]) }
+        Mappings { flags: BTreeMap::from([(own, (Instant::now(), read(own).unwrap()))]) }
     }
 
     #[test]
@@ -209,13 +224,47 @@ VmFlags: rd mr mw me dd sd
     }
 
     #[test]
+    fn what_criu_reads_has_the_lines_and_flags_of_now_or_is_the_kernels() {
+        let own = std::process::id();
+        let directory = File::open("/proc/self").unwrap();
+        // Other tests map memory, too: at some moment nothing has changed between two looks.
+        let (teller, file) = std::iter::repeat_with(|| Teller::new(looked_at()))
+            .find_map(|teller| match teller.answer(own, directory.as_raw_fd()) {
+                Answer::Instead { descriptor } => {
+                    let text = fs::read_to_string(format!("/proc/self/fd/{descriptor}")).unwrap();
+                    Some((teller, text))
+                }
+                answer => (answer == Answer::Pass).then_some(()).and(None),
+            })
+            .unwrap();
+        let mut lines = file.lines();
+        let mut count = 0;
+        while let Some(mapping) = lines.next() {
+            assert!(mapping.contains('-') && lines.next().unwrap().starts_with("VmFlags: "), "{mapping}");
+            count += 1;
+        }
+        assert_eq!(teller.told().0[&own].len(), count);
+        assert_eq!(Teller::new(Mappings::default()).answer(own, directory.as_raw_fd()), Answer::Pass);
+    }
+
+    #[test]
     fn another_mapping_is_left_to_criu() {
         let own = std::process::id();
-        let mut mappings = looked_at();
+        let mappings = looked_at();
         let memory = Anonymous::new(LENGTH).unwrap();
         memory.advise(DONT_DUMP).unwrap();
         assert!(mappings.compose(own).is_none());
-        mappings.flags.clear();
-        assert_eq!(Teller::new(mappings).answer(own, 0), Answer::Pass);
+        let directory = File::open("/proc/self").unwrap();
+        assert_eq!(Teller::new(mappings).answer(own, directory.as_raw_fd()), Answer::Pass);
+    }
+
+    #[test]
+    fn a_process_that_has_gone_since_is_no_reason_to_give_its_copy_up() {
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let lines: Composed = read(child.id()).unwrap().into_iter().collect();
+        let told = Told(BTreeMap::from([(child.id(), lines)]));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        told.confirm().unwrap();
     }
 }

@@ -149,7 +149,9 @@ fn every_page_comes_to_its_place_and_whoever_waits_goes_on() {
 fn await_sleep(thread: &mpsc::Receiver<rustix::process::Pid>) {
     let path = format!("/proc/self/task/{}/stat", thread.recv().unwrap().as_raw_nonzero());
     let sleeps = || std::fs::read_to_string(&path).unwrap().rsplit(") ").next().unwrap().starts_with(['S', 'D']);
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(20);
     while !sleeps() {
+        assert!(std::time::Instant::now() < until, "it goes on");
         std::thread::yield_now();
     }
 }

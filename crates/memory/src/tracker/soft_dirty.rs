@@ -44,7 +44,7 @@ impl SoftDirty {
     /// What was written since the bits were cleared, or has come from elsewhere since the last call.
     pub fn written(&mut self) -> io::Result<Vec<Range<u64>>> {
         let mappings = followed(self.pid)?;
-        if mappings.iter().map(|mapping| (mapping.end - mapping.start) / PAGE).sum::<u64>() > MOST {
+        if too_many(&mappings) {
             return Err(io::Error::new(io::ErrorKind::Unsupported, "it has more than 64 GiB of address space"));
         }
         let mut written = Vec::new();
@@ -100,6 +100,9 @@ impl SoftDirty {
 
 /// The pages with content in mappings of a process that nobody follows.
 pub(super) fn present(pid: u32, mappings: &[Range<u64>]) -> io::Result<Vec<Range<u64>>> {
+    if too_many(mappings) {
+        return Err(io::ErrorKind::Unsupported.into());
+    }
     let mut map = PageMap::open(pid)?;
     let mut present = Vec::new();
     for mapping in mappings {
@@ -110,6 +113,11 @@ pub(super) fn present(pid: u32, mappings: &[Range<u64>]) -> io::Result<Vec<Range
         })?;
     }
     Ok(present)
+}
+
+/// Whether there are more pages than are looked at one by one.
+fn too_many(mappings: &[Range<u64>]) -> bool {
+    mappings.iter().map(|mapping| (mapping.end - mapping.start) / PAGE).sum::<u64>() > MOST
 }
 
 /// Adds a page of the mapping that begins at `start` behind the others.
