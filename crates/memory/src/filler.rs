@@ -184,6 +184,9 @@ impl Filler {
         if any(|process| !process.waiting.is_empty()) {
             return Some(&NOW);
         }
+        if finished && self.wishes.is_held() && any(|process| !process.awaited.is_empty()) {
+            return Some(&SOON);
+        }
         let goes_on = finished && any(|process| !process.missing.is_empty());
         goes_on.then_some(if (1..PATIENCE).contains(&self.hurried) { &SOON } else { &NOW })
     }

@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use drover_model::PageCount;
 
 use crate::following::{MOST, Relay, Wish};
 use crate::pieces::{Piece, Pieces};
-use crate::window::Window;
+use crate::window::{LEAST, Window};
 
 const PAGE: u64 = PageCount::PAGE;
 
@@ -26,8 +26,19 @@ pub(crate) struct Wishes {
     /// Where to go on: behind what was waited for last, for who reads on there will wait next.
     next: (u64, u64),
     window: Window,
+    /// The page that somebody waits for since last, until it comes.
+    urgent: Option<(u64, u64)>,
+    /// When one came that somebody waited for.
+    calm: Instant,
+    /// When something was asked for that nobody waits for.
+    went_on: Instant,
     relay: Option<Relay>,
 }
+
+/// A thread that got its page soon waits for the next one, which shall not stand in line behind what nobody waits for.
+const SOON: Duration = Duration::from_micros(500);
+/// However many wait, the rest goes on as often as this, at least.
+const LATE: Duration = Duration::from_millis(10);
 
 #[derive(Debug)]
 struct Asked {
@@ -41,7 +52,8 @@ struct Asked {
 impl Wishes {
     pub fn new(all: BTreeMap<u64, Pieces>) -> Self {
         let unasked = all.clone();
-        Self { all, unasked, asked: VecDeque::new(), next: (0, 0), window: Window::default(), relay: None }
+        let (asked, window, now) = (VecDeque::new(), Window::default(), Instant::now());
+        Self { all, unasked, asked, next: (0, 0), window, urgent: None, calm: now, went_on: now, relay: None }
     }
 
     pub fn relay(&self) -> Option<&Relay> {
@@ -59,11 +71,13 @@ impl Wishes {
     fn ask_again(&mut self) {
         self.unasked = self.all.clone();
         self.asked.clear();
+        self.urgent = None;
         self.window = Window::default();
     }
 
     /// Somebody waits for the page at `address`, and perhaps for those behind it next, in all `length` bytes.
     pub fn hurry(&mut self, process: u64, address: u64, length: u64) {
+        self.urgent = Some((process, address));
         let is_unasked = |unasked: &Pieces| unasked.at(address).is_some();
         if self.unasked.get(&process).is_some_and(is_unasked) {
             // Asked for at once, or when somebody can be asked again.
@@ -83,7 +97,17 @@ impl Wishes {
     /// Asks for what nobody waits for yet, as much as the window allows. `is_awaited` says of a process and the number of
     /// a page whether anybody still needs it.
     pub fn go_on(&mut self, is_awaited: impl Fn(u64, u64) -> bool) {
-        while self.relay.is_some() && self.on_the_way() < self.window.bytes() {
+        if self.asked.is_empty() {
+            // Whatever somebody waited for has come, or is needed no more.
+            self.urgent = None;
+        }
+        let held = self.is_held();
+        if held && self.went_on.elapsed() < LATE {
+            return;
+        }
+        let most = if held { LEAST } else { self.window.bytes() };
+        while self.relay.is_some() && self.on_the_way() < most {
+            self.went_on = Instant::now();
             let Some((process, address, pages)) = self.next_unasked() else { return };
             if is_awaited(process, address / PAGE) {
                 if !self.ask(process, address, pages) {
@@ -93,6 +117,11 @@ impl Wishes {
                 unasked.remove(address..address + PAGE);
             }
         }
+    }
+
+    /// Whether what nobody waits for is not asked for at the moment.
+    pub fn is_held(&self) -> bool {
+        self.relay.is_some() && (self.urgent.is_some() || self.calm.elapsed() < SOON)
     }
 
     /// The next pages behind the last ones, or from the beginning.
@@ -149,6 +178,10 @@ impl Wishes {
 
     fn count(&mut self, wish: Wish) {
         let pages = wish.address..wish.address + u64::from(wish.pages) * PAGE;
+        if self.urgent.is_some_and(|(process, address)| process == wish.process && pages.contains(&address)) {
+            self.urgent = None;
+            self.calm = Instant::now();
+        }
         let asked = self.asked.iter_mut().find(|asked| {
             asked.process == wish.process && asked.pages.start < pages.end && pages.start < asked.pages.end
         });
