@@ -100,9 +100,7 @@ impl Lead {
                             blocking(move || lock(&departure).clean_up()).await;
                         }
                         self.conclude(result, &traffic, pages, sums);
-                        if stays {
-                            drop(operation.take());
-                        }
+                        drop(operation.take_if(|_| stays));
                     }
                     SourceOutput::Finish => {
                         if let Some(link) = link.take() {

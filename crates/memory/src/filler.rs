@@ -23,7 +23,7 @@ use crate::following::{HEADER, Relay};
 use crate::pages::PageSet;
 use crate::pieces::Pieces;
 use crate::stored::Stored;
-use crate::wishes::Wishes;
+use crate::wishes::{self, Wishes};
 
 mod process;
 
@@ -60,9 +60,9 @@ const PAGE: u64 = PageCount::PAGE;
 const FINISHED: u32 = 0x5253_5446;
 /// How much is brought at once without anybody waiting, in bytes: so long may a thread wait that begins to meanwhile.
 const STRIDE: u64 = 128 << 10;
-/// A thread that got its page soon waits for the next one: so long nothing else is brought, or until as many pages were
-/// waited for. The most, for a program that always waits must not keep the rest from coming.
-const SOON: Timespec = Timespec { tv_sec: 0, tv_nsec: 500_000 };
+/// So long nothing else is brought after a page that somebody waited for, or until as many were waited for. The most, for a
+/// program that always waits must not keep the rest from coming.
+const SOON: Timespec = Timespec { tv_sec: 0, tv_nsec: wishes::SOON.subsec_nanos() as i64 };
 const PATIENCE: u32 = 32;
 /// However much happens, the rest goes on as often as this.
 const LATE: Duration = Duration::from_millis(5);

@@ -36,7 +36,7 @@ pub(crate) struct Wishes {
 }
 
 /// A thread that got its page soon waits for the next one, which shall not stand in line behind what nobody waits for.
-const SOON: Duration = Duration::from_micros(500);
+pub(crate) const SOON: Duration = Duration::from_micros(500);
 /// However many wait, the rest goes on as often as this, at least.
 const LATE: Duration = Duration::from_millis(10);
 

@@ -6,21 +6,19 @@
 use core::ffi::{c_int, c_void};
 use core::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 
-use super::{Question, ask, call};
+use super::{Question, ask, call, own_pid};
 
 #[cfg(target_arch = "x86_64")]
 mod number {
-    pub const GETPID: i64 = 39;
     pub const SENDMSG: i64 = 46;
     pub const RECVMSG: i64 = 47;
 }
 #[cfg(target_arch = "aarch64")]
 mod number {
-    pub const GETPID: i64 = 172;
     pub const SENDMSG: i64 = 211;
     pub const RECVMSG: i64 = 212;
 }
-use number::{GETPID, RECVMSG, SENDMSG};
+use number::{RECVMSG, SENDMSG};
 
 const ASK_TRACKED: u64 = 4;
 /// `nlmsghdr::nlmsg_type` of requests for tracked and for expected connections (`linux/netfilter/nfnetlink_conntrack.h`):
@@ -87,8 +85,7 @@ pub unsafe extern "C" fn sendmsg(socket: c_int, message: *const Message, flags: 
     {
         let mut question: Question = [0; 16];
         question[0] = ASK_TRACKED;
-        // SAFETY: the call takes nothing and only gives a number.
-        question[1] = unsafe { call(GETPID, [0; 6]) } as u64;
+        question[1] = own_pid();
         if ask(&question).is_some() {
             SEQUENCE.store(header.sequence, Ordering::Relaxed);
             ANSWERED.store(socket, Ordering::Relaxed);

@@ -13,7 +13,7 @@ mod turn;
 
 use core::ffi::{c_int, c_long, c_ulong, c_void};
 
-use call::{call, error, fail};
+use call::{call, error, fail, own_pid};
 use turn::Turn;
 
 /// The number of the socket, as in `src/interpose.rs`.
@@ -40,17 +40,15 @@ const SHORTENED: u64 = 2;
 mod number {
     pub const LSEEK: i64 = 8;
     pub const IOCTL: i64 = 16;
-    pub const GETPID: i64 = 39;
     pub const PRLIMIT64: i64 = 302;
 }
 #[cfg(target_arch = "aarch64")]
 mod number {
     pub const IOCTL: i64 = 29;
     pub const LSEEK: i64 = 62;
-    pub const GETPID: i64 = 172;
     pub const PRLIMIT64: i64 = 261;
 }
-use number::{GETPID, IOCTL, LSEEK, PRLIMIT64};
+use number::{IOCTL, LSEEK, PRLIMIT64};
 
 type Question = [u64; 16];
 type Answer = [u64; 4];
@@ -168,10 +166,8 @@ pub unsafe extern "C" fn ioctl(descriptor: c_int, request: c_ulong, argument: *m
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lseek64(descriptor: c_int, offset: i64, whence: c_int) -> i64 {
     if whence == SEEK_DATA {
-        // SAFETY: the call takes nothing and only gives a number.
-        let pid = unsafe { call(GETPID, [0; 6]) };
         let mut question: Question = [0; 16];
-        question[..3].copy_from_slice(&[ASK_DATA, pid as u64, descriptor as u64]);
+        question[..3].copy_from_slice(&[ASK_DATA, own_pid(), descriptor as u64]);
         if ask(&question).is_some() {
             return fail(ENXIO).into();
         }

@@ -2,19 +2,17 @@
 
 use core::ffi::{c_char, c_int};
 
-use super::{Question, ask, call};
+use super::{Question, ask, call, own_pid};
 
 #[cfg(target_arch = "x86_64")]
 mod number {
-    pub const GETPID: i64 = 39;
     pub const OPENAT: i64 = 257;
 }
 #[cfg(target_arch = "aarch64")]
 mod number {
     pub const OPENAT: i64 = 56;
-    pub const GETPID: i64 = 172;
 }
-use number::{GETPID, OPENAT};
+use number::OPENAT;
 
 const ASK_MAPPINGS: u64 = 5;
 /// `O_RDONLY | O_CLOEXEC`.
@@ -34,10 +32,8 @@ pub unsafe extern "C" fn openat64(directory: c_int, path: *const c_char, flags: 
     let (mut path, mut flags) = (path, flags);
     // SAFETY: the path is the caller's, and ends with a zero.
     if unsafe { is_smaps(path) } {
-        // SAFETY: the call takes nothing and only gives a number.
-        let pid = unsafe { call(GETPID, [0; 6]) };
         let mut question: Question = [0; 16];
-        question[..3].copy_from_slice(&[ASK_MAPPINGS, pid as u64, directory as u64]);
+        question[..3].copy_from_slice(&[ASK_MAPPINGS, own_pid(), directory as u64]);
         if let Some([_, owner, descriptor, _]) = ask(&question) {
             other.text(b"/proc/");
             other.number(owner);

@@ -5,19 +5,17 @@
 
 use core::ffi::c_int;
 
-use super::{Question, SHORTENED, ask, call};
+use super::{Question, SHORTENED, ask, call, own_pid};
 
 #[cfg(target_arch = "x86_64")]
 mod number {
     pub const PREAD64: i64 = 17;
-    pub const GETPID: i64 = 39;
 }
 #[cfg(target_arch = "aarch64")]
 mod number {
     pub const PREAD64: i64 = 67;
-    pub const GETPID: i64 = 172;
 }
-use number::{GETPID, PREAD64};
+use number::PREAD64;
 
 const ASK_ENTRIES: u64 = 6;
 /// Bytes of a page, and of its entry (`Documentation/admin-guide/mm/pagemap.rst`).
@@ -47,8 +45,7 @@ pub unsafe extern "C" fn pread64(descriptor: c_int, buffer: *mut u8, length: usi
 /// The buffer holds so many entries.
 unsafe fn take_covered(descriptor: c_int, buffer: *mut u8, count: u64, first: u64) {
     let (mut at, end) = (first, first.saturating_add(count));
-    // SAFETY: the call takes nothing and only gives a number.
-    let pid = unsafe { call(GETPID, [0; 6]) } as u64;
+    let pid = own_pid();
     while at < end {
         let mut question: Question = [0; 16];
         question[..5].copy_from_slice(&[

@@ -1,6 +1,7 @@
 //! Fillers against processes, agents and a CRIU that the tests play themselves.
 
 use std::io::Write;
+use std::path::Path;
 use std::sync::mpsc;
 
 use std::os::fd::AsFd;
@@ -25,6 +26,22 @@ fn byte(page: u64) -> u8 {
     if page.is_multiple_of(10) { 0 } else { (page % 251) as u8 + 1 }
 }
 
+/// Has faults of these pages reported as CRIU does.
+fn register(start: u64) -> Userfaultfd {
+    let faults = Userfaultfd::new().unwrap();
+    faults.agree(feature::EVENT_REMOVE | feature::EVENT_UNMAP | feature::EVENT_REMAP).unwrap();
+    faults.register_missing(start, PAGES * PAGE).unwrap();
+    faults
+}
+
+/// A filler of what this stream has brought to a directory, and where it listens: for CRIU, and for agents.
+fn filler(directory: &Path, stream: Vec<u8>) -> (Filler, UnixListener, OwnedFd) {
+    store(directory, &mut Inflow::new(std::iter::once(stream.into())), || ()).unwrap();
+    let listener = UnixListener::bind(directory.join("socket")).unwrap();
+    let agents = listen_for_relays(&directory.join("agents")).unwrap();
+    (Filler::new(Stored::open(directory).unwrap().unwrap()).unwrap(), listener, agents)
+}
+
 /// What CRIU says of a process.
 fn introduce(criu: &mut UnixStream, id: i32, faults: &Userfaultfd) {
     criu.write_all(&id.to_ne_bytes()).unwrap();
@@ -37,7 +54,7 @@ fn introduce(criu: &mut UnixStream, id: i32, faults: &Userfaultfd) {
 
 /// An agent that answers so many wishes, with pages of a byte each, and then is gone. Gives how many it heard, and
 /// whether it heard that nothing is missing.
-fn answer_wishes(path: &std::path::Path, start: u64, most: usize) -> (usize, bool) {
+fn answer_wishes(path: &Path, start: u64, most: usize) -> (usize, bool) {
     use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, connect, recv, send, socket};
     let relay = socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
     connect(&relay, &SocketAddrUnix::new(path).unwrap()).unwrap();
@@ -75,14 +92,9 @@ fn pages_that_follow_come_even_when_the_link_is_lost_on_the_way() {
     writer.run(KEEP, start, PAGES as u32).unwrap();
     writer.run(AWAIT, start + 200 * PAGE, (PAGES - 200) as u32).unwrap();
     writer.end().unwrap();
-    store(directory.path(), &mut Inflow::new(std::iter::once(bytes.into())), || ()).unwrap();
+    let (filler, listener, agents) = filler(directory.path(), bytes);
 
-    let faults = Userfaultfd::new().unwrap();
-    faults.agree(feature::EVENT_REMOVE | feature::EVENT_UNMAP | feature::EVENT_REMAP).unwrap();
-    faults.register_missing(start, PAGES * PAGE).unwrap();
-    let listener = UnixListener::bind(directory.path().join("socket")).unwrap();
-    let agents = listen_for_relays(&directory.path().join("agents")).unwrap();
-    let filler = Filler::new(Stored::open(directory.path()).unwrap().unwrap()).unwrap();
+    let faults = register(start);
     std::thread::scope(|scope| {
         let filling = scope.spawn(|| filler.serve(&listener, &agents).unwrap());
         let mut criu = UnixStream::connect(directory.path().join("socket")).unwrap();
@@ -114,15 +126,10 @@ fn every_page_comes_to_its_place_and_whoever_waits_goes_on() {
     }
     writer.run(KEEP, start, PAGES as u32).unwrap();
     writer.end().unwrap();
-    store(directory.path(), &mut Inflow::new(std::iter::once(bytes.into())), || ()).unwrap();
+    let (filler, listener, agents) = filler(directory.path(), bytes);
 
-    let faults = Userfaultfd::new().unwrap();
-    faults.agree(feature::EVENT_REMOVE | feature::EVENT_UNMAP | feature::EVENT_REMAP).unwrap();
-    faults.register_missing(start, PAGES * PAGE).unwrap();
+    let faults = register(start);
     let path = directory.path().join("socket");
-    let listener = UnixListener::bind(&path).unwrap();
-    let filler = Filler::new(Stored::open(directory.path()).unwrap().unwrap()).unwrap();
-    let agents = listen_for_relays(&directory.path().join("agents")).unwrap();
     std::thread::scope(|scope| {
         let filling = scope.spawn(|| filler.serve(&listener, &agents).unwrap());
         // What CRIU does.
@@ -170,15 +177,10 @@ fn a_thread_that_waits_while_another_gives_memory_back_is_not_forgotten() {
     }
     writer.run(KEEP, start, PAGES as u32).unwrap();
     writer.end().unwrap();
-    store(directory.path(), &mut Inflow::new(std::iter::once(bytes.into())), || ()).unwrap();
+    let (filler, listener, agents) = filler(directory.path(), bytes);
 
-    let faults = Userfaultfd::new().unwrap();
-    faults.agree(feature::EVENT_REMOVE | feature::EVENT_UNMAP | feature::EVENT_REMAP).unwrap();
-    faults.register_missing(start, PAGES * PAGE).unwrap();
+    let faults = register(start);
     let path = directory.path().join("socket");
-    let listener = UnixListener::bind(&path).unwrap();
-    let filler = Filler::new(Stored::open(directory.path()).unwrap().unwrap()).unwrap();
-    let agents = listen_for_relays(&directory.path().join("agents")).unwrap();
     std::thread::scope(|scope| {
         let (says, thread) = mpsc::channel();
         let says_too = says.clone();
@@ -212,11 +214,8 @@ fn a_restore_that_breaks_off_ends_the_filling() {
     let directory = tempfile::tempdir().unwrap();
     let mut bytes = Vec::new();
     StreamWriter::new(&mut bytes).unwrap().end().unwrap();
-    store(directory.path(), &mut Inflow::new(std::iter::once(bytes.into())), || ()).unwrap();
+    let (filler, listener, agents) = filler(directory.path(), bytes);
     let path = directory.path().join("socket");
-    let listener = UnixListener::bind(&path).unwrap();
     drop(UnixStream::connect(&path).unwrap());
-    let agents = listen_for_relays(&directory.path().join("agents")).unwrap();
-    let filler = Filler::new(Stored::open(directory.path()).unwrap().unwrap()).unwrap();
     assert!(matches!(filler.serve(&listener, &agents), Err(FillError::Criu(_))));
 }
