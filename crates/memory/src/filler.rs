@@ -13,10 +13,9 @@ use std::time::{Duration, Instant};
 
 use drover_model::PageCount;
 use drover_sys::map::Content;
-use drover_sys::uffd::{Event, Userfaultfd};
+use drover_sys::uffd::Userfaultfd;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FallocateFlags, fallocate};
-use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
 use crate::following::{HEADER, Relay};
@@ -25,9 +24,10 @@ use crate::pieces::Pieces;
 use crate::stored::Stored;
 use crate::wishes::{self, Wishes};
 
+mod changes;
 mod process;
 
-use process::{Placed, Process, place, settled};
+use process::{Placed, Process, place};
 
 /// Why pages cannot be brought any more.
 #[derive(Debug, thiserror::Error)]
@@ -93,6 +93,11 @@ pub struct Filler {
     buffer: Vec<u8>,
 }
 
+/// Of process `id`.
+fn cannot_fill(id: u64) -> impl Fn(io::Error) -> FillError + Copy {
+    move |error| FillError::Fill(id, error)
+}
+
 /// What may be waited for at once.
 #[derive(Debug, Default)]
 struct Happened {
@@ -156,7 +161,7 @@ impl Filler {
             if finished {
                 let late = self.went_on.elapsed() > LATE;
                 if (idle || late || self.hurried >= PATIENCE)
-                    && let Some(index) = self.processes.iter().position(|process| !process.missing.is_empty())
+                    && let Some(index) = self.processes.iter().position(Process::can_go_on)
                 {
                     self.hurried = 0;
                     self.went_on = Instant::now();
@@ -174,6 +179,7 @@ impl Filler {
                 self.wishes.dismiss();
             }
         }
+        self.filled.faults = self.processes.iter().map(|process| process.faults_heard).sum();
         // Closing the descriptors leaves what is missing now, which is zero, to the kernel.
         Ok(self.filled)
     }
@@ -181,13 +187,14 @@ impl Filler {
     /// How long to wait for anything to happen.
     fn limit(&self, finished: bool) -> Option<&'static Timespec> {
         let any = |has: fn(&Process) -> bool| self.processes.iter().any(has);
-        if any(|process| !process.waiting.is_empty()) {
-            return Some(&NOW);
+        // Changes are told of when they are done; one that is broken off is not.
+        if any(Process::is_hindered) {
+            return Some(&SOON);
         }
         if finished && self.wishes.is_held() && any(|process| !process.awaited.is_empty()) {
             return Some(&SOON);
         }
-        let goes_on = finished && any(|process| !process.missing.is_empty());
+        let goes_on = finished && any(Process::can_go_on);
         goes_on.then_some(if (1..PATIENCE).contains(&self.hurried) { &SOON } else { &NOW })
     }
 
@@ -225,7 +232,7 @@ impl Filler {
         }
         let is = |index: usize| !waiting[index].revents().is_empty();
         let count = self.processes.len();
-        let again = |index: &usize| is(*index) || !self.processes[*index].waiting.is_empty();
+        let again = |index: &usize| is(*index) || self.processes[*index].is_hindered();
         Ok(Happened {
             criu: criu.is_some_and(is),
             agent: is(count),
@@ -245,54 +252,31 @@ impl Filler {
             let faults = Userfaultfd::from_descriptor(receive(criu).map_err(FillError::Criu)?);
             let missing = self.stored.processes.get(&id).cloned().unwrap_or_default();
             let awaited = self.stored.awaited.get(&id).cloned().unwrap_or_default();
-            let recent = self.stored.recent.get(&id).cloned().unwrap_or_default();
-            self.processes.push(Process { recent, ..Process::new(id, faults, missing, awaited) });
+            let mut process = Process::new(id, faults, missing, awaited);
+            process.recent = self.stored.recent.get(&id).cloned().unwrap_or_default();
+            self.processes.push(process);
         }
         Ok(false)
     }
 
     /// Deals with everything that has happened in a process.
     fn answer(&mut self, index: usize) -> Result<(), FillError> {
-        let failed = |id| move |error| FillError::Fill(id, error);
-        loop {
-            let process = &mut self.processes[index];
-            let event = process.faults.event().map_err(failed(process.id))?;
-            if event.is_some() {
-                process.changing = None;
-            }
-            match event {
-                None => {
-                    for address in std::mem::take(&mut process.waiting) {
-                        self.bring_around(index, address)?;
-                    }
-                    return Ok(());
-                }
-                Some(Event::Fault(address)) => {
-                    self.filled.faults += 1;
-                    self.bring_around(index, address & !(PAGE - 1))?;
-                }
-                // The child lacks what its parent lacks.
-                Some(Event::Fork(faults)) => {
-                    let (missing, awaited) = (process.missing.clone(), process.awaited.clone());
-                    let child = Process::new(process.id, faults, missing, awaited);
-                    self.processes.push(child);
-                    self.shared = true;
-                }
-                Some(Event::Remap { from, to, length }) => {
-                    process.missing.shift(from..from + length, to);
-                    process.awaited.shift(from..from + length, to);
-                }
-                Some(Event::Remove { start, end } | Event::Unmap { start, end }) => {
-                    process.missing.remove(start..end);
-                    process.awaited.remove(start..end);
-                }
-            }
-        }
+        let process = &mut self.processes[index];
+        process.hear().map_err(cannot_fill(process.id))?;
+        let Some(children) = process.settle() else { return Ok(()) };
+        let waiting = std::mem::take(&mut process.waiting);
+        self.shared |= !children.is_empty();
+        self.processes.extend(children);
+        waiting.into_iter().try_for_each(|address| self.bring_around(index, address))
     }
 
     /// Brings the page that somebody waits for, and those around it.
     fn bring_around(&mut self, index: usize, address: u64) -> Result<(), FillError> {
         let process = &mut self.processes[index];
+        if process.is_changing() {
+            process.waiting.push(address);
+            return Ok(());
+        }
         if let Some((_, end)) = process.missing.at(address) {
             self.hurried += 1;
             let around = address - address % AROUND;
@@ -314,15 +298,16 @@ impl Filler {
             return Ok(());
         }
         // Nothing was ever written there, or it was given back; or another thread's wait has brought it meanwhile.
-        match process.faults.zero(address, PAGE) {
-            Ok(_) => Ok(()),
-            Err(error) if Errno::from_io_error(&error) == Some(Errno::AGAIN) => {
-                process.waiting.push(address);
-                Ok(())
-            }
-            Err(error) if settled(&error) => Ok(()),
-            Err(error) => Err(FillError::Fill(process.id, error)),
+        let failed = cannot_fill(process.id);
+        match place(&process.faults, address, None).map_err(failed)? {
+            Placed::Done(_) | Placed::Needless => {}
+            Placed::Later => process.waiting.push(address),
+            Placed::Nowhere if !process.is_settled().map_err(failed)? => process.waiting.push(address),
+            // It looks again, and is told by the kernel.
+            Placed::Nowhere => drop(process.faults.wake(address, PAGE)),
+            Placed::Gone => process.forget(),
         }
+        Ok(())
     }
 
     /// Brings the next pages that nobody waits for yet.
@@ -349,23 +334,25 @@ impl Filler {
     fn bring(&mut self, index: usize, range: Range<u64>) -> Result<(), FillError> {
         let process = &mut self.processes[index];
         let mut at = range.start;
-        while at < range.end {
+        while at < range.end && !process.is_changing() {
             let Some((slot, _)) = process.missing.at(at) else { return Ok(()) };
             let offset = (slot * PAGE) as usize;
             let bytes = &self.content.bytes()[offset..offset + (range.end - at) as usize];
-            let done = match place(&process.faults, at, Some(bytes)) {
-                Ok(Placed::Done(length)) => {
-                    process.changing = None;
+            let failed = cannot_fill(process.id);
+            let done = match place(&process.faults, at, Some(bytes)).map_err(failed)? {
+                Placed::Done(length) => {
                     self.filled.pages += length / PAGE;
                     length
                 }
-                Ok(Placed::Needless) => PAGE,
-                Ok(Placed::Later) => return process.await_event(),
-                Ok(Placed::Gone) => {
+                Placed::Needless => PAGE,
+                Placed::Later => return Ok(()),
+                Placed::Nowhere if !process.is_settled().map_err(failed)? => return Ok(()),
+                // A child of a fork does not have every mapping of its parent.
+                Placed::Nowhere => PAGE,
+                Placed::Gone => {
                     process.forget();
                     return Ok(());
                 }
-                Err(error) => return Err(FillError::Fill(process.id, error)),
             };
             process.missing.remove(at..at + done);
             self.twice.push(offset as u64..offset as u64 + done);
@@ -384,22 +371,27 @@ impl Filler {
                 let origin = wish.address / PAGE + page;
                 for process in self.processes.iter_mut().filter(|process| process.id == wish.process) {
                     let Some(address) = process.awaited.find(origin) else { continue };
-                    match place(&process.faults, address, bytes) {
-                        Ok(Placed::Done(_)) => {
-                            process.changing = None;
+                    let failed = cannot_fill(process.id);
+                    let placed = match process.is_changing() {
+                        true => Placed::Later,
+                        false => place(&process.faults, address, bytes).map_err(failed)?,
+                    };
+                    let later = match placed {
+                        Placed::Done(_) => {
                             self.filled.pages += 1;
+                            false
                         }
-                        Ok(Placed::Needless) => {}
-                        Ok(Placed::Later) => {
-                            process.await_event()?;
-                            self.wishes.repeat(wish.process, origin * PAGE);
-                            continue;
-                        }
-                        Ok(Placed::Gone) => {
+                        Placed::Needless => false,
+                        Placed::Later => true,
+                        Placed::Nowhere => !process.is_settled().map_err(failed)?,
+                        Placed::Gone => {
                             process.forget();
                             continue;
                         }
-                        Err(error) => return Err(FillError::Fill(process.id, error)),
+                    };
+                    if later {
+                        self.wishes.repeat(wish.process, origin * PAGE);
+                        continue;
                     }
                     process.awaited.remove(address..address + PAGE);
                 }

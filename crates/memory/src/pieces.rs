@@ -97,10 +97,11 @@ impl Pieces {
         *self = kept;
     }
 
-    /// The pages in a range are at another address now.
+    /// The pages in a range are at another address now, instead of what was there.
     pub fn shift(&mut self, range: Range<u64>, to: u64) {
-        let start = range.start;
+        let (start, length) = (range.start, range.end - range.start);
         let moved = self.take(range);
+        self.remove(to..to + length);
         self.0.extend(moved.0.into_iter().map(|(address, piece)| (to + (address - start), piece)));
     }
 

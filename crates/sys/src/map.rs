@@ -29,6 +29,17 @@ impl Anonymous {
         Ok(Self { pointer: pointer.cast(), length })
     }
 
+    /// Maps this many bytes from an address on, where nothing is mapped.
+    ///
+    /// # Errors
+    /// When there is something, or no room.
+    pub fn at(address: u64, length: usize) -> io::Result<Self> {
+        let (protection, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE | MapFlags::FIXED_NOREPLACE);
+        // SAFETY: nothing that is mapped is touched, for the kernel refuses it.
+        let pointer = unsafe { mmap_anonymous(address as *mut _, length, protection, flags)? };
+        Ok(Self { pointer: pointer.cast(), length })
+    }
+
     /// Where it begins.
     #[must_use]
     pub fn address(&self) -> u64 {

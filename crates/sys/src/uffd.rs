@@ -27,6 +27,8 @@ const REGISTER: libc::Ioctl = request(0x00, 32);
 const UNREGISTER: libc::Ioctl = ((2_u32 << 30) | (16 << 16) | (0xaa << 8) | 0x01) as libc::Ioctl;
 const COPY: libc::Ioctl = request(0x03, 40);
 const ZEROPAGE: libc::Ioctl = request(0x04, 32);
+const CONTINUE: libc::Ioctl = request(0x07, 32);
+const WAKE: libc::Ioctl = ((2_u32 << 30) | (16 << 16) | (0xaa << 8) | 0x02) as libc::Ioctl;
 
 const REGISTER_MISSING: u64 = 1;
 const REGISTER_WP: u64 = 1 << 1;
@@ -162,6 +164,31 @@ impl Userfaultfd {
         partial(done, words[3])
     }
 
+    /// Has whoever waits for pages from `start` on look again.
+    ///
+    /// # Errors
+    /// When the range is not one of pages.
+    pub fn wake(&self, start: u64, length: u64) -> io::Result<()> {
+        let mut words = [start, length];
+        self.ioctl(WAKE, &mut words)
+    }
+
+    /// Whether private anonymous memory that was registered here is mapped at the page at `address`; `None` when mappings
+    /// are changing, so that there are events to be read, or soon will be. Since Linux 5.13.
+    ///
+    /// # Errors
+    /// `ESRCH` when the process is gone.
+    pub fn covers(&self, address: u64) -> io::Result<Option<bool>> {
+        // Nothing comes of it: of such memory no page is in a file, where this would find it.
+        let mut words = [address, 4096, 0, 0];
+        match self.ioctl(CONTINUE, &mut words).map_err(|error| (error.raw_os_error(), error)) {
+            Err((Some(libc::EAGAIN), _)) => Ok(None),
+            Err((Some(libc::ENOENT), _)) => Ok(Some(false)),
+            Err((Some(libc::EINVAL), _)) | Ok(()) => Ok(Some(true)),
+            Err((_, error)) => Err(error),
+        }
+    }
+
     /// The next event; `None` when there is none now.
     ///
     /// # Errors
@@ -253,7 +280,12 @@ mod tests {
             Some(libc::EEXIST)
         );
         assert_eq!(descriptor.zero(start, PAGE).unwrap(), PAGE);
+        // With and without a page.
+        for page in [0, 1] {
+            assert_eq!(descriptor.covers(start + page * PAGE).unwrap(), Some(true));
+        }
         descriptor.unregister(start, 8 * PAGE).unwrap();
+        assert_eq!(descriptor.covers(start).unwrap(), Some(false));
         assert_eq!(memory.read(3 * PAGE as usize), 0);
     }
 

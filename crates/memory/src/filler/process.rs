@@ -2,19 +2,15 @@
 
 use std::io;
 use std::ops::Range;
-use std::time::{Duration, Instant};
 
 use drover_model::PageCount;
-use drover_sys::uffd::Userfaultfd;
+use drover_sys::uffd::{Event, Userfaultfd};
 use rustix::io::Errno;
 
-use super::FillError;
+use super::changes::{Change, in_order};
 use crate::pieces::Pieces;
 
 const PAGE: u64 = PageCount::PAGE;
-/// How long the kernel may take to tell of mappings that have changed.
-const EVENT_COMES: Duration = Duration::from_secs(30);
-
 /// One process.
 #[derive(Debug)]
 pub(super) struct Process {
@@ -28,13 +24,18 @@ pub(super) struct Process {
     pub recent: Vec<Range<u64>>,
     /// Pages that somebody waits for and that could not be put there while the mappings were changing.
     pub waiting: Vec<u64>,
-    /// Since when its mappings have been changing, with no word about how.
-    pub changing: Option<Instant>,
+    /// How its mappings have changed, as it was told; not carried out while others are changing.
+    told: Vec<Change>,
+    /// The children it has forked, and how many changes had been told of by then.
+    forked: Vec<(Userfaultfd, usize)>,
+    /// Times that a thread had to wait.
+    pub faults_heard: u64,
 }
 
 impl Process {
     pub fn new(id: u64, faults: Userfaultfd, missing: Pieces, awaited: Pieces) -> Self {
-        Self { id, faults, missing, awaited, recent: Vec::new(), waiting: Vec::new(), changing: None }
+        let (recent, waiting, told, forked, faults_heard) = Default::default();
+        Self { id, faults, missing, awaited, recent, waiting, told, forked, faults_heard }
     }
 
     /// What to bring next, at most so many bytes.
@@ -54,19 +55,96 @@ impl Process {
     }
 
     pub fn is_served(&self) -> bool {
-        self.missing.is_empty() && self.awaited.is_empty() && self.waiting.is_empty()
+        self.missing.is_empty() && self.awaited.is_empty() && !self.is_hindered()
     }
 
-    /// Its mappings are changing. An event that never comes would leave a page out for ever.
-    pub fn await_event(&mut self) -> Result<(), FillError> {
-        let since = *self.changing.get_or_insert_with(Instant::now);
-        if since.elapsed() < EVENT_COMES {
-            return Ok(());
+    /// Whether its mappings may be other than what is known of them.
+    pub fn is_changing(&self) -> bool {
+        !(self.told.is_empty() && self.forked.is_empty())
+    }
+
+    /// Whether something could not be done because its mappings are changing.
+    pub fn is_hindered(&self) -> bool {
+        self.is_changing() || !self.waiting.is_empty()
+    }
+
+    /// Whether there is something to bring that nobody waits for.
+    pub fn can_go_on(&self) -> bool {
+        !self.missing.is_empty() && !self.is_changing()
+    }
+
+    /// Hears everything that it tells: who waits, and how its mappings have changed.
+    pub fn hear(&mut self) -> io::Result<()> {
+        while let Some(event) = self.faults.event()? {
+            let change = match event {
+                Event::Fault(address) => {
+                    self.faults_heard += 1;
+                    self.waiting.push(address & !(PAGE - 1));
+                    continue;
+                }
+                Event::Fork(faults) => {
+                    self.forked.push((faults, self.told.len()));
+                    continue;
+                }
+                Event::Remap { from, to, length } => Change::Moved { from: from..from + length, to },
+                Event::Unmap { start, end } => Change::Gone(start..end),
+                Event::Remove { start, end } => Change::Emptied(start..end),
+            };
+            self.told.push(change);
         }
-        Err(FillError::Fill(
-            self.id,
-            io::Error::new(io::ErrorKind::TimedOut, "its mappings have changed without a word"),
-        ))
+        Ok(())
+    }
+
+    /// Carries out what has been heard, once nothing more is about to be told; gives the children of its forks. `None` when
+    /// its mappings are changing.
+    pub fn settle(&mut self) -> Option<Vec<Self>> {
+        if !self.is_changing() {
+            return Some(Vec::new());
+        }
+        // Whatever there is at this address: it is about the changes. One whose memory has gone has no more of them.
+        if matches!(self.faults.covers(0), Ok(None)) {
+            return None;
+        }
+        let ordered = in_order(self.told.clone(), |address| self.faults.covers(address).unwrap_or(Some(false)))?;
+        let (told, forked) = (std::mem::take(&mut self.told), std::mem::take(&mut self.forked));
+        let children = forked.into_iter().map(|(faults, count)| self.child(faults, &told, count)).collect();
+        ordered.iter().for_each(|change| self.carry_out(change));
+        Some(children)
+    }
+
+    /// A child, which lacks what its parent lacks; but for what had happened when it was forked, which is most likely what
+    /// had been told of by then.
+    fn child(&self, faults: Userfaultfd, told: &[Change], count: usize) -> Self {
+        let mut child = Self::new(self.id, faults, self.missing.clone(), self.awaited.clone());
+        let is_mapped = |address| child.faults.covers(address).unwrap_or(Some(false));
+        let had_happened =
+            told.iter().enumerate().filter(|(index, change)| change.precedes_fork(is_mapped, *index < count));
+        let had_happened = had_happened.map(|(_, change)| change.clone()).collect();
+        let ordered = in_order(had_happened, |address| Some(is_mapped(address).unwrap_or(true))).unwrap_or_default();
+        ordered.iter().for_each(|change| child.carry_out(change));
+        child
+    }
+
+    /// Whoever waits for what is no longer there looks again.
+    fn carry_out(&mut self, change: &Change) {
+        let range = change.affected().clone();
+        let _ = self.faults.wake(range.start, range.end - range.start);
+        match change {
+            Change::Moved { to, .. } => {
+                self.missing.shift(range.clone(), *to);
+                self.awaited.shift(range, *to);
+            }
+            Change::Gone(_) | Change::Emptied(_) => {
+                self.missing.remove(range.clone());
+                self.awaited.remove(range);
+            }
+        }
+    }
+
+    /// Whether a page that has no place will not have one: no change is under way that nobody has heard of.
+    pub fn is_settled(&mut self) -> io::Result<bool> {
+        self.hear()?;
+        Ok(!self.is_changing() && !matches!(self.faults.covers(0), Ok(None)))
     }
 
     /// Its address space has gone.
@@ -84,6 +162,8 @@ pub(super) enum Placed {
     Needless,
     /// The mappings are changing: an event says, or will say, how.
     Later,
+    /// Nothing is mapped there, or something else; an event may say why.
+    Nowhere,
     /// The process has ended.
     Gone,
 }
@@ -103,17 +183,14 @@ pub(super) fn place(faults: &Userfaultfd, address: u64, content: Option<&[u8]>) 
         match Errno::from_io_error(&error) {
             Some(Errno::AGAIN) => return Ok(Placed::Later),
             Some(Errno::SRCH) => return Ok(Placed::Gone),
-            Some(Errno::EXIST) => return Ok(Placed::Needless),
+            Some(Errno::EXIST) => {
+                let _ = faults.wake(address, PAGE);
+                return Ok(Placed::Needless);
+            }
             // The range may reach over the end of a mapping: the smaller, the sooner it does not.
             Some(Errno::NOENT) if length > PAGE as usize => length = (length / 2).next_multiple_of(PAGE as usize),
-            // A mapping that is moved is no longer in its old place before the kernel has told of it.
-            Some(Errno::NOENT) => return Ok(Placed::Later),
+            Some(Errno::NOENT) => return Ok(Placed::Nowhere),
             _ => return Err(error),
         }
     }
-}
-
-/// Whether a page that could not be put there is there already, or has no place any more.
-pub(super) fn settled(error: &io::Error) -> bool {
-    matches!(Errno::from_io_error(error), Some(Errno::EXIST | Errno::NOENT | Errno::SRCH))
 }

@@ -156,18 +156,15 @@ fn every_page_comes_to_its_place_and_whoever_waits_goes_on() {
 fn await_sleep(thread: &mpsc::Receiver<rustix::process::Pid>) {
     let path = format!("/proc/self/task/{}/stat", thread.recv().unwrap().as_raw_nonzero());
     let sleeps = || std::fs::read_to_string(&path).unwrap().rsplit(") ").next().unwrap().starts_with(['S', 'D']);
-    let until = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    let until = Instant::now() + Duration::from_secs(20);
     while !sleeps() {
-        assert!(std::time::Instant::now() < until, "it goes on");
+        assert!(Instant::now() < until, "it goes on");
         std::thread::yield_now();
     }
 }
 
-#[test]
-fn a_thread_that_waits_while_another_gives_memory_back_is_not_forgotten() {
-    let memory = Anonymous::new((PAGES * PAGE) as usize).unwrap();
-    let start = memory.address();
-    let directory = tempfile::tempdir().unwrap();
+/// A filler that has all pages of process 9 from `start` on.
+fn filler_of_all(directory: &Path, start: u64) -> (Filler, UnixListener, OwnedFd) {
     let mut bytes = Vec::new();
     let mut writer = StreamWriter::new(&mut bytes).unwrap();
     writer.object(Object::Process(9)).unwrap();
@@ -177,7 +174,15 @@ fn a_thread_that_waits_while_another_gives_memory_back_is_not_forgotten() {
     }
     writer.run(KEEP, start, PAGES as u32).unwrap();
     writer.end().unwrap();
-    let (filler, listener, agents) = filler(directory.path(), bytes);
+    filler(directory, bytes)
+}
+
+#[test]
+fn a_thread_that_waits_while_another_gives_memory_back_is_not_forgotten() {
+    let memory = Anonymous::new((PAGES * PAGE) as usize).unwrap();
+    let start = memory.address();
+    let directory = tempfile::tempdir().unwrap();
+    let (filler, listener, agents) = filler_of_all(directory.path(), start);
 
     let faults = register(start);
     let path = directory.path().join("socket");
@@ -202,10 +207,62 @@ fn a_thread_that_waits_while_another_gives_memory_back_is_not_forgotten() {
         introduce(&mut criu, 9, &faults);
         drop(faults);
         // Whether its content or what is left of it: it goes on before CRIU has finished.
-        let got = read.recv_timeout(std::time::Duration::from_secs(20));
+        let got = read.recv_timeout(Duration::from_secs(20));
         criu.write_all(&FINISHED.to_ne_bytes()).unwrap();
         assert!(got == Ok(byte(333)) || got == Ok(0), "{got:?}");
         filling.join().unwrap();
+    });
+}
+
+#[test]
+fn a_mapping_that_moves_to_where_another_has_just_gone_keeps_its_pages() {
+    const HALF: u64 = PAGES / 2 * PAGE;
+    let reserved = Anonymous::new((PAGES * PAGE) as usize).unwrap();
+    let start = reserved.address();
+    drop(reserved);
+    let moving = Anonymous::at(start, HALF as usize).unwrap();
+    let going = Anonymous::at(start + HALF, HALF as usize).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let (filler, listener, agents) = filler_of_all(directory.path(), start);
+
+    let faults = register(start);
+    std::thread::scope(|scope| {
+        let (says, thread) = mpsc::channel();
+        let says_too = says.clone();
+        let (has_gone, gone) = mpsc::channel();
+        let moving = &moving;
+        // It exists before there is room for its stack where the other one was.
+        let moved = scope.spawn(move || {
+            gone.recv().unwrap();
+            let until = Instant::now() + Duration::from_secs(20);
+            let there = loop {
+                match Anonymous::at(start + HALF, HALF as usize) {
+                    Ok(there) => break there,
+                    Err(error) => assert!(Instant::now() < until, "{error}"),
+                }
+            };
+            says_too.send(rustix::thread::gettid()).unwrap();
+            moving.move_onto(0, &there, 0, HALF as usize).unwrap();
+            there
+        });
+        scope.spawn(move || {
+            says.send(rustix::thread::gettid()).unwrap();
+            drop(going);
+        });
+        await_sleep(&thread);
+        has_gone.send(()).unwrap();
+        await_sleep(&thread);
+        // Both wait to be heard.
+        let filling = scope.spawn(|| filler.serve(&listener, &agents).unwrap());
+        let mut criu = UnixStream::connect(directory.path().join("socket")).unwrap();
+        introduce(&mut criu, 9, &faults);
+        drop(faults);
+        let there = moved.join().unwrap();
+        criu.write_all(&FINISHED.to_ne_bytes()).unwrap();
+        for page in 0..PAGES / 2 {
+            assert_eq!(there.read((page * PAGE) as usize), byte(page), "page {page}");
+        }
+        assert_eq!(filling.join().unwrap().pages, PAGES / 2);
     });
 }
 
