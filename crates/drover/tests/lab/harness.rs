@@ -349,6 +349,19 @@ impl Lab {
         std::fs::read_to_string(path).unwrap_or_default()
     }
 
+    /// What each thread of the lab waits for in the kernel, a line each; those that run are in no call.
+    fn threads(&self) -> String {
+        let read = |path: PathBuf| std::fs::read_to_string(path).unwrap_or_default();
+        let list = |path: &Path| std::fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
+        let of_lab = |process: &PathBuf| read(process.join("cgroup")).contains(&format!("/{}/", self.mark()));
+        let threads =
+            list(Path::new("/proc")).filter(of_lab).flat_map(|process| list(&process.join("task")).collect::<Vec<_>>());
+        let line = |thread: PathBuf| {
+            format!("{} {} {}", thread.display(), read(thread.join("comm")).trim(), read(thread.join("wchan")))
+        };
+        threads.map(line).collect::<Vec<_>>().join("\n")
+    }
+
     /// Everything on `host` that has a container's id in its name: files, mounts, cgroups, processes, links.
     #[track_caller]
     pub fn traces(&self, host: &str, id: &str) -> String {
@@ -374,6 +387,9 @@ impl Drop for Lab {
                 let lines: Vec<&str> = log.lines().collect();
                 eprintln!("--- agent of {host}\n{}", lines[lines.len().saturating_sub(40)..].join("\n"));
             }
+            eprintln!("--- moves");
+            let _ = self.command("migrations --json").stdout(std::io::stderr()).status();
+            eprintln!("--- threads\n{}", self.threads());
         }
         drop(self.undertaker.stdin.take());
         let _ = self.undertaker.wait();
