@@ -19,6 +19,7 @@ use rustix::fs::{FallocateFlags, fallocate};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
 use crate::following::{HEADER, Relay};
+use crate::mappings::{inside, wiped_on_fork};
 use crate::pages::PageSet;
 use crate::pieces::Pieces;
 use crate::stored::Stored;
@@ -74,9 +75,10 @@ const AROUND: u64 = 64 << 10;
 const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 
 /// Brings pages until none is missing.
-#[derive(Debug)]
-pub struct Filler {
+pub struct Filler<'a> {
     stored: Stored,
+    /// Lists the container's processes, as they are called here.
+    pids: &'a (dyn Fn() -> Vec<u32> + Sync),
     content: Content,
     processes: Vec<Process>,
     wishes: Wishes,
@@ -107,12 +109,12 @@ struct Happened {
     processes: Vec<usize>,
 }
 
-impl Filler {
-    /// Takes up what was stored.
+impl<'a> Filler<'a> {
+    /// Takes up what was stored for the processes that `pids` lists.
     ///
     /// # Errors
     /// When the content cannot be mapped.
-    pub fn new(stored: Stored) -> Result<Self, FillError> {
+    pub fn new(stored: Stored, pids: &'a (dyn Fn() -> Vec<u32> + Sync)) -> Result<Self, FillError> {
         let length = usize::try_from(stored.slots * PAGE).map_err(|_| io::ErrorKind::FileTooLarge);
         let content = length.map_err(io::Error::from).and_then(|length| Content::of(&stored.content, length));
         let content = content.map_err(FillError::Content)?;
@@ -121,6 +123,7 @@ impl Filler {
         let (twice, twice_bytes) = Default::default();
         Ok(Self {
             stored,
+            pids,
             content,
             processes,
             wishes,
@@ -263,11 +266,24 @@ impl Filler {
     fn answer(&mut self, index: usize) -> Result<(), FillError> {
         let process = &mut self.processes[index];
         process.hear().map_err(cannot_fill(process.id))?;
-        let Some(children) = process.settle() else { return Ok(()) };
+        let Some(mut children) = process.settle() else { return Ok(()) };
         let waiting = std::mem::take(&mut process.waiting);
-        self.shared |= !children.is_empty();
-        self.processes.extend(children);
+        if !children.is_empty() {
+            self.shared = true;
+            let wiped = self.wiped_on_fork(self.processes[index].id);
+            children.iter_mut().for_each(|child| wiped.iter().for_each(|range| child.forget_range(range)));
+            self.processes.extend(children);
+        }
         waiting.into_iter().try_for_each(|address| self.bring_around(index, address))
+    }
+
+    /// What a child that has just been forked finds empty. The process itself says so; or if it has ended meanwhile, or was
+    /// forked after the restore itself, those that were, for the advice travels with the memory.
+    fn wiped_on_fork(&self, id: u64) -> Vec<Range<u64>> {
+        let known = |id: u64| self.processes.iter().any(|process| process.id == id);
+        let related = |pid: &u32| inside(*pid).is_ok_and(|found| found == id || !known(found));
+        // What cannot be read has gone.
+        (self.pids)().into_iter().filter(related).flat_map(|pid| wiped_on_fork(pid).unwrap_or_default()).collect()
     }
 
     /// Brings the page that somebody waits for, and those around it.

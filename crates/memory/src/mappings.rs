@@ -48,17 +48,45 @@ fn status<T: FromStr>(pid: u32, name: &str) -> io::Result<T> {
     number.ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
+/// The mappings of `pid` that are zero in a child of a fork (`MADV_WIPEONFORK`, `madvise(2)`). It takes as long as its memory
+/// is large.
+///
+/// # Errors
+/// When there is no such process.
+pub(crate) fn wiped_on_fork(pid: u32) -> io::Result<Vec<Range<u64>>> {
+    Ok(parse_wiped(&std::fs::read_to_string(format!("/proc/{pid}/smaps"))?))
+}
+
+/// From the lines of `/proc/PID/smaps` (`proc_pid_smaps(5)`).
+fn parse_wiped(smaps: &str) -> Vec<Range<u64>> {
+    let (mut mapping, mut wiped) = (None, Vec::new());
+    for line in smaps.lines() {
+        if let Some(flags) = line.strip_prefix("VmFlags:") {
+            wiped.extend(mapping.take().filter(|_| flags.split_ascii_whitespace().any(|flag| flag == "wf")));
+        } else {
+            mapping = range(line.split_ascii_whitespace().next().unwrap_or_default()).or(mapping);
+        }
+    }
+    wiped
+}
+
+/// Two addresses in hexadecimal digits with a hyphen between them.
+fn range(text: &str) -> Option<Range<u64>> {
+    let (start, end) = text.split_once('-')?;
+    let address = |text| u64::from_str_radix(text, 16).ok();
+    Some(address(start)?..address(end)?)
+}
+
 /// From the lines of `/proc/PID/maps` (`proc_pid_maps(5)`).
 fn parse(maps: &str) -> Vec<Range<u64>> {
     let followed = maps.lines().filter_map(|line| {
         let mut fields = line.split_ascii_whitespace();
-        let (start, end) = fields.next()?.split_once('-')?;
+        let mapping = range(fields.next()?)?;
         let (permissions, inode) = (fields.next()?, fields.nth(2)?);
         let name = fields.next().unwrap_or_default();
         let ours = name.is_empty() || name == "[heap]" || name.starts_with("[anon:");
         let private = permissions.ends_with('p') && inode == "0" && ours;
-        let address = |text| u64::from_str_radix(text, 16).ok();
-        private.then_some(address(start)?..address(end)?)
+        private.then_some(mapping)
     });
     followed.collect()
 }
@@ -66,6 +94,21 @@ fn parse(maps: &str) -> Vec<Range<u64>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn mappings_that_a_child_finds_empty_are_found() {
+        let smaps = "\
+7f0000000000-7f0000400000 rw-p 00000000 00:00 0 
+Size:               4096 kB
+VmFlags: rd wr mr mw me ac wf sd 
+7f0000400000-7f0000401000 rw-p 00000000 00:00 0                          [anon: wf]
+Size:                  4 kB
+VmFlags: rd wr mr mw me ac sd 
+7f0000401000-7f0000402000 rw-p 00000000 00:00 0 
+VmFlags: rd wr mr mw me ac wf 
+";
+        assert_eq!(parse_wiped(smaps), [0x7f00_0000_0000..0x7f00_0040_0000, 0x7f00_0040_1000..0x7f00_0040_2000]);
+    }
 
     #[test]
     fn private_anonymous_mappings_are_followed_and_no_others() {

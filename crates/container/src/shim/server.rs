@@ -58,9 +58,15 @@ const STREAMS_END: Duration = Duration::from_secs(2);
 const FAREWELL: Duration = Duration::from_millis(500);
 
 /// Brings a restored container the pages that are in a store, over the socket that CRIU connects to, and those that follow
-/// from the source, over agents that connect to `agents`. Tells `filled` when none is missing; what it has not brought by
-/// then is zero. It goes on to tell agents so.
-pub type Fill = fn(store: &Path, criu: &UnixListener, agents: &Path, filled: &dyn Fn()) -> Result<(), Failure>;
+/// from the source, over agents that connect to `agents`; `pids` lists the container's processes. Tells `filled` when none
+/// is missing; what it has not brought by then is zero. It goes on to tell agents so.
+pub type Fill = fn(
+    store: &Path,
+    criu: &UnixListener,
+    agents: &Path,
+    pids: &(dyn Fn() -> Vec<u32> + Sync),
+    filled: &dyn Fn(),
+) -> Result<(), Failure>;
 
 /// The whole life of a shim; returns when the container has ended or was discarded.
 ///
@@ -245,7 +251,9 @@ impl Server {
                 server.filled.1.notify_all();
             };
             let layout = &server.spec.layout;
-            if let Err(error) = (server.fill)(&layout.store(), &listener, &layout.relays(), &filled) {
+            // What cannot be listed has gone.
+            let pids = || server.container.pids().unwrap_or_default();
+            if let Err(error) = (server.fill)(&layout.store(), &listener, &layout.relays(), &pids, &filled) {
                 // What is missing would be zero from now on. Better no program than one whose memory is wrong; a restore
                 // that was broken off has none.
                 eprintln!("cannot bring the pages that are missing: {}", Explained::from_chain(error.as_ref()));

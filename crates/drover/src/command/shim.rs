@@ -20,12 +20,13 @@ fn fill(
     store: &Path,
     criu: &UnixListener,
     agents: &Path,
+    pids: &(dyn Fn() -> Vec<u32> + Sync),
     filled: &dyn Fn(),
 ) -> Result<(), drover_container::shim::Failure> {
     // An index that is not there means that no page came.
     let Some(stored) = Stored::open(store)? else { return Err("the index of the pages is missing".into()) };
     let agents = listen_for_relays(agents)?;
-    Filler::new(stored)?.serve(criu, &agents)?;
+    Filler::new(stored, pids)?.serve(criu, &agents)?;
     filled();
     Ok(dismiss_relays(&agents)?)
 }

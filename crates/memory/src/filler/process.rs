@@ -134,11 +134,14 @@ impl Process {
                 self.missing.shift(range.clone(), *to);
                 self.awaited.shift(range, *to);
             }
-            Change::Gone(_) | Change::Emptied(_) => {
-                self.missing.remove(range.clone());
-                self.awaited.remove(range);
-            }
+            Change::Gone(_) | Change::Emptied(_) => self.forget_range(&range),
         }
+    }
+
+    /// What is missing there is zero.
+    pub fn forget_range(&mut self, range: &Range<u64>) {
+        self.missing.remove(range.clone());
+        self.awaited.remove(range.clone());
     }
 
     /// Whether a page that has no place will not have one: no change is under way that nobody has heard of.

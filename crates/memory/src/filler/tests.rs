@@ -35,11 +35,11 @@ fn register(start: u64) -> Userfaultfd {
 }
 
 /// A filler of what this stream has brought to a directory, and where it listens: for CRIU, and for agents.
-fn filler(directory: &Path, stream: Vec<u8>) -> (Filler, UnixListener, OwnedFd) {
+fn filler(directory: &Path, stream: Vec<u8>) -> (Filler<'static>, UnixListener, OwnedFd) {
     store(directory, &mut Inflow::new(std::iter::once(stream.into())), || ()).unwrap();
     let listener = UnixListener::bind(directory.join("socket")).unwrap();
     let agents = listen_for_relays(&directory.join("agents")).unwrap();
-    (Filler::new(Stored::open(directory).unwrap().unwrap()).unwrap(), listener, agents)
+    (Filler::new(Stored::open(directory).unwrap().unwrap(), &Vec::new).unwrap(), listener, agents)
 }
 
 /// What CRIU says of a process.
@@ -164,7 +164,7 @@ fn await_sleep(thread: &mpsc::Receiver<rustix::process::Pid>) {
 }
 
 /// A filler that has all pages of process 9 from `start` on.
-fn filler_of_all(directory: &Path, start: u64) -> (Filler, UnixListener, OwnedFd) {
+fn filler_of_all(directory: &Path, start: u64) -> (Filler<'static>, UnixListener, OwnedFd) {
     let mut bytes = Vec::new();
     let mut writer = StreamWriter::new(&mut bytes).unwrap();
     writer.object(Object::Process(9)).unwrap();
