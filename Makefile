@@ -56,6 +56,10 @@ test-fast: images build-tests ## Run the tests that need no lab with agents (nee
 fuzz: ## Let spoilt page streams arrive for a minute (DROVER_FUZZ_SECONDS, DROVER_FUZZ_SEED)
 	cargo test --release --locked -p drover-memory --test fuzz -- --ignored --nocapture
 
+.PHONY: soak
+soak: images build ## Move a container that checks its memory hundreds of times (half an hour; DROVER_SOAK_MOVES on each link)
+	cargo test $(CARGO_FLAGS) --test lab -- --ignored --nocapture hundreds_of_moves
+
 # Not a part of `test`: it downloads a kernel and QEMU. The programs are those of memory and sys, in this order.
 .PHONY: test-vm
 test-vm: lab-base build-tests ## Run the tests that need an older kernel in a virtual machine (needs root; the network the first time)

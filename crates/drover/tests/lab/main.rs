@@ -13,3 +13,4 @@ mod operator;
 mod races;
 mod rollback;
 mod sessions;
+mod soak;

@@ -5,19 +5,24 @@ use serde_json::Value;
 use crate::count::{copy, import_counter};
 use crate::harness::{Lab, image_root, sharer, until};
 
-const STOP_AND_COPY: (&str, &str) = ("--mode stop-and-copy", "stop-and-copy");
-const PRE_COPY: (&str, &str) = ("--fallback freeze", "pre-copy");
-const POST_COPY: (&str, &str) = ("--mode post-copy", "post-copy");
+pub const STOP_AND_COPY: (&str, &str) = ("--mode stop-and-copy", "stop-and-copy");
+pub const PRE_COPY: (&str, &str) = ("--fallback freeze", "pre-copy");
+pub const POST_COPY: (&str, &str) = ("--mode post-copy", "post-copy");
 /// A round, and what was written again follows.
-const HYBRID: (&str, &str) = ("--fallback post-copy --downtime 0ms --max-rounds 1", "post-copy");
+pub const HYBRID: (&str, &str) = ("--fallback post-copy --downtime 0ms --max-rounds 1", "post-copy");
+
+/// Starts a container that checks its own memory.
+pub fn begin_torture(lab: &Lab, options: &str) {
+    lab.drover(format!("run --node n1 --name box -d counter drover-check torture {options} --json")).well();
+    lab.await_log("box", "ready\n");
+}
 
 /// Moves a container that checks its own memory, in ways with these options that are reported as these modes, and has it
 /// look at every page in the end.
 fn torture(options: &str, limit: Option<&str>, ways: &[(&str, &str)]) {
     let lab = Lab::up();
     import_counter(&lab);
-    lab.drover(format!("run --node n1 --name box -d counter drover-check torture {options} --json")).well();
-    lab.await_log("box", "ready\n");
+    begin_torture(&lab, options);
     if let Some(limit) = limit {
         lab.drover(format!("lab link {limit}")).well();
     }
@@ -31,13 +36,16 @@ fn torture(options: &str, limit: Option<&str>, ways: &[(&str, &str)]) {
     examine(&lab);
 }
 
-/// Ends the container that checks its own memory; it must have found every page as it was.
+/// Ends the container that checks its own memory; it must have found every page as it was. Gives what it says in the end.
 #[track_caller]
-fn examine(lab: &Lab) {
+pub fn examine(lab: &Lab) -> Value {
     lab.drover("stop -t 30 box").well();
     let log = lab.logs("box");
     assert_eq!(lab.await_exit("box"), 0, "{log}");
-    assert!(log.contains("\"wrong\":null"), "{log}");
+    let report: Value =
+        serde_json::from_str(log.lines().last().unwrap_or_default()).unwrap_or_else(|_| panic!("{log}"));
+    assert_eq!(report["wrong"], Value::Null, "{log}");
+    report
 }
 
 #[test]
