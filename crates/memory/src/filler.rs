@@ -15,20 +15,18 @@ use drover_model::PageCount;
 use drover_sys::map::Content;
 use drover_sys::uffd::Userfaultfd;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{FallocateFlags, fallocate};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
-use crate::following::{HEADER, Relay};
-use crate::mappings::{inside, wiped_on_fork};
-use crate::pages::PageSet;
+use crate::following::Relay;
 use crate::pieces::Pieces;
 use crate::stored::Stored;
 use crate::wishes::{self, Wishes};
 
+mod bring;
 mod changes;
 mod process;
 
-use process::{Placed, Process, place};
+use process::Process;
 
 /// Why pages cannot be brought any more.
 #[derive(Debug, thiserror::Error)]
@@ -59,8 +57,6 @@ pub struct Filled {
 const PAGE: u64 = PageCount::PAGE;
 /// "Restore finished".
 const FINISHED: u32 = 0x5253_5446;
-/// How much is brought at once without anybody waiting, in bytes: so long may a thread wait that begins to meanwhile.
-const STRIDE: u64 = 128 << 10;
 /// So long nothing else is brought after a page that somebody waited for, or until as many were waited for. The most, for a
 /// program that always waits must not keep the rest from coming.
 const SOON: Timespec = Timespec { tv_sec: 0, tv_nsec: wishes::SOON.subsec_nanos() as i64 };
@@ -69,8 +65,6 @@ const PATIENCE: u32 = 32;
 const LATE: Duration = Duration::from_millis(5);
 /// How much may be in memory twice, in the store and in its place, in bytes: to give it back takes as long as to bring it.
 const TWICE: u64 = 8 << 20;
-/// How much is brought around a page that somebody waits for, in bytes, from a multiple of it on.
-const AROUND: u64 = 64 << 10;
 
 const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 
@@ -260,160 +254,6 @@ impl<'a> Filler<'a> {
             self.processes.push(process);
         }
         Ok(false)
-    }
-
-    /// Deals with everything that has happened in a process.
-    fn answer(&mut self, index: usize) -> Result<(), FillError> {
-        let process = &mut self.processes[index];
-        process.hear().map_err(cannot_fill(process.id))?;
-        let Some(mut children) = process.settle() else { return Ok(()) };
-        let waiting = std::mem::take(&mut process.waiting);
-        if !children.is_empty() {
-            self.shared = true;
-            let wiped = self.wiped_on_fork(self.processes[index].id);
-            children.iter_mut().for_each(|child| wiped.iter().for_each(|range| child.forget_range(range)));
-            self.processes.extend(children);
-        }
-        waiting.into_iter().try_for_each(|address| self.bring_around(index, address))
-    }
-
-    /// What a child that has just been forked finds empty. The process itself says so; or if it has ended meanwhile, or was
-    /// forked after the restore itself, those that were, for the advice travels with the memory.
-    fn wiped_on_fork(&self, id: u64) -> Vec<Range<u64>> {
-        let known = |id: u64| self.processes.iter().any(|process| process.id == id);
-        let related = |pid: &u32| inside(*pid).is_ok_and(|found| found == id || !known(found));
-        // What cannot be read has gone.
-        (self.pids)().into_iter().filter(related).flat_map(|pid| wiped_on_fork(pid).unwrap_or_default()).collect()
-    }
-
-    /// Brings the page that somebody waits for, and those around it.
-    fn bring_around(&mut self, index: usize, address: u64) -> Result<(), FillError> {
-        let process = &mut self.processes[index];
-        if process.is_changing() {
-            process.waiting.push(address);
-            return Ok(());
-        }
-        if let Some((_, end)) = process.missing.at(address) {
-            self.hurried += 1;
-            let around = address - address % AROUND;
-            let around = around..around.saturating_add(AROUND);
-            self.bring(index, address..end.min(around.end))?;
-            if self.processes[index].missing.at(address).is_some() {
-                self.processes[index].waiting.push(address);
-                return Ok(());
-            }
-            let mut at = around.start;
-            while let Some((start, pages)) = self.processes[index].missing.from(at).filter(|(at, _)| *at < around.end) {
-                at = around.end.min(start + pages * PAGE);
-                self.bring(index, start..at)?;
-            }
-            return Ok(());
-        }
-        if let Some((page, end)) = process.awaited.at(address) {
-            self.wishes.hurry(process.id, page * PAGE, end - address);
-            return Ok(());
-        }
-        // Nothing was ever written there, or it was given back; or another thread's wait has brought it meanwhile.
-        let failed = cannot_fill(process.id);
-        match place(&process.faults, address, None).map_err(failed)? {
-            Placed::Done(_) | Placed::Needless => {}
-            Placed::Later => process.waiting.push(address),
-            Placed::Nowhere if !process.is_settled().map_err(failed)? => process.waiting.push(address),
-            // It looks again, and is told by the kernel.
-            Placed::Nowhere => drop(process.faults.wake(address, PAGE)),
-            Placed::Gone => process.forget(),
-        }
-        Ok(())
-    }
-
-    /// Brings the next pages that nobody waits for yet.
-    fn go_on(&mut self, index: usize) -> Result<(), FillError> {
-        match self.processes[index].next(STRIDE) {
-            Some(range) => self.bring(index, range),
-            None => Ok(()),
-        }
-    }
-
-    /// Gives back the store's memory of what has been brought.
-    fn give_back(&mut self) {
-        self.twice_bytes = 0;
-        let twice = PageSet::of(std::mem::take(&mut self.twice));
-        // A child of a fork needs it, too.
-        for run in twice.runs().iter().filter(|_| !self.shared) {
-            let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-            // A file that cannot have holes only takes more room.
-            let _ = fallocate(&self.stored.content, hole, run.start, run.end - run.start);
-        }
-    }
-
-    /// Brings pages that are in one piece.
-    fn bring(&mut self, index: usize, range: Range<u64>) -> Result<(), FillError> {
-        let process = &mut self.processes[index];
-        let mut at = range.start;
-        while at < range.end && !process.is_changing() {
-            let Some((slot, _)) = process.missing.at(at) else { return Ok(()) };
-            let offset = (slot * PAGE) as usize;
-            let bytes = &self.content.bytes()[offset..offset + (range.end - at) as usize];
-            let failed = cannot_fill(process.id);
-            let done = match place(&process.faults, at, Some(bytes)).map_err(failed)? {
-                Placed::Done(length) => {
-                    self.filled.pages += length / PAGE;
-                    length
-                }
-                Placed::Needless => PAGE,
-                Placed::Later => return Ok(()),
-                Placed::Nowhere if !process.is_settled().map_err(failed)? => return Ok(()),
-                // A child of a fork does not have every mapping of its parent.
-                Placed::Nowhere => PAGE,
-                Placed::Gone => {
-                    process.forget();
-                    return Ok(());
-                }
-            };
-            process.missing.remove(at..at + done);
-            self.twice.push(offset as u64..offset as u64 + done);
-            self.twice_bytes += done;
-            at += done;
-        }
-        Ok(())
-    }
-
-    /// Takes in what has come from the source.
-    fn take_in(&mut self) -> Result<(), FillError> {
-        while let Some((wish, length)) = self.wishes.brought(&mut self.buffer) {
-            let content = &self.buffer[HEADER..HEADER + length];
-            for page in 0..u64::from(wish.pages) {
-                let bytes = content.get((page * PAGE) as usize..((page + 1) * PAGE) as usize);
-                let origin = wish.address / PAGE + page;
-                for process in self.processes.iter_mut().filter(|process| process.id == wish.process) {
-                    let Some(address) = process.awaited.find(origin) else { continue };
-                    let failed = cannot_fill(process.id);
-                    let placed = match process.is_changing() {
-                        true => Placed::Later,
-                        false => place(&process.faults, address, bytes).map_err(failed)?,
-                    };
-                    let later = match placed {
-                        Placed::Done(_) => {
-                            self.filled.pages += 1;
-                            false
-                        }
-                        Placed::Needless => false,
-                        Placed::Later => true,
-                        Placed::Nowhere => !process.is_settled().map_err(failed)?,
-                        Placed::Gone => {
-                            process.forget();
-                            continue;
-                        }
-                    };
-                    if later {
-                        self.wishes.repeat(wish.process, origin * PAGE);
-                        continue;
-                    }
-                    process.awaited.remove(address..address + PAGE);
-                }
-            }
-        }
-        Ok(())
     }
 }
 

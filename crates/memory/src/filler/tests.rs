@@ -11,7 +11,7 @@ use drover_sys::uffd::feature;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
 use super::*;
-use crate::following::{Wish, listen_for_relays};
+use crate::following::{HEADER, Wish, listen_for_relays};
 use crate::inflow::Inflow;
 use crate::record::{Object, PRESENT};
 use crate::store::{AWAIT, KEEP, store};
