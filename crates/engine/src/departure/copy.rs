@@ -1,0 +1,131 @@
+//! What the source does while the container still runs: rounds, surveys, and slowing it.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use bytes::Bytes as Piece;
+use drover_memory::{LinkRate, Outlet, RoundError, Rounds};
+use drover_model::{Bytes, Explained, PageCount, Round};
+
+use super::Departure;
+use crate::container::lock;
+use crate::error::failure;
+use crate::link::StreamSender;
+use crate::standstill::Standstill;
+
+/// The least that a slowed container is left, in thousandths of a processor.
+const LEAST_MILLIS: u32 = 20;
+/// A stream that takes nothing more once the migration was given up.
+#[derive(Debug)]
+pub(super) struct Revocable {
+    pub out: StreamSender,
+    given_up: Arc<AtomicBool>,
+}
+
+impl Outlet for Revocable {
+    fn send(&mut self, piece: Piece) -> io::Result<()> {
+        if self.given_up.load(Ordering::Relaxed) {
+            return Err(io::Error::new(io::ErrorKind::BrokenPipe, "the migration was given up"));
+        }
+        self.out.send(piece)
+    }
+
+    fn rate(&self) -> LinkRate {
+        self.out.rate()
+    }
+}
+
+impl Departure {
+    /// The rounds until now, or new ones.
+    pub(super) fn rounds(&mut self, out: StreamSender) -> Result<Rounds<Revocable>, RoundError> {
+        let new = || {
+            let out = Revocable { out, given_up: Arc::clone(&self.given_up) };
+            Rounds::new(out, self.compression, rand::random(), self.inner.backend)
+        };
+        self.rounds.take().map_or_else(new, Ok)
+    }
+
+    /// One round: sends what the container has written since the last one. Gives why not when nothing of it can be
+    /// followed.
+    pub fn round(&mut self, out: StreamSender) -> Result<Result<Round, Explained>, Explained> {
+        let attempt = "cannot send memory";
+        let begun = Instant::now();
+        let pids = self.container.cgroup.pids().map_err(|error| failure(attempt, &error))?;
+        if self.rounds.is_none() {
+            self.container.look_at_sleepers();
+            self.look_at_use();
+        }
+        let rounds = self.rounds(out).map_err(|error| failure(attempt, &error))?;
+        let rounds = self.rounds.insert(rounds);
+        let sent = rounds.round(&pids).map_err(|error| failure(attempt, &error))?;
+        *lock(&self.sums) = rounds.sums();
+        if !rounds.follows() {
+            let why = rounds.refusal().map(|why| failure("its writes cannot be followed", why));
+            let why = why.map(|why| match self.inner.backend {
+                Some(_) => why,
+                None => why.with_hint("`drover agent features` says what is missing"),
+            });
+            let unknown = || Explained { reason: "it has no process that can be followed".into(), hint: None };
+            return Ok(Err(why.unwrap_or_else(unknown)));
+        }
+        let (pages, bytes) = (PageCount(sent.pages), Bytes(sent.bytes));
+        Ok(Ok(Round { pages, bytes, ms: begun.elapsed().as_secs_f64() * 1e3, dirty_after: PageCount(0) }))
+    }
+
+    /// Whether the container must stand still while it is surveyed.
+    pub fn needs_standstill(&self) -> bool {
+        self.rounds.as_ref().is_some_and(Rounds::needs_standstill)
+    }
+
+    /// How many pages have been written since the round began. It stands still for a moment, if it must: nobody may
+    /// execute anything in it then, for which the caller holds `executions` alone.
+    pub fn survey(&mut self) -> Result<PageCount, Explained> {
+        self.look_at_use();
+        // Before the pages, for that takes a while in which others are written.
+        self.look_at_mappings();
+        // What cannot be listed has gone.
+        let pids = self.container.cgroup.pids().unwrap_or_default();
+        let container = Arc::clone(&self.container);
+        let standstill = self.needs_standstill().then(|| Standstill::begin(&container)).transpose()?;
+        let Some(rounds) = &mut self.rounds else { return Ok(PageCount(0)) };
+        let private = rounds.survey();
+        drop(standstill);
+        // Of shared memory the target has what it has: no write is forgotten, and nobody must wait for it to be read.
+        Ok(PageCount(private.0 + rounds.survey_shared(&pids).0))
+    }
+
+    pub(super) fn look_at_mappings(&mut self) {
+        // What cannot be listed has gone.
+        self.mappings.look(&self.container.cgroup.pids().unwrap_or_default());
+    }
+
+    /// Leaves the container this share, in percent, of the processor time that it uses.
+    pub fn slow(&mut self, share: u32) -> Result<(), Explained> {
+        let attempt = "cannot slow the container";
+        let unused = || Explained { reason: format!("{attempt}: what it uses cannot be measured"), hint: None };
+        // Each step is a share of what it used before it was slowed at all.
+        let uses = *self.unslowed.get_or_insert(self.uses.ok_or_else(unused)?);
+        let millis = (uses.saturating_mul(share) / 100).max(LEAST_MILLIS);
+        self.container.cgroup.limit_cpu(Some(millis)).map_err(|error| failure(attempt, &error))
+    }
+
+    /// Measures how much of a processor it uses.
+    fn look_at_use(&mut self) {
+        let Ok(usage) = self.container.cgroup.stats() else { return };
+        let now = Instant::now();
+        if let Some((at, before)) = self.used.replace((now, usage.cpu_ns)) {
+            let elapsed = now.duration_since(at).as_nanos().max(1);
+            let millis = u128::from(usage.cpu_ns.saturating_sub(before)) * 1000 / elapsed;
+            self.uses = Some(u32::try_from(millis).unwrap_or(u32::MAX));
+        }
+    }
+
+    /// Gives a container that stays its processor time back, if it was slowed.
+    pub(super) fn hasten(&self) {
+        if let Err(error) = self.container.cgroup.limit_cpu(self.container.spec().limits.cpu_millis) {
+            tracing::warn!(%error, "the container may stay slow");
+        }
+    }
+}
