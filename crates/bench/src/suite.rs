@@ -142,6 +142,7 @@ const fn drover(name: &'static str, options: &'static [&'static str]) -> Contest
 }
 
 const AUTO: Contestant = drover("drover", &["--mode", "auto"]);
+const ALLOWED: Contestant = drover("drover post-copy allowed", &["--mode", "auto", "--fallback", "post-copy"]);
 const PRE_COPY: Contestant = drover("drover pre-copy", &["--mode", "pre-copy"]);
 const POST_COPY: Contestant = drover("drover post-copy", &["--mode", "post-copy"]);
 const STOP_AND_COPY: Contestant = drover("drover stop-and-copy", &["--mode", "stop-and-copy"]);
@@ -156,13 +157,17 @@ const USUAL: &[Contestant] = &[AUTO, RUNC_STOP, RUNC_LAZY, PODMAN];
 const EVERYONE: &[Contestant] =
     &[AUTO, PRE_COPY, POST_COPY, STOP_AND_COPY, RUNC_STOP, RUNC_PAGE_SERVER, RUNC_LAZY, PODMAN];
 
+/// The same where rounds may not suffice.
+const BUSY: &[Contestant] =
+    &[AUTO, ALLOWED, PRE_COPY, POST_COPY, STOP_AND_COPY, RUNC_STOP, RUNC_PAGE_SERVER, RUNC_LAZY, PODMAN];
+
 const ROUNDS: &[Contestant] = &[
     drover("0 rounds", &["--mode", "stop-and-copy"]),
-    drover("1 round", &["--mode", "pre-copy", "--max-rounds", "1"]),
-    drover("2 rounds", &["--mode", "pre-copy", "--max-rounds", "2"]),
-    drover("3 rounds", &["--mode", "pre-copy", "--max-rounds", "3"]),
-    drover("4 rounds", &["--mode", "pre-copy", "--max-rounds", "4"]),
-    drover("6 rounds", &["--mode", "pre-copy", "--max-rounds", "6"]),
+    drover("1 round", &["--mode", "pre-copy", "--max-rounds", "1", "--fallback", "freeze"]),
+    drover("2 rounds", &["--mode", "pre-copy", "--max-rounds", "2", "--fallback", "freeze"]),
+    drover("3 rounds", &["--mode", "pre-copy", "--max-rounds", "3", "--fallback", "freeze"]),
+    drover("4 rounds", &["--mode", "pre-copy", "--max-rounds", "4", "--fallback", "freeze"]),
+    drover("6 rounds", &["--mode", "pre-copy", "--max-rounds", "6", "--fallback", "freeze"]),
 ];
 
 const RULES: &[Contestant] = &[
@@ -206,7 +211,7 @@ pub fn groups(suite: Suite) -> Vec<Group> {
             // 64 MiB have 8,192 pages to dirty: 20,000 distinct ones in a second cannot be.
             let slow = sizes.map(|size| size.dirtying(5_000));
             let fast = [sizes[1], sizes[2]].map(|size| size.dirtying(20_000));
-            cross(&[&slow[..], &fast[..]].concat(), &Link::ALL, EVERYONE)
+            cross(&[&slow[..], &fast[..]].concat(), &Link::ALL, BUSY)
         }
         Suite::Rounds => {
             let rates = [0, 500, 2_000, 5_000].map(|rate| sizes[0].dirtying(rate));
@@ -261,7 +266,7 @@ mod tests {
         let help = "--mode <MODE>  How memory crosses [default: auto] [possible values: auto, pre-copy, stop-and-copy]";
         assert_eq!(unknown_words(&PRE_COPY, help), Vec::<&str>::new());
         assert_eq!(unknown_words(&POST_COPY, help), ["post-copy"]);
-        assert_eq!(unknown_words(&ROUNDS[1], help), ["--max-rounds"]);
+        assert_eq!(unknown_words(&ROUNDS[1], help), ["--max-rounds", "--fallback"]);
         assert_eq!(unknown_words(&RULES[0], help), ["--stop-rule"]);
         assert_eq!(unknown_words(&RUNC_STOP, help), Vec::<&str>::new());
     }
