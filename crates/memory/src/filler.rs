@@ -67,6 +67,8 @@ const LATE: Duration = Duration::from_millis(5);
 const TWICE: u64 = 8 << 20;
 
 const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
+/// How long a thread whose event was read may take to say that its change is done, before it is looked at again.
+const SETTLED: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000 };
 
 /// Brings pages until none is missing.
 pub struct Filler<'a> {
@@ -155,6 +157,7 @@ impl<'a> Filler<'a> {
             if happened.relay {
                 self.take_in()?;
             }
+            let asked = self.wishes.ask_first();
             if finished {
                 let late = self.went_on.elapsed() > LATE;
                 if (idle || late || self.hurried >= PATIENCE)
@@ -168,9 +171,11 @@ impl<'a> Filler<'a> {
                     }
                 }
                 let processes = &self.processes;
-                self.wishes.go_on(|id, page| {
-                    processes.iter().any(|process| process.id == id && process.awaited.find(page).is_some())
-                });
+                if asked && !processes.iter().any(Process::is_full) {
+                    self.wishes.go_on(|id, page| {
+                        processes.iter().any(|process| process.id == id && process.awaited.find(page).is_some())
+                    });
+                }
             }
             if self.nothing_follows(finished) {
                 self.wishes.dismiss();
@@ -186,7 +191,7 @@ impl<'a> Filler<'a> {
         let any = |has: fn(&Process) -> bool| self.processes.iter().any(has);
         // Changes are told of when they are done; one that is broken off is not.
         if any(Process::is_hindered) {
-            return Some(&SOON);
+            return Some(&SETTLED);
         }
         if finished && self.wishes.is_held() && any(|process| !process.awaited.is_empty()) {
             return Some(&SOON);

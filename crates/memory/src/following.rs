@@ -243,7 +243,8 @@ fn carry(following: impl Read, filler: &OwnedFd) -> Result<(), FollowError> {
 fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<usize> {
     loop {
         match recv(socket, &mut buffer[..], RecvFlags::empty()) {
-            Err(Errno::INTR) => {}
+            // Said once when the other side was closed with something unread; what it sent before is there still.
+            Err(Errno::INTR | Errno::CONNRESET) => {}
             other => return Ok(other?.0),
         }
     }
@@ -324,6 +325,29 @@ mod tests {
         assert!(!relay(&path, Instant::now(), io::sink(), io::empty()).unwrap());
         listen(&socket, 1).unwrap();
         assert!(reach(&path).unwrap().is_some());
+    }
+
+    #[test]
+    fn that_nothing_is_missing_is_heard_although_the_filler_leaves_something_unread() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("relays");
+        let listener = listen_for_relays(&path).unwrap();
+        let mut following = Vec::new();
+        let mut stream = StreamWriter::new(&mut following).unwrap();
+        stream.object(Object::Process(9)).unwrap();
+        stream.run(ZERO, 0, 1).unwrap();
+        // The link is there to the end.
+        let (link, _source) = std::os::unix::net::UnixStream::pair().unwrap();
+        let following = io::Cursor::new(following).chain(link);
+        std::thread::scope(|scope| {
+            let relaying = scope.spawn(|| relay(&path, Instant::now(), io::sink(), following));
+            let filler = Relay::accept(&listener).unwrap();
+            let mut waiting = [rustix::event::PollFd::new(&filler, rustix::event::PollFlags::IN)];
+            rustix::event::poll(&mut waiting, None).unwrap();
+            assert!(filler.wish(Wish::NOTHING));
+            drop(filler);
+            assert!(relaying.join().unwrap().unwrap());
+        });
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use drover_model::PageCount;
 
 use crate::following::{MOST, Relay, Wish};
-use crate::pieces::{Piece, Pieces};
+use crate::pieces::Pieces;
 use crate::window::{LEAST, Window};
 
 const PAGE: u64 = PageCount::PAGE;
@@ -23,6 +23,10 @@ pub(crate) struct Wishes {
     unasked: BTreeMap<u64, Pieces>,
     /// What was asked for and has not come.
     asked: VecDeque<Asked>,
+    /// Pages that somebody waits for and that have not come.
+    hurried: Vec<(u64, u64)>,
+    /// Of those, what could not be asked for yet.
+    first: VecDeque<(u64, u64)>,
     /// Where to go on: behind what was waited for last, for who reads on there will wait next.
     next: (u64, u64),
     window: Window,
@@ -52,8 +56,9 @@ struct Asked {
 impl Wishes {
     pub fn new(all: BTreeMap<u64, Pieces>) -> Self {
         let unasked = all.clone();
-        let (asked, window, now) = (VecDeque::new(), Window::default(), Instant::now());
-        Self { all, unasked, asked, next: (0, 0), window, urgent: None, calm: now, went_on: now, relay: None }
+        let (asked, hurried, first, window, urgent, relay) = Default::default();
+        let (next, now) = ((0, 0), Instant::now());
+        Self { all, unasked, asked, hurried, first, next, window, urgent, calm: now, went_on: now, relay }
     }
 
     pub fn relay(&self) -> Option<&Relay> {
@@ -71,6 +76,7 @@ impl Wishes {
     fn ask_again(&mut self) {
         self.unasked = self.all.clone();
         self.asked.clear();
+        self.first = self.hurried.iter().copied().collect();
         self.urgent = None;
         self.window = Window::default();
     }
@@ -78,20 +84,28 @@ impl Wishes {
     /// Somebody waits for the page at `address`, and perhaps for those behind it next, in all `length` bytes.
     pub fn hurry(&mut self, process: u64, address: u64, length: u64) {
         self.urgent = Some((process, address));
-        let is_unasked = |unasked: &Pieces| unasked.at(address).is_some();
-        if self.unasked.get(&process).is_some_and(is_unasked) {
-            // Asked for at once, or when somebody can be asked again.
-            self.next = (process, address);
-            self.ask(process, address, length / PAGE);
+        if !self.hurried.contains(&(process, address)) {
+            self.hurried.push((process, address));
+        }
+        if self.is_unasked(process, address) && !self.ask(process, address, length / PAGE) {
+            self.first.push_back((process, address));
         }
     }
 
-    /// Asks for a page again that could not be taken in.
-    pub fn repeat(&mut self, process: u64, address: u64) {
-        if let Some((slot, _)) = self.all.get(&process).and_then(|all| all.at(address)) {
-            self.unasked.entry(process).or_default().insert(address, Piece { pages: 1, slot });
-            self.next = (process, address);
+    fn is_unasked(&self, process: u64, address: u64) -> bool {
+        self.unasked.get(&process).is_some_and(|unasked| unasked.at(address).is_some())
+    }
+
+    /// Asks for what could not be asked for when somebody began to wait for it: there was no relay, or none that took it.
+    /// Whether nothing of it is left.
+    pub fn ask_first(&mut self) -> bool {
+        while let Some((process, address)) = self.first.front().copied().filter(|_| self.relay.is_some()) {
+            if self.is_unasked(process, address) && !self.ask(process, address, u64::from(MOST)) {
+                return false;
+            }
+            self.first.pop_front();
         }
+        self.first.is_empty()
     }
 
     /// Asks for what nobody waits for yet, as much as the window allows. `is_awaited` says of a process and the number of
@@ -182,6 +196,7 @@ impl Wishes {
             self.urgent = None;
             self.calm = Instant::now();
         }
+        self.hurried.retain(|(process, address)| *process != wish.process || !pages.contains(address));
         let asked = self.asked.iter_mut().find(|asked| {
             asked.process == wish.process && asked.pages.start < pages.end && pages.start < asked.pages.end
         });

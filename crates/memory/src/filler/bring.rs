@@ -23,6 +23,7 @@ impl Filler<'_> {
         let process = &mut self.processes[index];
         process.hear().map_err(cannot_fill(process.id))?;
         let Some(mut children) = process.settle() else { return Ok(()) };
+        self.filled.pages += process.arrive_late().map_err(cannot_fill(process.id))?;
         let waiting = std::mem::take(&mut process.waiting);
         if !children.is_empty() {
             self.shared = true;
@@ -142,30 +143,7 @@ impl Filler<'_> {
                 let bytes = content.get((page * PAGE) as usize..((page + 1) * PAGE) as usize);
                 let origin = wish.address / PAGE + page;
                 for process in self.processes.iter_mut().filter(|process| process.id == wish.process) {
-                    let Some(address) = process.awaited.find(origin) else { continue };
-                    let failed = cannot_fill(process.id);
-                    let placed = match process.is_changing() {
-                        true => Placed::Later,
-                        false => place(&process.faults, address, bytes).map_err(failed)?,
-                    };
-                    let later = match placed {
-                        Placed::Done(_) => {
-                            self.filled.pages += 1;
-                            false
-                        }
-                        Placed::Needless => false,
-                        Placed::Later => true,
-                        Placed::Nowhere => !process.is_settled().map_err(failed)?,
-                        Placed::Gone => {
-                            process.forget();
-                            continue;
-                        }
-                    };
-                    if later {
-                        self.wishes.repeat(wish.process, origin * PAGE);
-                        continue;
-                    }
-                    process.awaited.remove(address..address + PAGE);
+                    self.filled.pages += process.arrive(origin, bytes).map_err(cannot_fill(process.id))?;
                 }
             }
         }

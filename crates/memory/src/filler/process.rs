@@ -11,6 +11,12 @@ use super::changes::{Change, in_order};
 use crate::pieces::Pieces;
 
 const PAGE: u64 = PageCount::PAGE;
+/// How many pages that came too early are kept, at most, before no more are asked for.
+const LATE: usize = 1024;
+
+/// How often it is looked whether a thread has gone on, which takes as long as for it to be woken: some ten microseconds.
+const LOOKS: u32 = 200;
+
 /// One process.
 #[derive(Debug)]
 pub(super) struct Process {
@@ -24,6 +30,8 @@ pub(super) struct Process {
     pub recent: Vec<Range<u64>>,
     /// Pages that somebody waits for and that could not be put there while the mappings were changing.
     pub waiting: Vec<u64>,
+    /// Pages that came from the source, by their numbers there, and could not be put there likewise; `None` is zeros.
+    late: Vec<(u64, Option<Box<[u8]>>)>,
     /// How its mappings have changed, as it was told; not carried out while others are changing.
     told: Vec<Change>,
     /// The children it has forked, and how many changes had been told of by then.
@@ -34,8 +42,8 @@ pub(super) struct Process {
 
 impl Process {
     pub fn new(id: u64, faults: Userfaultfd, missing: Pieces, awaited: Pieces) -> Self {
-        let (recent, waiting, told, forked, faults_heard) = Default::default();
-        Self { id, faults, missing, awaited, recent, waiting, told, forked, faults_heard }
+        let (recent, waiting, late, told, forked, faults_heard) = Default::default();
+        Self { id, faults, missing, awaited, recent, waiting, late, told, forked, faults_heard }
     }
 
     /// What to bring next, at most so many bytes.
@@ -65,7 +73,12 @@ impl Process {
 
     /// Whether something could not be done because its mappings are changing.
     pub fn is_hindered(&self) -> bool {
-        self.is_changing() || !self.waiting.is_empty()
+        self.is_changing() || !self.waiting.is_empty() || !self.late.is_empty()
+    }
+
+    /// Whether so much has come and could not be put there that no more is to be asked for.
+    pub fn is_full(&self) -> bool {
+        self.late.len() >= LATE
     }
 
     /// Whether there is something to bring that nobody waits for.
@@ -73,7 +86,7 @@ impl Process {
         !self.missing.is_empty() && !self.is_changing()
     }
 
-    /// Hears everything that it tells: who waits, and how its mappings have changed.
+    /// Hears what it tells: who waits, and how its mappings have changed; no more of these than happened at once.
     pub fn hear(&mut self) -> io::Result<()> {
         while let Some(event) = self.faults.event()? {
             let change = match event {
@@ -84,15 +97,25 @@ impl Process {
                 }
                 Event::Fork(faults) => {
                     self.forked.push((faults, self.told.len()));
-                    continue;
+                    None
                 }
-                Event::Remap { from, to, length } => Change::Moved { from: from..from + length, to },
-                Event::Unmap { start, end } => Change::Gone(start..end),
-                Event::Remove { start, end } => Change::Emptied(start..end),
+                Event::Remap { from, to, length } => Some(Change::Moved { from: from..from + length, to }),
+                Event::Unmap { start, end } => Some(Change::Gone(start..end)),
+                Event::Remove { start, end } => Some(Change::Emptied(start..end)),
             };
-            self.told.push(change);
+            self.told.extend(change);
+            // The thread goes on now. If no other was about to change anything, what it does next comes after this.
+            if (0..LOOKS).any(|_| self.is_still()) {
+                break;
+            }
         }
         Ok(())
+    }
+
+    /// Whether no thread is changing mappings, so that no event is to come.
+    fn is_still(&self) -> bool {
+        // Whatever there is at this address: it is about the changes. One whose memory has gone has no more of them.
+        !matches!(self.faults.covers(0), Ok(None))
     }
 
     /// Carries out what has been heard, once nothing more is about to be told; gives the children of its forks. `None` when
@@ -101,8 +124,7 @@ impl Process {
         if !self.is_changing() {
             return Some(Vec::new());
         }
-        // Whatever there is at this address: it is about the changes. One whose memory has gone has no more of them.
-        if matches!(self.faults.covers(0), Ok(None)) {
+        if !self.is_still() {
             return None;
         }
         let ordered = in_order(self.told.clone(), |address| self.faults.covers(address).unwrap_or(Some(false)))?;
@@ -122,6 +144,8 @@ impl Process {
         let had_happened = had_happened.map(|(_, change)| change.clone()).collect();
         let ordered = in_order(had_happened, |address| Some(is_mapped(address).unwrap_or(true))).unwrap_or_default();
         ordered.iter().for_each(|change| child.carry_out(change));
+        // They have come for its parent, and are not sent again.
+        child.late = self.late.clone();
         child
     }
 
@@ -147,13 +171,42 @@ impl Process {
     /// Whether a page that has no place will not have one: no change is under way that nobody has heard of.
     pub fn is_settled(&mut self) -> io::Result<bool> {
         self.hear()?;
-        Ok(!self.is_changing() && !matches!(self.faults.covers(0), Ok(None)))
+        Ok(!self.is_changing() && self.is_still())
+    }
+
+    /// Puts a page of the source, or zeros, where it belongs now, if it is still awaited, or keeps it until mappings no
+    /// longer change. Gives how many pages that were.
+    pub fn arrive(&mut self, origin: u64, content: Option<&[u8]>) -> io::Result<u64> {
+        let Some(address) = self.awaited.find(origin) else { return Ok(0) };
+        let placed = if self.is_changing() { Placed::Later } else { place(&self.faults, address, content)? };
+        let done = match placed {
+            Placed::Done(_) => 1,
+            Placed::Needless => 0,
+            Placed::Nowhere if self.is_settled()? => 0,
+            Placed::Later | Placed::Nowhere => {
+                self.late.push((origin, content.map(Into::into)));
+                return Ok(0);
+            }
+            Placed::Gone => {
+                self.forget();
+                return Ok(0);
+            }
+        };
+        self.awaited.remove(address..address + PAGE);
+        Ok(done)
+    }
+
+    /// The same for those that could not be put there before.
+    pub fn arrive_late(&mut self) -> io::Result<u64> {
+        let late = std::mem::take(&mut self.late);
+        late.into_iter().map(|(origin, content)| self.arrive(origin, content.as_deref())).sum()
     }
 
     /// Its address space has gone.
     pub fn forget(&mut self) {
         (self.missing, self.awaited) = Default::default();
         self.waiting.clear();
+        self.late.clear();
     }
 }
 

@@ -229,10 +229,11 @@ fn a_mapping_that_moves_to_where_another_has_just_gone_keeps_its_pages() {
     std::thread::scope(|scope| {
         let (says, thread) = mpsc::channel();
         let says_too = says.clone();
+        let (has_begun, begun) = mpsc::channel();
         let (has_gone, gone) = mpsc::channel();
         let moving = &moving;
-        // It exists before there is room for its stack where the other one was.
         let moved = scope.spawn(move || {
+            has_begun.send(()).unwrap();
             gone.recv().unwrap();
             let until = Instant::now() + Duration::from_secs(20);
             let there = loop {
@@ -245,6 +246,8 @@ fn a_mapping_that_moves_to_where_another_has_just_gone_keeps_its_pages() {
             moving.move_onto(0, &there, 0, HALF as usize).unwrap();
             there
         });
+        // Its stacks would find room where the other one was.
+        begun.recv().unwrap();
         scope.spawn(move || {
             says.send(rustix::thread::gettid()).unwrap();
             drop(going);
@@ -264,6 +267,77 @@ fn a_mapping_that_moves_to_where_another_has_just_gone_keeps_its_pages() {
         }
         assert_eq!(filling.join().unwrap().pages, PAGES / 2);
     });
+}
+
+#[test]
+fn a_page_that_is_waited_for_before_an_agent_connects_is_wished_for_when_it_does() {
+    let memory = Anonymous::new((PAGES * PAGE) as usize).unwrap();
+    let start = memory.address();
+    let directory = tempfile::tempdir().unwrap();
+    let mut bytes = Vec::new();
+    let mut writer = StreamWriter::new(&mut bytes).unwrap();
+    writer.object(Object::Process(9)).unwrap();
+    writer.run(AWAIT, start, PAGES as u32).unwrap();
+    writer.end().unwrap();
+    let (filler, listener, agents) = filler(directory.path(), bytes);
+
+    let faults = register(start);
+    std::thread::scope(|scope| {
+        let filling = scope.spawn(|| filler.serve(&listener, &agents).unwrap());
+        let mut criu = UnixStream::connect(directory.path().join("socket")).unwrap();
+        introduce(&mut criu, 9, &faults);
+        drop(faults);
+        // Two threads wait, and CRIU does not finish before they have got what they wait for.
+        let (says, thread) = mpsc::channel();
+        let memory = &memory;
+        let readers = [401, 3].map(|page| {
+            let says = says.clone();
+            let reader = scope.spawn(move || {
+                says.send(rustix::thread::gettid()).unwrap();
+                memory.read((page * PAGE) as usize)
+            });
+            await_sleep(&thread);
+            (page, reader)
+        });
+        let path = directory.path().join("agents");
+        let answering = scope.spawn(move || answer_wishes(&path, start, usize::MAX));
+        for (page, reader) in readers {
+            assert_eq!(reader.join().unwrap(), byte(page));
+        }
+        criu.write_all(&FINISHED.to_ne_bytes()).unwrap();
+        assert!(answering.join().unwrap().1, "it hears that nothing is missing");
+        filling.join().unwrap();
+    });
+}
+
+#[test]
+fn a_page_that_comes_while_mappings_change_is_put_in_its_place_when_they_do_not() {
+    let (memory, other) = (Anonymous::new(PAGE as usize).unwrap(), Anonymous::new(PAGE as usize).unwrap());
+    let faults = Userfaultfd::new().unwrap();
+    faults.agree(feature::EVENT_REMOVE | feature::EVENT_UNMAP | feature::EVENT_REMAP).unwrap();
+    [&memory, &other].into_iter().for_each(|memory| faults.register_missing(memory.address(), PAGE).unwrap());
+    let page = memory.address() / PAGE;
+    let mut awaited = Pieces::default();
+    awaited.insert(memory.address(), crate::pieces::Piece { pages: 1, slot: page });
+    let mut process = Process::new(9, faults, Pieces::default(), awaited);
+    std::thread::scope(|scope| {
+        let (says, thread) = mpsc::channel();
+        let other = &other;
+        let adviser = scope.spawn(move || {
+            says.send(rustix::thread::gettid()).unwrap();
+            other.advise(DONT_NEED).unwrap();
+        });
+        await_sleep(&thread);
+        // It is kept, and nothing more is known of it than that.
+        assert_eq!(process.arrive(page, Some(&[7; PAGE as usize])).unwrap(), 0);
+        assert!(process.is_hindered() && !process.is_served());
+        process.hear().unwrap();
+        adviser.join().unwrap();
+        assert!(process.settle().unwrap().is_empty());
+        assert_eq!(process.arrive_late().unwrap(), 1);
+    });
+    assert!(process.is_served());
+    assert_eq!(memory.read(0), 7);
 }
 
 #[test]
