@@ -59,12 +59,12 @@ fn examine(lab: &Lab) -> Value {
 #[test]
 fn memory_that_is_written_arrives_as_it_was() {
     let ways = [PRE_COPY, POST_COPY, STOP_AND_COPY, HYBRID, PRE_COPY, POST_COPY, HYBRID, HYBRID];
-    torture("--mib 24 --threads 3 --children 2 --pause-us 100", None, &ways);
+    torture("--mib 16 --threads 3 --children 2 --pause-us 100", None, &ways);
 }
 
 #[test]
 fn memory_that_follows_over_a_slow_link_arrives_as_it_was() {
-    torture("--mib 16 --threads 2 --children 2 --pause-us 300", Some("100mbit"), &[POST_COPY, HYBRID, POST_COPY]);
+    torture("--mib 8 --threads 2 --children 2 --pause-us 300", Some("100mbit"), &[POST_COPY, HYBRID, POST_COPY]);
 }
 
 /// Begins a move whose memory follows for some seconds, and waits until the container runs on the target.
