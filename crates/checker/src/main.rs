@@ -1,7 +1,7 @@
 //! `drover-check`: the independent witness. It loads a container from outside or counts inside it, and says
 //! afterwards whether a move lost, repeated or falsified anything, and how long nobody answered.
 //!
-//! It shares no code with the rest of Drover, so that a mistake there cannot hide here.
+//! It shares no code with the rest of Drover, so that a mistake there cannot hide here; but for wrappers of system calls.
 
 mod collect;
 mod connection;

@@ -1,23 +1,40 @@
-//! `drover-check torture`: the witness of memory. It writes, grows, shrinks, frees and clears pages by chance, in many
-//! threads and processes, knows what each word of each page must be, and looks at every page before it touches it.
-//!
-//! Large vectors are mappings of their own, which the allocator makes, moves, cuts and gives back (mmap, mremap, munmap,
-//! madvise): so their pages come, go and change places as those of any program.
+//! `drover-check torture`: the witness of memory. It writes, grows, shrinks, moves, cuts, hides, frees and clears pages of
+//! every kind by chance, in many threads and processes, knows what each word of each page must be, and looks at every page
+//! before it touches it.
 
+mod block;
+mod child;
+mod file;
+mod kind;
+mod pace;
+mod stack;
+mod tally;
+mod worker;
+mod wrong;
+
+use std::collections::BTreeMap;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Barrier, Mutex};
+use std::time::{Duration, Instant};
 
+use rand::SeedableRng;
 use rand::rngs::SmallRng;
-use rand::{Rng, SeedableRng};
 use serde::Serialize;
 
 use crate::stop::{STEP, Stop, WatchError};
+use crate::torture::file::PageFile;
+use crate::torture::kind::Kind;
+use crate::torture::pace::Pace;
+use crate::torture::tally::{Act, Tally};
+use crate::torture::worker::{Common, Worker, new_block};
 
-/// Words of eight bytes in a page.
-const WORDS: usize = 512;
-/// The largest block in pages.
-const LARGEST: usize = 1024;
+/// Pages in a MiB.
+const MIB: u64 = 256;
+/// Every thread has at least as many pages.
+const FEWEST: usize = 1024;
+/// How deep the main thread dives, whose stack is the only one that the kernel lets grow: in frames of a page.
+const DEEPEST: usize = 1000;
 
 /// How much, and how fast.
 #[derive(Debug, Clone, clap::Args)]
@@ -32,18 +49,32 @@ pub struct Options {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(0..=64))]
     pub children: u64,
     /// Microseconds between two steps of a thread.
-    #[arg(long, value_name = "US", default_value_t = 200)]
+    #[arg(long, value_name = "US", default_value_t = 200, conflicts_with = "rate")]
     pub pause_us: u64,
+    /// Instead: how many pages each process writes in a second.
+    #[arg(long, value_name = "PAGES", value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    pub rate: Option<u64>,
+    /// The kinds of memory, and of other things that change it.
+    #[arg(long, value_name = "KINDS", value_delimiter = ',', default_values_t = Kind::USUAL)]
+    pub kinds: Vec<Kind>,
     /// The seed of chance.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
 }
 
-/// What was looked at.
+/// What was looked at and done, in this process.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct Report {
-    /// Pages that were looked at, in this process.
+    /// Pages that were looked at.
     pub pages: u64,
+    /// The same by kinds.
+    pub looked: BTreeMap<Kind, u64>,
+    /// Pages that were written after the first ones.
+    pub written: u64,
+    /// How often each thing was done.
+    pub acts: BTreeMap<Act, u64>,
+    /// The kinds that this machine does not have, and why.
+    pub skipped: BTreeMap<Kind, String>,
     /// Processes beside this one that ended well.
     pub children: u64,
     /// What was wrong first, if anything was.
@@ -66,119 +97,29 @@ pub enum TortureError {
     /// No further process.
     #[error("cannot start another process")]
     Child(#[source] std::io::Error),
-}
-
-/// Neighbouring pages, and how often each was written since it was last zero.
-#[derive(Debug)]
-struct Block {
-    id: u64,
-    words: Vec<u64>,
-    generations: Vec<u32>,
-}
-
-/// What a word must be; a page of generation 0 is zero.
-fn word(block: u64, page: usize, generation: u32, index: usize) -> u64 {
-    if generation == 0 {
-        return 0;
-    }
-    let mixed = block ^ (page as u64) << 40 ^ u64::from(generation) << 8 ^ index as u64;
-    mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1
-}
-
-impl Block {
-    fn new(id: u64, pages: usize) -> Self {
-        Self { id, words: vec![0; pages * WORDS], generations: vec![0; pages] }
-    }
-
-    fn pages(&self) -> usize {
-        self.generations.len()
-    }
-
-    fn check(&self, page: usize) -> Result<(), String> {
-        let generation = self.generations[page];
-        let words = &self.words[page * WORDS..(page + 1) * WORDS];
-        let wrong =
-            words.iter().enumerate().find(|(index, word)| **word != self::word(self.id, page, generation, *index));
-        wrong.map_or(Ok(()), |(index, found)| {
-            let wanted = word(self.id, page, generation, index);
-            let address = words.as_ptr() as u64 + index as u64 * 8;
-            Err(format!("{found:#x} instead of {wanted:#x} at {address:#x} (page {page}, generation {generation})"))
-        })
-    }
-
-    fn write(&mut self, page: usize, generation: u32) {
-        self.generations[page] = generation;
-        for index in 0..WORDS {
-            self.words[page * WORDS + index] = word(self.id, page, generation, index);
-        }
-    }
-
-    /// Makes it as many pages; new ones are zero.
-    fn resize(&mut self, pages: usize) {
-        self.words.resize(pages * WORDS, 0);
-        self.generations.resize(pages, 0);
-        self.words.shrink_to_fit();
-    }
-}
-
-/// One thread's memory.
-fn work(options: &Options, seed: u64, stop: &AtomicBool, looked: &AtomicU64) -> Result<(), String> {
-    let mut chance = SmallRng::seed_from_u64(seed);
-    let wanted = usize::try_from((options.mib << 8) / options.threads).unwrap_or(usize::MAX).max(LARGEST);
-    let mut blocks: Vec<Block> = Vec::new();
-    let mut pages = 0;
-    let mut next = 0;
-    while !stop.load(Ordering::Relaxed) {
-        if pages < wanted {
-            next += 1;
-            let mut block = Block::new(seed << 32 | next, chance.random_range(1..=LARGEST));
-            (0..block.pages()).for_each(|page| block.write(page, 1));
-            pages += block.pages();
-            blocks.push(block);
-            continue;
-        }
-        let index = chance.random_range(0..blocks.len());
-        let block = &mut blocks[index];
-        let page = chance.random_range(0..block.pages());
-        block.check(page)?;
-        looked.fetch_add(1, Ordering::Relaxed);
-        match chance.random_range(0..1000) {
-            0..900 => block.write(page, block.generations[page] + 1),
-            900..950 => block.write(page, 0),
-            950..975 => {
-                let before = block.pages();
-                block.resize(chance.random_range(1..=LARGEST));
-                pages = pages + block.pages() - before;
-            }
-            975..985 => {
-                (0..block.pages()).try_for_each(|page| block.check(page))?;
-                pages -= blocks.swap_remove(index).pages();
-            }
-            _ => (0..block.pages()).try_for_each(|page| block.check(page))?,
-        }
-        std::thread::sleep(Duration::from_micros(options.pause_us));
-    }
-    for block in &blocks {
-        (0..block.pages()).try_for_each(|page| block.check(page))?;
-        looked.fetch_add(block.pages() as u64, Ordering::Relaxed);
-    }
-    Ok(())
+    /// No file to map.
+    #[error("cannot write a file of pages")]
+    File(#[source] std::io::Error),
 }
 
 /// Tortures until SIGTERM; then every page is looked at once more.
 pub fn run(options: &Options) -> Result<Report, TortureError> {
     let stop = Stop::on_signal_or_file(None)?;
+    let program = std::env::current_exe().map_err(TortureError::Child)?;
     let mut children = Vec::new();
     for number in 1..=options.children {
-        let program = std::env::current_exe().map_err(TortureError::Child)?;
-        let mut command = Command::new(program);
         let seed = options.seed.wrapping_add(number * 1000);
+        let kinds: Vec<String> = options.kinds.iter().map(Kind::to_string).collect();
+        let mut command = Command::new(&program);
         command.args(["torture", "--children", "0", "--mib", &options.mib.to_string(), "--seed", &seed.to_string()]);
-        command.args(["--threads", &options.threads.to_string(), "--pause-us", &options.pause_us.to_string()]);
+        command.args(["--threads", &options.threads.to_string(), "--kinds", &kinds.join(",")]);
+        match options.rate {
+            Some(rate) => command.args(["--rate", &rate.to_string()]),
+            None => command.args(["--pause-us", &options.pause_us.to_string()]),
+        };
         children.push(command.spawn().map_err(TortureError::Child)?);
     }
-    println!("ready");
-    let mut report = torture(options, || stop.asked(), &stop);
+    let mut report = torture(options, &stop, DEEPEST, || println!("ready"))?;
     for mut child in children {
         // Its own signals are its own; without a parent to ask, it is told the same way.
         let told = Command::new("kill").arg(child.id().to_string()).status();
@@ -191,48 +132,138 @@ pub fn run(options: &Options) -> Result<Report, TortureError> {
     Ok(report)
 }
 
-fn torture(options: &Options, asked: impl Fn() -> bool, stop: &Stop) -> Report {
-    let (ended, looked) = (AtomicBool::new(false), AtomicU64::new(0));
-    let wrong = std::thread::scope(|scope| {
+/// The kinds of which this machine has some memory, and why it has none of the others.
+fn probe(kinds: &[Kind], file: &PageFile) -> (Vec<Kind>, BTreeMap<Kind, String>) {
+    let (mut found, mut skipped) = (Vec::new(), BTreeMap::new());
+    let mut chance = SmallRng::seed_from_u64(0);
+    for kind in kinds {
+        match if kind.is_memory() { new_block(*kind, 0, 1, file, &mut chance).map(drop) } else { Ok(()) } {
+            Ok(()) => found.push(*kind),
+            Err(error) if *kind == Kind::Huge => {
+                drop(skipped.insert(*kind, format!("the machine has no huge pages to spare: {error}")));
+            }
+            Err(error) => drop(skipped.insert(*kind, error.to_string())),
+        }
+    }
+    (found, skipped)
+}
+
+/// Tortures this process until it is told to stop; says when all its memory is there. The calling thread's stack has room
+/// for as many frames.
+fn torture(options: &Options, stop: &Stop, deepest: usize, ready: impl FnOnce()) -> Result<Report, TortureError> {
+    let file = PageFile::new().map_err(TortureError::File)?;
+    let (kinds, skipped) = probe(&options.kinds, &file);
+    let pages = usize::try_from(options.mib * MIB / options.threads).unwrap_or(usize::MAX).max(FEWEST);
+    let program = std::env::current_exe().map_err(TortureError::Child)?;
+    let common = Common { kinds, pages, file, program, exchange: Mutex::new(None) };
+    let (ended, filled) = (AtomicBool::new(false), Barrier::new(options.threads as usize + 1));
+    let worker = |number| Worker::new(&common, options.seed.wrapping_mul(100).wrapping_add(number));
+    let (tally, mut wrong) = std::thread::scope(|scope| {
+        let (ended, filled) = (&ended, &filled);
         let threads: Vec<_> = (0..options.threads)
-            .map(|number| {
-                let (ended, looked) = (&ended, &looked);
-                let seed = options.seed.wrapping_mul(100).wrapping_add(number);
-                scope.spawn(move || {
-                    let done = work(options, seed, ended, looked);
-                    // One that found something ends the others.
-                    ended.store(true, Ordering::Relaxed);
-                    done
-                })
-            })
+            .map(|number| scope.spawn(move || work(worker(number), options, ended, filled)))
             .collect();
-        while !asked() && !ended.load(Ordering::Relaxed) {
-            stop.sleep_until(std::time::Instant::now() + STEP);
+        filled.wait();
+        ready();
+        let mut main = worker(options.threads);
+        let mut done = Ok(());
+        while !stop.asked() && !ended.load(Ordering::Relaxed) {
+            if done.is_ok() && common.kinds.contains(&Kind::Stack) {
+                done = main.dive(deepest);
+            }
+            stop.sleep_until(Instant::now() + STEP);
         }
         ended.store(true, Ordering::Relaxed);
-        let done = threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Err("a thread panicked".into())));
-        done.filter_map(Result::err).next()
+        let mut tally = std::mem::take(&mut main.tally);
+        for thread in threads {
+            let (more, outcome) = thread.join().unwrap_or_else(|_| (Tally::default(), Err("a thread panicked".into())));
+            tally = tally.plus(more);
+            done = done.and(outcome);
+        }
+        // The block that was left behind by the last one.
+        let outcome = main.end();
+        (tally.plus(std::mem::take(&mut main.tally)), done.and(outcome).err())
     });
-    Report { pages: looked.into_inner(), children: 0, wrong }
+    let Tally { looked, acts, written } = tally;
+    Ok(Report { pages: looked.values().sum(), looked, written, acts, skipped, children: 0, wrong: wrong.take() })
+}
+
+/// One thread, until all end.
+fn work(
+    mut worker: Worker<'_>,
+    options: &Options,
+    ended: &AtomicBool,
+    filled: &Barrier,
+) -> (Tally, Result<(), String>) {
+    let pace = Pace::Pause(Duration::from_micros(options.pause_us));
+    let mut outcome = worker.fill();
+    // Those pages count as little as the time they take.
+    worker.tally.written = 0;
+    filled.wait();
+    let mut pace = options.rate.map_or(pace, |rate| Pace::rate(rate as f64 / options.threads as f64));
+    while outcome.is_ok() && !ended.load(Ordering::Relaxed) {
+        let before = worker.tally.written;
+        outcome = worker.step();
+        let next = pace.next(worker.tally.written - before, Instant::now());
+        while let left = next.saturating_duration_since(Instant::now())
+            && !left.is_zero()
+            && !ended.load(Ordering::Relaxed)
+        {
+            std::thread::sleep(left.min(STEP));
+        }
+    }
+    // One that found something ends the others.
+    ended.store(true, Ordering::Relaxed);
+    let outcome = outcome.and_then(|()| worker.end());
+    (worker.tally, outcome)
 }
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
 
-    #[test]
-    fn sound_memory_passes_and_a_single_wrong_bit_is_found() {
+    #[derive(Debug, Parser)]
+    struct Arguments {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    /// Tortures for a while.
+    fn torture_with(options: &str, milliseconds: u64) -> Report {
+        let options = Arguments::parse_from(["torture"].into_iter().chain(options.split_whitespace())).options;
         let stop = Stop::on_file(None);
-        stop.after(Duration::from_millis(300));
-        let options = Options { mib: 8, threads: 2, children: 0, pause_us: 0, seed: 3 };
-        let report = torture(&options, || stop.asked(), &stop);
-        assert!(report.passed() && report.pages > 1000, "{report:?}");
-        let mut block = Block::new(7, 4);
-        block.write(2, 5);
-        block.check(2).unwrap();
-        block.words[2 * WORDS + 9] ^= 1 << 33;
-        assert!(block.check(2).unwrap_err().contains("page 2"));
-        block.write(2, 0);
-        block.check(2).unwrap();
+        let mut readies = 0;
+        stop.after(Duration::from_millis(milliseconds));
+        let report = torture(&options, &stop, 100, || readies += 1).unwrap();
+        assert_eq!(readies, 1);
+        report
+    }
+
+    #[test]
+    fn threads_torture_every_usual_kind_and_find_nothing_wrong() {
+        let report = torture_with("--mib 8 --threads 2 --pause-us 0 --seed 3", 300);
+        assert!(report.passed() && report.pages > 1000 && report.skipped.is_empty(), "{report:?}");
+        for kind in Kind::USUAL.into_iter().filter(|kind| kind.is_memory() || *kind == Kind::Stack) {
+            assert!(report.looked[&kind] > 0, "{kind}: {report:?}");
+        }
+    }
+
+    #[test]
+    fn kinds_that_a_machine_lacks_are_skipped_and_named() {
+        let report = torture_with("--kinds huge,locked,private --threads 1", 50);
+        assert!(report.passed(), "{report:?}");
+        for kind in [Kind::Huge, Kind::Locked, Kind::Private] {
+            assert!(report.looked.contains_key(&kind) != report.skipped.contains_key(&kind), "{report:?}");
+        }
+    }
+
+    #[test]
+    fn pages_are_written_at_the_rate_that_was_asked_for() {
+        let begin = Instant::now();
+        let report = torture_with("--rate 2000 --threads 2 --kinds private,file,exec", 1000);
+        let most = 2000.0 * (begin.elapsed().as_secs_f64() + 0.2) + 2048.0;
+        assert!(report.passed() && report.written > 500 && (report.written as f64) < most, "{report:?}");
     }
 }

@@ -1,6 +1,7 @@
 //! Linux mechanisms: every system call that needs `unsafe`, and readers of the kernel's files.
 
 pub mod cgroup;
+pub mod fork;
 #[cfg_attr(not(target_arch = "x86_64"), path = "inject_unsupported.rs")]
 pub mod inject;
 pub mod interpose;
@@ -17,3 +18,4 @@ pub mod shared;
 pub mod softdirty;
 pub mod tree;
 pub mod uffd;
+pub mod words;
