@@ -46,12 +46,7 @@ impl Protected {
                 Err(error) if error.kind() == io::ErrorKind::InvalidInput => continue,
                 Err(error) => return Err(error),
             }
-            match self.scan.written(mapping.start, mapping.end) {
-                Ok(runs) => written.extend(runs),
-                // It has changed since it was registered.
-                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => continue,
-                Err(error) => return Err(error),
-            }
+            written.extend(written_in(&self.scan, &mapping)?);
             self.mappings.push(mapping);
         }
         Ok(written)
@@ -66,6 +61,18 @@ impl Protected {
     }
 }
 
+/// The pages that were written in a mapping.
+fn written_in(scan: &Scan, mapping: &Range<u64>) -> io::Result<Vec<Range<u64>>> {
+    match scan.written(mapping.start, mapping.end) {
+        // A part of it has changed since it was registered. In front of that, writes may have been noted and forgotten
+        // already, so all that there is counts as written.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            scan.find(mapping.start, mapping.end, Category::Present)
+        }
+        written => written,
+    }
+}
+
 /// The pages with content in mappings.
 pub(super) fn find_present(scan: &Scan, mappings: &[Range<u64>]) -> io::Result<Vec<Range<u64>>> {
     let mut present = Vec::new();
@@ -73,4 +80,29 @@ pub(super) fn find_present(scan: &Scan, mappings: &[Range<u64>]) -> io::Result<V
         present.extend(scan.find(mapping.start, mapping.end, Category::Present)?);
     }
     Ok(present)
+}
+
+#[cfg(test)]
+mod tests {
+    use drover_sys::map::Anonymous;
+
+    use super::*;
+
+    const PAGE: u64 = 4096;
+
+    #[test]
+    fn writes_in_front_of_a_part_that_has_changed_are_not_forgotten() {
+        let memory = Anonymous::new(8 * PAGE as usize).unwrap();
+        let start = memory.address();
+        let faults = Userfaultfd::new().unwrap();
+        faults.agree(feature::WP_ASYNC | feature::WP_UNPOPULATED).unwrap();
+        faults.register_write_protection(start, 4 * PAGE).unwrap();
+        let scan = Scan::open(std::process::id()).unwrap();
+        memory.write(PAGE as usize, 1);
+        let mapping = start..start + 8 * PAGE;
+        for _ in 0..2 {
+            let written = written_in(&scan, &mapping).unwrap();
+            assert!(written.iter().any(|run| run.contains(&(start + PAGE))), "{written:?}");
+        }
+    }
 }
