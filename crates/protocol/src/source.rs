@@ -400,6 +400,11 @@ impl Source {
             }
             (Step::Copying, In::Slowed) => self.begin_round(now),
             (Step::Copying, In::RoundRefused(why)) => self.refuse_rounds(now, why),
+            // Of a round in which it turned out that nothing could be followed: nobody has waited for its end.
+            (
+                Step::Freezing | Step::Checkpointing | Step::Transferring | Step::Restoring,
+                In::Heard(ToSource::Stored),
+            ) => {}
             (Step::Freezing, In::Frozen) => {
                 self.enter(now, Phase::Checkpoint, Step::Checkpointing);
                 let checkpoint = SourceOutput::Checkpoint { follows: self.follows };

@@ -221,7 +221,15 @@ impl<'a> World<'a> {
                 }
                 return true;
             }
-            SourceOutput::SendRound if self.chance.one_in(20) => SourceInput::RoundRefused(why()),
+            SourceOutput::SendRound if self.chance.one_in(20) => {
+                // The end of the round may have been sent all the same.
+                if self.chance.one_in(2)
+                    && let Some(target) = &mut self.target
+                {
+                    target.handle(self.now, TargetInput::RoundStored);
+                }
+                SourceInput::RoundRefused(why())
+            }
             SourceOutput::SendRound if !fails => {
                 if let Some(target) = &mut self.target {
                     target.handle(self.now, TargetInput::RoundStored);
