@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use drover_container::criu::{Coverage, Mappings, Sleepers, Unconfirmed, Worker};
+use drover_container::criu::{Coverage, Mappings, Sleepers, Unconfirmed, Worker, is_starting};
 use drover_container::{DumpRequest, PAGE_SERVER, dump};
 use drover_disk::layer;
 use drover_memory::{Last, Rest, Rounds, Sums, Tracker};
@@ -31,6 +31,9 @@ use copy::Revocable;
 
 /// How long the last process may take to stand still.
 const FREEZE: Duration = Duration::from_secs(5);
+/// How often a container is frozen anew that cannot be dumped as it stands, and how long it goes on in between.
+const ATTEMPTS: u32 = 200;
+const MOMENT: Duration = Duration::from_millis(3);
 
 /// What is ready for the dump.
 #[derive(Debug)]
@@ -70,6 +73,22 @@ pub(crate) struct Departure {
     unslowed: Option<u32>,
     /// Held from the freeze until the container runs again, here or elsewhere: nobody executes anything in it.
     alone: Option<OwnedRwLockWriteGuard<()>>,
+}
+
+/// Freezes a container in a moment in which no program is being started in it. Gives what its threads were doing.
+fn freeze_where_it_can_be_dumped(container: &Container) -> Result<Sleepers, Explained> {
+    let attempt = "cannot freeze the container";
+    for _ in 0..ATTEMPTS {
+        let sleepers = container.look_at_sleepers();
+        container.cgroup.freeze(FREEZE).map_err(|error| failure(attempt, &error))?;
+        if !is_starting(&container.cgroup.pids().map_err(|error| failure(attempt, &error))?) {
+            return Ok(sleepers);
+        }
+        container.cgroup.thaw().map_err(|error| failure(attempt, &error))?;
+        std::thread::sleep(MOMENT);
+    }
+    let reason = format!("{attempt}: a process in it is starting a program that does not begin (vfork)");
+    Err(Explained { reason, hint: Some("it goes on here as before; move it again".to_owned()) })
 }
 
 /// What is left of the rounds when the dump begins.
@@ -157,9 +176,8 @@ impl Departure {
             .ok_or_else(|| Explained { reason: format!("{attempt}: it is not prepared"), hint: None })?;
         let wire = self.container.wire().map_err(|error| error.explained().clone())?;
         ready.neighbours = wire.neighbours().map_err(|error| failure(attempt, &error))?;
-        ready.sleepers = self.container.look_at_sleepers();
         self.container.show(ContainerState::Frozen);
-        self.container.cgroup.freeze(FREEZE).map_err(|error| failure(attempt, &error))?;
+        ready.sleepers = freeze_where_it_can_be_dumped(&self.container)?;
         refuse_strangers(&self.container)?;
         ready.unread_stdin = self.container.shim().drain().map_err(|error| failure(attempt, &error))?;
         Ok(())

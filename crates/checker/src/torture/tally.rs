@@ -38,6 +38,9 @@ pub enum Act {
     Exec,
     /// Look at a whole block.
     Look,
+    /// What the kernel would not do to a mapping that is in two for a moment: so it can be while writes to it begin to be
+    /// followed.
+    Refused,
 }
 
 impl Act {

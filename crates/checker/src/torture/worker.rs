@@ -60,6 +60,14 @@ impl From<Wrong> for String {
     }
 }
 
+/// Whether the kernel has done it. It moves no range that is two mappings (`EFAULT`, `mremap(2)`).
+fn possible(done: io::Result<()>) -> io::Result<bool> {
+    match done {
+        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::FAULT.raw_os_error()) => Ok(false),
+        done => done.map(|()| true),
+    }
+}
+
 fn failed(what: &'static str, kind: Kind) -> impl Fn(io::Error) -> String {
     move |error| format!("cannot {what} memory of the kind {kind}: {error}")
 }
@@ -135,9 +143,17 @@ impl<'common> Worker<'common> {
             }
             Act::Resize if kind.grows() || kind.moves() => {
                 let most = if kind.grows() { LARGEST } else { pages };
-                block.resize(self.chance.random_range(1..=most)).map_err(failed("resize", kind))?;
+                if !possible(block.resize(self.chance.random_range(1..=most))).map_err(failed("resize", kind))? {
+                    self.tally.did(Act::Refused);
+                    return Ok(());
+                }
             }
-            Act::Move if kind.moves() => block.relocate().map_err(failed("move", kind))?,
+            Act::Move if kind.moves() => {
+                if !possible(block.relocate()).map_err(failed("move", kind))? {
+                    self.tally.did(Act::Refused);
+                    return Ok(());
+                }
+            }
             Act::Split if kind.moves() && page > 0 => {
                 let rest = block.split_off(page);
                 self.blocks.extend(rest);

@@ -8,6 +8,7 @@ mod mappings;
 mod rlimits;
 mod rpc;
 mod sleepers;
+mod starting;
 mod wire;
 mod worker;
 
@@ -16,5 +17,6 @@ pub use mappings::{Mappings, Told, Unconfirmed};
 pub use rpc::{InheritFd, Options, PageServer};
 pub use sleepers::Sleepers;
 pub(crate) use sleepers::let_sleep;
+pub use starting::is_starting;
 pub(crate) use worker::Known;
 pub use worker::{CriuError, Notification, RequestKind, Worker, version};
