@@ -48,8 +48,8 @@ fn status<T: FromStr>(pid: u32, name: &str) -> io::Result<T> {
     number.ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
-/// The mappings of `pid` that are zero in a child of a fork (`MADV_WIPEONFORK`, `madvise(2)`). It takes as long as its memory
-/// is large.
+/// The mappings of `pid` that are zero in a child of a fork (`MADV_WIPEONFORK`, `madvise(2)`), of those in which pages may be
+/// missing: what was mapped after the restore is not among them. It takes as long as its memory is large.
 ///
 /// # Errors
 /// When there is no such process.
@@ -62,7 +62,8 @@ fn parse_wiped(smaps: &str) -> Vec<Range<u64>> {
     let (mut mapping, mut wiped) = (None, Vec::new());
     for line in smaps.lines() {
         if let Some(flags) = line.strip_prefix("VmFlags:") {
-            wiped.extend(mapping.take().filter(|_| flags.split_ascii_whitespace().any(|flag| flag == "wf")));
+            let has = |name| flags.split_ascii_whitespace().any(|flag| flag == name);
+            wiped.extend(mapping.take().filter(|_| has("wf") && has("um")));
         } else {
             mapping = range(line.split_ascii_whitespace().next().unwrap_or_default()).or(mapping);
         }
@@ -100,11 +101,13 @@ mod tests {
         let smaps = "\
 7f0000000000-7f0000400000 rw-p 00000000 00:00 0 
 Size:               4096 kB
-VmFlags: rd wr mr mw me ac wf sd 
+VmFlags: rd wr mr mw me ac wf sd um 
 7f0000400000-7f0000401000 rw-p 00000000 00:00 0                          [anon: wf]
 Size:                  4 kB
 VmFlags: rd wr mr mw me ac sd 
 7f0000401000-7f0000402000 rw-p 00000000 00:00 0 
+VmFlags: rd wr mr mw me ac wf um 
+7f0000402000-7f0000403000 rw-p 00000000 00:00 0 
 VmFlags: rd wr mr mw me ac wf 
 ";
         assert_eq!(parse_wiped(smaps), [0x7f00_0000_0000..0x7f00_0040_0000, 0x7f00_0040_1000..0x7f00_0040_2000]);

@@ -34,13 +34,16 @@ impl Filler<'_> {
         waiting.into_iter().try_for_each(|address| self.bring_around(index, address))
     }
 
-    /// What a child that has just been forked finds empty. The process itself says so; or if it has ended meanwhile, or was
-    /// forked after the restore itself, those that were, for the advice travels with the memory.
+    /// What a child that has just been forked finds empty. The process that CRIU has restored says so, or if it has ended,
+    /// those that were forked of it: the advice travels with the memory.
     fn wiped_on_fork(&self, id: u64) -> Vec<Range<u64>> {
+        let listed: Vec<(u32, u64)> =
+            (self.pids)().into_iter().filter_map(|pid| Some((pid, inside(pid).ok()?))).collect();
         let known = |id: u64| self.processes.iter().any(|process| process.id == id);
-        let related = |pid: &u32| inside(*pid).is_ok_and(|found| found == id || !known(found));
+        let is_there = listed.iter().any(|(_, found)| *found == id);
+        let related = listed.iter().filter(|(_, found)| if is_there { *found == id } else { !known(*found) });
         // What cannot be read has gone.
-        (self.pids)().into_iter().filter(related).flat_map(|pid| wiped_on_fork(pid).unwrap_or_default()).collect()
+        related.flat_map(|(pid, _)| wiped_on_fork(*pid).unwrap_or_default()).collect()
     }
 
     /// Brings the page that somebody waits for, and those around it.
