@@ -2,6 +2,7 @@
 //!
 //! Source of the format: CRIU's `images/rpc.proto` (MIT). Only what Drover uses is declared.
 
+mod calls;
 mod conntrack;
 mod coverage;
 mod mappings;

@@ -13,6 +13,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use super::calls::{Call, calls};
 use super::wire::Fields;
 
 /// `core_entry.thread_info`, `thread_info_x86.gpregs`, and registers in `user_x86_regs_entry`.
@@ -40,38 +41,16 @@ const HEAD: usize = 12;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Sleepers(BTreeMap<u32, Call>);
 
-/// A call that a thread is in (`proc_pid_syscall(5)`).
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Call {
-    number: u64,
-    /// Its arguments, and where its thread is.
-    place: Vec<String>,
-}
-
 impl Sleepers {
     /// Looks at all threads of the given processes. What was known of one that is in the same call still is.
     pub fn look(&mut self, pids: &[u32]) {
         let mut seen = BTreeMap::new();
-        for pid in pids {
-            for entry in fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
-                let thread = entry.file_name().to_str().and_then(|name| name.parse().ok());
-                // One that runs is in no call.
-                let call = fs::read_to_string(entry.path().join("syscall")).ok().and_then(|text| Call::parse(&text));
-                let (Some(thread), Some(call)) = (thread, call) else { continue };
-                let known = self.0.remove(&thread).filter(|known| known.place == call.place);
-                let call = if call.number == RESTART { known } else { Some(call) };
-                seen.extend(call.map(|call| (thread, call)));
-            }
+        for (thread, call) in calls(pids) {
+            let known = self.0.remove(&thread).filter(|known| known.place == call.place);
+            let call = if call.number == RESTART { known } else { Some(call) };
+            seen.extend(call.map(|call| (thread, call)));
         }
         self.0 = seen;
-    }
-}
-
-impl Call {
-    fn parse(text: &str) -> Option<Self> {
-        let mut words = text.split_whitespace();
-        let number = words.next()?.parse().ok()?;
-        Some(Self { number, place: words.map(str::to_owned).collect() })
     }
 }
 
@@ -94,7 +73,7 @@ pub(crate) fn let_sleep(pid: u32, images: &Path, sleepers: &Sleepers) -> io::Res
         }
         let bytes = fs::read(&image)?;
         let id = thread.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok());
-        let call = fs::read_to_string(thread.join("syscall")).ok().and_then(|text| Call::parse(&text));
+        let call = Call::of(&thread);
         let known = id.and_then(|id: u32| sleepers.0.get(&id));
         let known = known.filter(|known| call.is_some_and(|call| call.place == known.place)).map(|known| known.number);
         if let Some(changed) = begin_anew(&bytes, known, |address| code_before(&thread, address)) {

@@ -1,25 +1,20 @@
 //! Threads that wait for a child to become another program (`vfork(2)`). CRIU waits for each thread to stop, and such a one
 //! does not before its child has gone on.
-//!
-//! The numbers are those of x86-64.
 
-use std::fs;
+use super::calls::{Call, calls};
 
-const CLONE: &str = "56";
-const VFORK: &str = "58";
-const CLONE3: &str = "435";
+const CLONE: u64 = 56;
+const VFORK: u64 = 58;
+const CLONE3: u64 = 435;
 
 /// Whether one of the threads of these processes is in the middle of making another process or thread.
 #[must_use]
 pub fn is_starting(pids: &[u32]) -> bool {
-    let threads = pids.iter().flat_map(|pid| fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten());
-    let mut calls = threads.filter_map(|thread| fs::read_to_string(thread.path().join("syscall")).ok());
-    calls.any(|call| makes_a_process(&call))
+    calls(pids).any(|(_, call)| makes_a_process(&call))
 }
 
-/// By a line of `/proc/PID/syscall` (`proc_pid_syscall(5)`).
-fn makes_a_process(call: &str) -> bool {
-    call.split_ascii_whitespace().next().is_some_and(|number| [CLONE, VFORK, CLONE3].contains(&number))
+fn makes_a_process(call: &Call) -> bool {
+    [CLONE, VFORK, CLONE3].contains(&call.number)
 }
 
 #[cfg(test)]
@@ -28,6 +23,7 @@ mod tests {
 
     #[test]
     fn a_thread_that_makes_a_process_is_known_by_its_call() {
+        let makes_a_process = |line| Call::parse(line).is_some_and(|call| makes_a_process(&call));
         for call in ["56 0x4111 0x7f 0x0 0x0 0x0 0x0 0x7ff 0x401", "58 0x0", "435 0x7ffd 0x58"] {
             assert!(makes_a_process(call), "{call}");
         }
