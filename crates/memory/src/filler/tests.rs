@@ -34,8 +34,16 @@ fn register(start: u64) -> Userfaultfd {
     faults
 }
 
-/// A filler of what this stream has brought to a directory, and where it listens: for CRIU, and for agents.
-fn filler(directory: &Path, stream: Vec<u8>) -> (Filler<'static>, UnixListener, OwnedFd) {
+/// A filler of what a stream has brought to a directory of process 9, and where it listens: for CRIU, and for agents.
+fn filler(
+    directory: &Path,
+    write: impl FnOnce(&mut StreamWriter<&mut Vec<u8>>),
+) -> (Filler<'static>, UnixListener, OwnedFd) {
+    let mut stream = Vec::new();
+    let mut writer = StreamWriter::new(&mut stream).unwrap();
+    writer.object(Object::Process(9)).unwrap();
+    write(&mut writer);
+    writer.end().unwrap();
     store(directory, &mut Inflow::new(std::iter::once(stream.into())), || ()).unwrap();
     let listener = UnixListener::bind(directory.join("socket")).unwrap();
     let agents = listen_for_relays(&directory.join("agents")).unwrap();
@@ -81,18 +89,15 @@ fn pages_that_follow_come_even_when_the_link_is_lost_on_the_way() {
     let memory = Anonymous::new((PAGES * PAGE) as usize).unwrap();
     let start = memory.address();
     let directory = tempfile::tempdir().unwrap();
-    let mut bytes = Vec::new();
-    let mut writer = StreamWriter::new(&mut bytes).unwrap();
-    writer.object(Object::Process(9)).unwrap();
-    // What is in the store is old where it follows.
-    writer.run(PRESENT, start, 300).unwrap();
-    for page in 0..300 {
-        writer.content().write_all(&[if page < 200 { byte(page) } else { 99 }; PAGE as usize]).unwrap();
-    }
-    writer.run(KEEP, start, PAGES as u32).unwrap();
-    writer.run(AWAIT, start + 200 * PAGE, (PAGES - 200) as u32).unwrap();
-    writer.end().unwrap();
-    let (filler, listener, agents) = filler(directory.path(), bytes);
+    let (filler, listener, agents) = filler(directory.path(), |writer| {
+        // What is in the store is old where it follows.
+        writer.run(PRESENT, start, 300).unwrap();
+        for page in 0..300 {
+            writer.content().write_all(&[if page < 200 { byte(page) } else { 99 }; PAGE as usize]).unwrap();
+        }
+        writer.run(KEEP, start, PAGES as u32).unwrap();
+        writer.run(AWAIT, start + 200 * PAGE, (PAGES - 200) as u32).unwrap();
+    });
 
     let faults = register(start);
     std::thread::scope(|scope| {
@@ -117,16 +122,13 @@ fn every_page_comes_to_its_place_and_whoever_waits_goes_on() {
     let memory = Anonymous::new((PAGES * PAGE) as usize).unwrap();
     let start = memory.address();
     let directory = tempfile::tempdir().unwrap();
-    let mut bytes = Vec::new();
-    let mut writer = StreamWriter::new(&mut bytes).unwrap();
-    writer.object(Object::Process(9)).unwrap();
-    for page in (0..PAGES).filter(|page| byte(*page) != 0) {
-        writer.run(PRESENT, start + page * PAGE, 1).unwrap();
-        writer.content().write_all(&[byte(page); PAGE as usize]).unwrap();
-    }
-    writer.run(KEEP, start, PAGES as u32).unwrap();
-    writer.end().unwrap();
-    let (filler, listener, agents) = filler(directory.path(), bytes);
+    let (filler, listener, agents) = filler(directory.path(), |writer| {
+        for page in (0..PAGES).filter(|page| byte(*page) != 0) {
+            writer.run(PRESENT, start + page * PAGE, 1).unwrap();
+            writer.content().write_all(&[byte(page); PAGE as usize]).unwrap();
+        }
+        writer.run(KEEP, start, PAGES as u32).unwrap();
+    });
 
     let faults = register(start);
     let path = directory.path().join("socket");
@@ -165,16 +167,13 @@ fn await_sleep(thread: &mpsc::Receiver<rustix::process::Pid>) {
 
 /// A filler that has all pages of process 9 from `start` on.
 fn filler_of_all(directory: &Path, start: u64) -> (Filler<'static>, UnixListener, OwnedFd) {
-    let mut bytes = Vec::new();
-    let mut writer = StreamWriter::new(&mut bytes).unwrap();
-    writer.object(Object::Process(9)).unwrap();
-    writer.run(PRESENT, start, PAGES as u32).unwrap();
-    for page in 0..PAGES {
-        writer.content().write_all(&[byte(page); PAGE as usize]).unwrap();
-    }
-    writer.run(KEEP, start, PAGES as u32).unwrap();
-    writer.end().unwrap();
-    filler(directory, bytes)
+    filler(directory, |writer| {
+        writer.run(PRESENT, start, PAGES as u32).unwrap();
+        for page in 0..PAGES {
+            writer.content().write_all(&[byte(page); PAGE as usize]).unwrap();
+        }
+        writer.run(KEEP, start, PAGES as u32).unwrap();
+    })
 }
 
 #[test]
@@ -274,12 +273,9 @@ fn a_page_that_is_waited_for_before_an_agent_connects_is_wished_for_when_it_does
     let memory = Anonymous::new((PAGES * PAGE) as usize).unwrap();
     let start = memory.address();
     let directory = tempfile::tempdir().unwrap();
-    let mut bytes = Vec::new();
-    let mut writer = StreamWriter::new(&mut bytes).unwrap();
-    writer.object(Object::Process(9)).unwrap();
-    writer.run(AWAIT, start, PAGES as u32).unwrap();
-    writer.end().unwrap();
-    let (filler, listener, agents) = filler(directory.path(), bytes);
+    let (filler, listener, agents) = filler(directory.path(), |writer| {
+        writer.run(AWAIT, start, PAGES as u32).unwrap();
+    });
 
     let faults = register(start);
     std::thread::scope(|scope| {
@@ -343,9 +339,7 @@ fn a_page_that_comes_while_mappings_change_is_put_in_its_place_when_they_do_not(
 #[test]
 fn a_restore_that_breaks_off_ends_the_filling() {
     let directory = tempfile::tempdir().unwrap();
-    let mut bytes = Vec::new();
-    StreamWriter::new(&mut bytes).unwrap().end().unwrap();
-    let (filler, listener, agents) = filler(directory.path(), bytes);
+    let (filler, listener, agents) = filler(directory.path(), |_| ());
     let path = directory.path().join("socket");
     drop(UnixStream::connect(&path).unwrap());
     assert!(matches!(filler.serve(&listener, &agents), Err(FillError::Criu(_))));
