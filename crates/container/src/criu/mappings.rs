@@ -234,7 +234,7 @@ VmFlags: rd mr mw me dd sd
                     let text = fs::read_to_string(format!("/proc/self/fd/{descriptor}")).unwrap();
                     Some((teller, text))
                 }
-                answer => (answer == Answer::Pass).then_some(()).and(None),
+                _ => None,
             })
             .unwrap();
         let mut lines = file.lines();

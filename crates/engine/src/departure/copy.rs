@@ -17,6 +17,7 @@ use crate::standstill::Standstill;
 
 /// The least that a slowed container is left, in thousandths of a processor.
 const LEAST_MILLIS: u32 = 20;
+
 /// A stream that takes nothing more once the migration was given up.
 #[derive(Debug)]
 pub(super) struct Revocable {

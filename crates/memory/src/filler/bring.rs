@@ -27,8 +27,11 @@ impl Filler<'_> {
         let waiting = std::mem::take(&mut process.waiting);
         if !children.is_empty() {
             self.shared = true;
-            let wiped = self.wiped_on_fork(self.processes[index].id);
-            children.iter_mut().for_each(|child| wiped.iter().for_each(|range| child.forget_range(range)));
+            // What is there already has been wiped by the kernel.
+            if children.iter().any(|child| !child.is_served()) {
+                let wiped = self.wiped_on_fork(self.processes[index].id);
+                children.iter_mut().for_each(|child| wiped.iter().for_each(|range| child.forget_range(range)));
+            }
             self.processes.extend(children);
         }
         waiting.into_iter().try_for_each(|address| self.bring_around(index, address))

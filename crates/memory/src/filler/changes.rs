@@ -90,7 +90,7 @@ pub(super) fn in_order(told: Vec<Change>, is_mapped: impl Fn(u64) -> Option<bool
 }
 
 /// Of what has moved the kernel also says that it is gone from where it was, which says nothing more.
-fn once(told: Vec<Change>) -> Vec<Change> {
+fn once(mut told: Vec<Change>) -> Vec<Change> {
     let mut moved = Vec::new();
     let is_new = |change: &Change| {
         match change {
@@ -105,7 +105,6 @@ fn once(told: Vec<Change>) -> Vec<Change> {
         }
         true
     };
-    let mut told = told;
     told.retain(is_new);
     told
 }

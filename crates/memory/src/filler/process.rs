@@ -13,7 +13,6 @@ use crate::pieces::Pieces;
 const PAGE: u64 = PageCount::PAGE;
 /// How many pages that came too early are kept, at most, before no more are asked for.
 const LATE: usize = 1024;
-
 /// How often it is looked whether a thread has gone on, which takes as long as for it to be woken: some ten microseconds.
 const LOOKS: u32 = 200;
 
