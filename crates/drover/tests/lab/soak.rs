@@ -1,5 +1,5 @@
 //! Hundreds of moves of a container that checks its own memory, in every mode and over every link. Not a part of the tests:
-//! `make soak` runs it, and `docs/soak.md` says what came of it.
+//! `make soak` runs it.
 
 use std::collections::BTreeMap;
 
