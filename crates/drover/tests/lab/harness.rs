@@ -379,6 +379,17 @@ impl Lab {
     }
 }
 
+impl Lab {
+    /// Prints the last lines of every container's log: a program that found something wrong has said there what it was.
+    fn print_logs(&self) {
+        let names = self.command("ps --all --quiet").output().map(|output| output.stdout).unwrap_or_default();
+        for name in String::from_utf8_lossy(&names).lines() {
+            eprintln!("--- log of {name}");
+            let _ = self.command(format!("logs --tail 20 {name}")).stdout(std::io::stderr()).status();
+        }
+    }
+}
+
 impl Drop for Lab {
     fn drop(&mut self) {
         if std::thread::panicking() {
@@ -389,6 +400,7 @@ impl Drop for Lab {
             }
             eprintln!("--- moves");
             let _ = self.command("migrations --json").stdout(std::io::stderr()).status();
+            self.print_logs();
             eprintln!("--- threads\n{}", self.threads());
         }
         drop(self.undertaker.stdin.take());
