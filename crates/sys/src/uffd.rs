@@ -27,6 +27,7 @@ const REGISTER: libc::Ioctl = request(0x00, 32);
 const UNREGISTER: libc::Ioctl = ((2_u32 << 30) | (16 << 16) | (0xaa << 8) | 0x01) as libc::Ioctl;
 const COPY: libc::Ioctl = request(0x03, 40);
 const ZEROPAGE: libc::Ioctl = request(0x04, 32);
+const WRITEPROTECT: libc::Ioctl = request(0x06, 24);
 const CONTINUE: libc::Ioctl = request(0x07, 32);
 const WAKE: libc::Ioctl = ((2_u32 << 30) | (16 << 16) | (0xaa << 8) | 0x02) as libc::Ioctl;
 
@@ -122,6 +123,15 @@ impl Userfaultfd {
     pub fn register_write_protection(&self, start: u64, length: u64) -> io::Result<()> {
         let mut words = [start, length, REGISTER_WP, 0];
         self.ioctl(REGISTER, &mut words)
+    }
+
+    /// Takes write protection off again, from `start` on, where it is dealt with.
+    ///
+    /// # Errors
+    /// `ENOENT` when a part of the range is not registered for it.
+    pub fn lift_write_protection(&self, start: u64, length: u64) -> io::Result<()> {
+        let mut words = [start, length, 0];
+        self.ioctl(WRITEPROTECT, &mut words)
     }
 
     /// Deals from now on with pages that are missing from `start` on.
