@@ -1,63 +1,60 @@
 //! Having a running process make system calls for us (`ptrace(2)`), without its help and without its notice.
 //!
-//! One thread is stopped for some microseconds. Its registers are set to a system call, it makes that one step, and gets
-//! its own registers back; a call of its own that was interrupted begins anew, as after any stop. Its seccomp filter is
-//! suspended meanwhile.
+//! Its threads are stopped for some microseconds: none of them forks a child meanwhile that would keep what was made. The
+//! registers of one are set to a system call, it makes that one step, and gets its own registers back; a call of its own
+//! that was interrupted begins anew, as after any stop. Its seccomp filter is suspended meanwhile.
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
-/// How long a thread may take to stop. One that hangs in the kernel (state D) does not.
-const PATIENCE: Duration = Duration::from_secs(2);
-/// The pause between two looks at whether it has.
-const LOOK_AGAIN: Duration = Duration::from_micros(20);
+use stopped::{Thread, check, stop_all};
+
+mod stopped;
+
 /// `PTRACE_GETSIGMASK` and `PTRACE_SETSIGMASK`.
 const GET_SIGNAL_MASK: libc::c_uint = 0x420a;
 const SET_SIGNAL_MASK: libc::c_uint = 0x420b;
 /// The instruction `syscall`.
 const SYSCALL: [u8; 2] = [0x0f, 0x05];
 
-/// A thread of another process that stands still for us. It goes on when this is dropped.
+/// A thread of another process that makes system calls for us, while all others stand still. They go on when this is
+/// dropped.
 #[derive(Debug)]
-pub struct Held {
-    thread: libc::pid_t,
+struct Held {
+    thread: Thread,
     registers: libc::user_regs_struct,
     /// The signals that it blocks by itself, once they are known.
     mask: Option<u64>,
     /// Where it finds the instruction.
     instruction: u64,
+    /// The other threads, which go on after it.
+    _others: [Vec<Thread>; 2],
 }
 
 impl Held {
-    /// Stops the thread `pid`.
+    /// Stops the process `pid`.
     ///
     /// # Errors
     /// When there is none, when somebody else traces it, or when its code holds no system call.
-    pub fn new(pid: u32) -> io::Result<Self> {
-        let thread = libc::pid_t::try_from(pid).map_err(|_| io::ErrorKind::InvalidInput)?;
-        let options = libc::PTRACE_O_TRACESYSGOOD | libc::PTRACE_O_SUSPEND_SECCOMP;
-        trace(libc::PTRACE_SEIZE, thread, 0, options as u64)?;
-        // From here on dropping it lets it go.
+    fn new(pid: u32) -> io::Result<Self> {
+        let (mut standing, others) = stop_all(pid)?;
+        let thread = standing.pop().ok_or(io::ErrorKind::NotFound)?;
         // SAFETY: all bytes zero is a valid user_regs_struct.
-        let mut held = Self { thread, registers: unsafe { std::mem::zeroed() }, mask: None, instruction: 0 };
-        trace(libc::PTRACE_INTERRUPT, thread, 0, 0)?;
-        held.await_stop()?;
-        let mut registers = held.registers;
+        let mut registers = unsafe { std::mem::zeroed() };
         // SAFETY: the kernel writes one user_regs_struct to the address given.
         check(unsafe {
-            libc::ptrace(libc::PTRACE_GETREGS, thread, std::ptr::null_mut::<libc::c_void>(), &raw mut registers)
+            libc::ptrace(libc::PTRACE_GETREGS, thread.id, std::ptr::null_mut::<libc::c_void>(), &raw mut registers)
         })?;
-        held.registers = registers;
+        let instruction = instruction(pid)?;
+        let mut held = Self { thread, registers, mask: None, instruction, _others: [standing, others] };
         let mut mask = 0_u64;
         // SAFETY: the kernel writes eight bytes, as many as are asked for, to the address given.
-        check(unsafe { libc::ptrace(GET_SIGNAL_MASK, thread, size_of::<u64>(), &raw mut mask) })?;
+        check(unsafe { libc::ptrace(GET_SIGNAL_MASK, held.thread.id, size_of::<u64>(), &raw mut mask) })?;
         held.mask = Some(mask);
         // No handler may run in our steps; what comes meanwhile stays pending.
         held.set_mask(u64::MAX)?;
-        held.instruction = instruction(pid)?;
         Ok(held)
     }
 
@@ -65,7 +62,7 @@ impl Held {
     ///
     /// # Errors
     /// The call's own, or when the thread is gone.
-    pub fn call(&self, number: libc::c_long, arguments: [u64; 3]) -> io::Result<u64> {
+    fn call(&mut self, number: libc::c_long, arguments: [u64; 3]) -> io::Result<u64> {
         let mut registers = self.registers;
         // Not as the return of an interrupted call: none begins anew now.
         registers.orig_rax = u64::MAX;
@@ -73,11 +70,10 @@ impl Held {
         [registers.rdi, registers.rsi, registers.rdx] = arguments;
         registers.rip = self.instruction;
         self.set(&registers)?;
-        trace(libc::PTRACE_SINGLESTEP, self.thread, 0, 0)?;
-        self.await_stop()?;
+        self.thread.step()?;
         // SAFETY: the kernel writes one user_regs_struct to the address given.
         check(unsafe {
-            libc::ptrace(libc::PTRACE_GETREGS, self.thread, std::ptr::null_mut::<libc::c_void>(), &raw mut registers)
+            libc::ptrace(libc::PTRACE_GETREGS, self.thread.id, std::ptr::null_mut::<libc::c_void>(), &raw mut registers)
         })?;
         match registers.rax.cast_signed() {
             error @ -4095..0 => Err(io::Error::from_raw_os_error(-(error as i32))),
@@ -87,48 +83,15 @@ impl Held {
 
     fn set_mask(&self, mask: u64) -> io::Result<()> {
         // SAFETY: the kernel reads eight bytes, as many as are said, from the address given.
-        check(unsafe { libc::ptrace(SET_SIGNAL_MASK, self.thread, size_of::<u64>(), &raw const mask) })
+        check(unsafe { libc::ptrace(SET_SIGNAL_MASK, self.thread.id, size_of::<u64>(), &raw const mask) })
     }
 
     fn set(&self, registers: &libc::user_regs_struct) -> io::Result<()> {
         let registers: *const libc::user_regs_struct = registers;
         // SAFETY: the kernel reads one user_regs_struct from the address given.
         check(unsafe {
-            libc::ptrace(libc::PTRACE_SETREGS, self.thread, std::ptr::null_mut::<libc::c_void>(), registers)
+            libc::ptrace(libc::PTRACE_SETREGS, self.thread.id, std::ptr::null_mut::<libc::c_void>(), registers)
         })
-    }
-
-    /// Waits until it stands still.
-    fn await_stop(&self) -> io::Result<()> {
-        let end = Instant::now() + PATIENCE;
-        while Instant::now() < end {
-            let mut status = 0;
-            // SAFETY: the kernel writes one number to the address given.
-            let waited = unsafe { libc::waitpid(self.thread, &raw mut status, libc::__WALL | libc::WNOHANG) };
-            if waited == 0 {
-                // Of a stop nobody can be woken without a handler for signals; it takes microseconds.
-                std::thread::sleep(LOOK_AGAIN);
-                continue;
-            }
-            if waited < 0 {
-                let error = io::Error::last_os_error();
-                if error.kind() == io::ErrorKind::Interrupted {
-                    continue;
-                }
-                return Err(error);
-            }
-            if !libc::WIFSTOPPED(status) {
-                return Err(io::ErrorKind::NotFound.into());
-            }
-            let signal = libc::WSTOPSIG(status);
-            // Our own stop, the group's, or a step that was made: it stands still.
-            if status >> 16 != 0 || signal == libc::SIGTRAP {
-                return Ok(());
-            }
-            // A signal came first: it is delivered, and our own stop comes next.
-            trace(libc::PTRACE_CONT, self.thread, 0, signal as u64)?;
-        }
-        Err(io::ErrorKind::TimedOut.into())
     }
 }
 
@@ -139,7 +102,6 @@ impl Drop for Held {
             let _ = self.set(&self.registers);
             let _ = self.set_mask(mask);
         }
-        let _ = trace(libc::PTRACE_DETACH, self.thread, 0, 0);
     }
 }
 
@@ -151,7 +113,7 @@ pub fn make_descriptor(pid: u32, number: libc::c_long, arguments: [u64; 3]) -> i
     let process = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?;
     let process = pidfd_open(process, PidfdFlags::empty())?;
     let make = || {
-        let held = Held::new(pid)?;
+        let mut held = Held::new(pid)?;
         let made = held.call(number, arguments)?;
         let theirs = i32::try_from(made).map_err(|_| io::ErrorKind::InvalidData)?;
         let taken = pidfd_getfd(&process, theirs, PidfdGetfdFlags::empty());
@@ -185,21 +147,14 @@ fn instruction(pid: u32) -> io::Result<u64> {
     Err(io::ErrorKind::NotFound.into())
 }
 
-fn trace(request: libc::c_uint, thread: libc::pid_t, address: u64, data: u64) -> io::Result<()> {
-    // SAFETY: of the requests that this is called with none reads or writes our memory.
-    check(unsafe { libc::ptrace(request, thread, address, data) })
-}
-
-fn check(result: libc::c_long) -> io::Result<()> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::Read;
     use std::process::{Command, Stdio};
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     use super::*;
+    use crate::fork::fork;
 
     #[test]
     fn a_process_makes_a_descriptor_for_us_and_goes_on() {
@@ -242,12 +197,53 @@ mod tests {
     #[test]
     fn a_call_that_fails_says_why_and_whoever_is_gone_is_not_found() {
         let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
-        let held = Held::new(child.id()).unwrap();
+        let mut held = Held::new(child.id()).unwrap();
         assert_eq!(held.call(libc::SYS_close, [999, 0, 0]).unwrap_err().raw_os_error(), Some(libc::EBADF));
         assert!(held.call(libc::SYS_getpid, [0; 3]).unwrap() == u64::from(child.id()));
         drop(held);
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(Held::new(child.id()).is_err());
+    }
+
+    /// The program of the next test: threads that fork all the time, until the input ends. Its children look whether they
+    /// have a descriptor more than it.
+    #[test]
+    #[ignore = "a program, not a test"]
+    fn forks_until_the_input_ends() {
+        // SAFETY: the calls take numbers.
+        let free = unsafe { libc::dup(0) };
+        unsafe { libc::close(free) };
+        let ended = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    while !ended.load(Ordering::Relaxed) {
+                        // SAFETY: the call takes numbers.
+                        let child = fork(|| u8::from(unsafe { libc::fcntl(free, libc::F_GETFD) } >= 0)).unwrap();
+                        assert!(child.wait().unwrap().success(), "a child has a descriptor that its parent has not");
+                    }
+                });
+            }
+            std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
+            ended.store(true, Ordering::Relaxed);
+        });
+    }
+
+    #[test]
+    fn a_child_that_is_forked_meanwhile_has_no_descriptor_of_ours() {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "inject::tests::forks_until_the_input_ends", "--ignored", "--nocapture"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        for _ in 0..300 {
+            make_descriptor(child.id(), libc::SYS_userfaultfd, [crate::uffd::FLAGS, 0, 0]).unwrap();
+        }
+        drop(child.stdin.take());
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 }
