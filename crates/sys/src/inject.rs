@@ -150,6 +150,7 @@ fn instruction(pid: u32) -> io::Result<u64> {
 #[cfg(test)]
 mod tests {
     use std::io::Read;
+    use std::os::fd::AsRawFd;
     use std::process::{Command, Stdio};
     use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -211,9 +212,7 @@ mod tests {
     #[test]
     #[ignore = "a program, not a test"]
     fn forks_until_the_input_ends() {
-        // SAFETY: the calls take numbers.
-        let free = unsafe { libc::dup(0) };
-        unsafe { libc::close(free) };
+        let free = rustix::io::dup(std::io::stdin()).unwrap().as_raw_fd();
         let ended = AtomicBool::new(false);
         std::thread::scope(|scope| {
             for _ in 0..4 {
