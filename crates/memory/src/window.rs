@@ -36,12 +36,15 @@ impl Window {
         self.bytes
     }
 
-    /// An answer of so many bytes has come after this time.
-    pub fn answered(&mut self, bytes: u64, after: Duration) {
+    /// An answer of so many bytes has come after this time; `used` were on their way when it was asked for. A window that is
+    /// not made use of says nothing about a larger one (RFC 7661).
+    pub fn answered(&mut self, bytes: u64, after: Duration, used: u64) {
         self.shortest = self.shortest.min(after);
         self.settling = self.settling.saturating_sub(bytes);
         if after <= self.shortest + QUEUE {
-            self.bytes = (self.bytes + STEP).min(MOST);
+            if used >= self.bytes / 2 {
+                self.bytes = (self.bytes + STEP).min(MOST);
+            }
         } else if self.settling == 0 {
             // What is on its way was asked for under the old window.
             self.settling = self.bytes;
@@ -60,7 +63,7 @@ mod tests {
         for _ in 0..2_000 {
             // What is over the link's own capacity queues.
             let ms = latency.max(window.bytes() as f64 / rate);
-            window.answered(64 << 10, Duration::from_secs_f64(ms / 1e3));
+            window.answered(64 << 10, Duration::from_secs_f64(ms / 1e3), window.bytes());
         }
         window.bytes()
     }
@@ -76,5 +79,12 @@ mod tests {
         // 100 Mbit/s: some 25 ms at most.
         let slow = settle(0.2, 12_500.0);
         assert!((LEAST..350_000).contains(&slow), "{slow}");
+    }
+
+    #[test]
+    fn a_window_that_is_not_used_does_not_grow() {
+        let mut window = Window::default();
+        (0..1_000).for_each(|_| window.answered(64 << 10, Duration::from_micros(200), LEAST / 2));
+        assert_eq!(window.bytes(), Window::default().bytes());
     }
 }

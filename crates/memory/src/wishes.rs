@@ -51,6 +51,8 @@ struct Asked {
     /// How many of them have not come.
     left: u64,
     at: Instant,
+    /// How many bytes were on their way then, with these.
+    used: u64,
 }
 
 impl Wishes {
@@ -168,7 +170,8 @@ impl Wishes {
         let range = address..address + pages * PAGE;
         unasked.remove(range.clone());
         self.next = (process, range.end);
-        self.asked.push_back(Asked { process, pages: range, left: pages, at: Instant::now() });
+        let used = self.on_the_way() + pages * PAGE;
+        self.asked.push_back(Asked { process, pages: range, left: pages, at: Instant::now(), used });
         true
     }
 
@@ -203,7 +206,7 @@ impl Wishes {
         let Some(asked) = asked else { return };
         asked.left = asked.left.saturating_sub(u64::from(wish.pages));
         if asked.left == 0 {
-            self.window.answered(asked.pages.end - asked.pages.start, asked.at.elapsed());
+            self.window.answered(asked.pages.end - asked.pages.start, asked.at.elapsed(), asked.used);
             self.asked.retain(|asked| asked.left > 0);
         }
     }
