@@ -71,6 +71,23 @@ fn memory_that_follows_over_a_slow_link_arrives_as_it_was() {
     torture("--mib 8 --threads 2 --children 2 --pause-us 300", Some("100mbit"), &[POST_COPY, HYBRID, POST_COPY]);
 }
 
+/// A process that has locked memory is not followed, and crosses while it is frozen whatever the mode.
+#[test]
+fn locked_memory_arrives_as_it_was() {
+    let lab = Lab::up();
+    import_counter(&lab);
+    let torture = "drover-check torture --mib 4 --threads 2 --children 1 --pause-us 300 --kinds locked,private,shared";
+    lab.drover(format!("run --node n1 --name box -d counter {torture} --json")).well();
+    lab.await_log("box", "ready\n");
+    for (number, (way, _)) in [PRE_COPY, POST_COPY, STOP_AND_COPY, HYBRID].iter().enumerate() {
+        let target = if number % 2 == 0 { "n2" } else { "n1" };
+        let report = lab.json(format!("migrate box --to {target} {way}"));
+        assert_eq!(report["outcome"], "moved", "{report}");
+    }
+    let report = examine(&lab);
+    assert!(report["looked"]["locked"].as_u64().is_some_and(|pages| pages > 0), "{report}");
+}
+
 /// Begins a move whose memory follows for some seconds, and waits until the container runs on the target.
 fn follow_halfway(lab: &Lab) -> String {
     import_counter(lab);
