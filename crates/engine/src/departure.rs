@@ -309,6 +309,8 @@ impl Departure {
 
     /// Undoes the freeze. The gate opens first, so that the first packet passes.
     pub fn thaw(&mut self) -> Result<(), Explained> {
+        // Whoever watches over CRIU freezes nothing any more.
+        *lock(&self.reins) = None;
         self.ready = None;
         self.rounds = None;
         let wire = self.container.wire().map_err(|error| error.explained().clone())?;

@@ -4,6 +4,7 @@
 //! namespace (`i32`) and, with one byte of nothing, the userfaultfd of its memory; the negated id of a zombie, with no
 //! descriptor; and in the end the word 0x52535446. Nothing is sent back. Source: CRIU's `criu/uffd.c`.
 
+use std::collections::BTreeSet;
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -77,6 +78,8 @@ pub struct Filler<'a> {
     pids: &'a (dyn Fn() -> Vec<u32> + Sync),
     content: Content,
     processes: Vec<Process>,
+    /// Those that CRIU has restored, by their ids, whatever became of them.
+    restored: BTreeSet<u64>,
     wishes: Wishes,
     /// Whether a process has forked: its child needs the same pages.
     shared: bool,
@@ -122,6 +125,7 @@ impl<'a> Filler<'a> {
             pids,
             content,
             processes,
+            restored: BTreeSet::new(),
             wishes,
             shared: false,
             filled,
@@ -176,14 +180,24 @@ impl<'a> Filler<'a> {
                         processes.iter().any(|process| process.id == id && process.awaited.find(page).is_some())
                     });
                 }
+                self.let_go();
             }
             if self.nothing_follows(finished) {
                 self.wishes.dismiss();
             }
         }
-        self.filled.faults = self.processes.iter().map(|process| process.faults_heard).sum();
-        // Closing the descriptors leaves what is missing now, which is zero, to the kernel.
+        self.let_go();
         Ok(self.filled)
+    }
+
+    /// Lets go of processes of which no page is missing: closing their descriptors leaves what is missing now, which is
+    /// zero, to the kernel. A program may fork all the time.
+    fn let_go(&mut self) {
+        let faults = &mut self.filled.faults;
+        self.processes.retain(|process| {
+            *faults += if process.is_served() { process.faults_heard } else { 0 };
+            !process.is_served()
+        });
     }
 
     /// How long to wait for anything to happen.
@@ -255,6 +269,7 @@ impl<'a> Filler<'a> {
             let missing = self.stored.processes.get(&id).cloned().unwrap_or_default();
             let awaited = self.stored.awaited.get(&id).cloned().unwrap_or_default();
             let mut process = Process::new(id, faults, missing, awaited);
+            self.restored.insert(id);
             process.recent = self.stored.recent.get(&id).cloned().unwrap_or_default();
             self.processes.push(process);
         }

@@ -116,8 +116,11 @@ pub fn answer(pids: &[u32], mut wishes: impl Read, out: impl Write) -> Result<()
         let wish = Wish::decode(&bytes);
         let memory = processes.get(&wish.process).filter(|_| wish.is_sane()).ok_or(FollowError::Wish)?;
         let content = &mut buffer[..wish.pages as usize * PAGE as usize];
-        if memory.read_exact_at(content, wish.address).is_err() {
-            read_single(memory, wish.address, content);
+        match memory.read_exact_at(content, wish.address) {
+            Ok(()) => {}
+            // There is nothing to be read any more: what was there is lost, and not zero.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(FollowError::Read(error)),
+            Err(_) => read_single(memory, wish.address, content),
         }
         if current != wish.process {
             out.object(Object::Process(wish.process))?;
@@ -347,6 +350,25 @@ mod tests {
             assert!(filler.wish(Wish::NOTHING));
             drop(filler);
             assert!(relaying.join().unwrap().unwrap());
+        });
+    }
+
+    #[test]
+    fn a_process_that_has_died_is_not_answered_for_with_zeros() {
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let pid = child.id();
+        let wish = Wish { process: inside(pid).unwrap(), address: 16 * PAGE, pages: 1 }.encode();
+        let mut out = Vec::new();
+        let (wishes, mut writer) = io::pipe().unwrap();
+        std::thread::scope(|scope| {
+            let answering = scope.spawn(|| answer(&[pid], wishes, &mut out));
+            // Nothing is mapped there; what matters is what comes after its end.
+            writer.write_all(&wish).unwrap();
+            child.kill().unwrap();
+            child.wait().unwrap();
+            // It may have found out already.
+            let _ = writer.write_all(&wish);
+            assert!(matches!(answering.join().unwrap(), Err(FollowError::Read(_))));
         });
     }
 

@@ -53,8 +53,9 @@ impl Held {
         // SAFETY: the kernel writes eight bytes, as many as are asked for, to the address given.
         check(unsafe { libc::ptrace(GET_SIGNAL_MASK, held.thread.id, size_of::<u64>(), &raw mut mask) })?;
         held.mask = Some(mask);
-        // No handler may run in our steps; what comes meanwhile stays pending.
-        held.set_mask(u64::MAX)?;
+        // No handler may run in our steps; what comes meanwhile stays pending. The end of a step is a SIGTRAP: were it blocked,
+        // the kernel would take the program's own handler for it away.
+        held.set_mask(!(1 << (libc::SIGTRAP - 1)))?;
         Ok(held)
     }
 
@@ -75,6 +76,9 @@ impl Held {
         check(unsafe {
             libc::ptrace(libc::PTRACE_GETREGS, self.thread.id, std::ptr::null_mut::<libc::c_void>(), &raw mut registers)
         })?;
+        if registers.rip != self.instruction + SYSCALL.len() as u64 {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
         match registers.rax.cast_signed() {
             error @ -4095..0 => Err(io::Error::from_raw_os_error(-(error as i32))),
             result => Ok(result.cast_unsigned()),
@@ -205,6 +209,38 @@ mod tests {
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(Held::new(child.id()).is_err());
+    }
+
+    #[test]
+    fn a_process_that_is_stopped_makes_a_descriptor_too_and_stays_stopped() {
+        let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+        let pid = Pid::from_raw(child.id().cast_signed()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+        let state = || std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
+        while !state().contains(") T ") {
+            std::thread::yield_now();
+        }
+        let descriptor = make_descriptor(child.id(), libc::SYS_userfaultfd, [crate::uffd::FLAGS, 0, 0]).unwrap();
+        crate::uffd::Userfaultfd::from_descriptor(descriptor).agree(0).unwrap();
+        assert!(state().contains(") T "), "{}", state());
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn a_program_keeps_its_handler_for_traps() {
+        let mut child = Command::new("bash")
+            .args(["-c", "trap 'echo trapped' TRAP; echo ready; read -r line; kill -TRAP $$; echo went on"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap()));
+        assert_eq!(lines.next().unwrap().unwrap(), "ready");
+        make_descriptor(child.id(), libc::SYS_userfaultfd, [crate::uffd::FLAGS, 0, 0]).unwrap();
+        std::io::Write::write_all(&mut child.stdin.take().unwrap(), b"\n").unwrap();
+        assert_eq!(lines.map(Result::unwrap).collect::<Vec<_>>(), ["trapped", "went on"]);
+        child.wait().unwrap();
     }
 
     /// The program of the next test: threads that fork all the time, until the input ends. Its children look whether they

@@ -1,5 +1,7 @@
 //! Memory that is written all the time arrives as it was, whatever the mode.
 
+use std::time::{Duration, Instant};
+
 use serde_json::Value;
 
 use crate::count::{copy, import_counter};
@@ -182,6 +184,29 @@ fn a_round_that_was_given_up_is_not_sent_to_its_end() {
     lab.drover("lab link none").well();
     lab.migrate("box", "n2");
     lab.drover("stop -t 30 box").well();
+    assert_eq!(lab.await_exit("box"), 0, "{}", lab.logs("box"));
+}
+
+#[test]
+fn a_container_whose_move_was_cancelled_while_it_was_frozen_is_not_frozen_again() {
+    /// A CRIU that holds a container which is to go on is killed after 5 s. None did here.
+    const WATCHED: Duration = Duration::from_secs(6);
+    let lab = Lab::up();
+    import_counter(&lab);
+    lab.drover("run --node n1 --name box -d counter drover-check torture --mib 24 --children 0 --kinds private").well();
+    lab.await_log("box", "ready\n");
+    lab.drover("lab link 50mbit").well();
+    let way = "--fallback freeze --downtime 0ms --max-rounds 1 --compress none --detach";
+    let begun = lab.json(format!("migrate box --to n2 {way}"));
+    let id = begun["id"].as_str().unwrap().to_owned();
+    until("a container that is frozen while its last pages cross", || {
+        (lab.json(format!("migrations {id}"))["phase"] == "checkpoint").then_some(())
+    });
+    lab.drover(format!("migrate --cancel {id}")).well();
+    assert_eq!(lab.await_report(&id)["outcome"], "rolled_back");
+    let ended = Instant::now();
+    until("the time in which it would be frozen", || (ended.elapsed() > WATCHED).then_some(()));
+    lab.drover("stop -t 10 box").well();
     assert_eq!(lab.await_exit("box"), 0, "{}", lab.logs("box"));
 }
 

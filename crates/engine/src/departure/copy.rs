@@ -52,10 +52,12 @@ impl Departure {
     /// followed.
     pub fn round(&mut self, out: StreamSender) -> Result<Result<Round, Explained>, Explained> {
         let attempt = "cannot send memory";
+        self.check_wanted(attempt)?;
         let begun = Instant::now();
         let pids = self.container.cgroup.pids().map_err(|error| failure(attempt, &error))?;
+        // Before processes that are new are followed, which interrupts them.
+        self.container.look_at_sleepers();
         if self.rounds.is_none() {
-            self.container.look_at_sleepers();
             self.look_at_use();
         }
         let rounds = self.rounds(out).map_err(|error| failure(attempt, &error))?;
@@ -73,6 +75,14 @@ impl Departure {
         }
         let (pages, bytes) = (PageCount(sent.pages), Bytes(sent.bytes));
         Ok(Ok(Round { pages, bytes, ms: begun.elapsed().as_secs_f64() * 1e3, dirty_after: PageCount(0) }))
+    }
+
+    /// A step whose turn comes when the migration was given up and cleaned up after must leave nothing behind.
+    fn check_wanted(&self, attempt: &str) -> Result<(), Explained> {
+        if self.given_up.load(Ordering::Relaxed) {
+            return Err(Explained { reason: format!("{attempt}: the migration was given up"), hint: None });
+        }
+        Ok(())
     }
 
     /// Whether the container must stand still while it is surveyed.
@@ -105,6 +115,7 @@ impl Departure {
     /// Leaves the container this share, in percent, of the processor time that it uses.
     pub fn slow(&mut self, share: u32) -> Result<(), Explained> {
         let attempt = "cannot slow the container";
+        self.check_wanted(attempt)?;
         let unused = || Explained { reason: format!("{attempt}: what it uses cannot be measured"), hint: None };
         // Each step is a share of what it used before it was slowed at all.
         let uses = *self.unslowed.get_or_insert(self.uses.ok_or_else(unused)?);

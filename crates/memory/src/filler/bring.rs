@@ -42,9 +42,9 @@ impl Filler<'_> {
     fn wiped_on_fork(&self, id: u64) -> Vec<Range<u64>> {
         let listed: Vec<(u32, u64)> =
             (self.pids)().into_iter().filter_map(|pid| Some((pid, inside(pid).ok()?))).collect();
-        let known = |id: u64| self.processes.iter().any(|process| process.id == id);
         let is_there = listed.iter().any(|(_, found)| *found == id);
-        let related = listed.iter().filter(|(_, found)| if is_there { *found == id } else { !known(*found) });
+        let is_restored = |found: &u64| self.restored.contains(found);
+        let related = listed.iter().filter(|(_, found)| if is_there { *found == id } else { !is_restored(found) });
         // What cannot be read has gone.
         related.flat_map(|(pid, _)| wiped_on_fork(*pid).unwrap_or_default()).collect()
     }

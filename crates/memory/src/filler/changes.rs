@@ -132,28 +132,55 @@ fn is_possible(changes: &[Change], is_mapped: &impl Fn(u64) -> Option<bool>) -> 
     Some(true)
 }
 
-/// The same changes, but whoever took a place comes after whoever left it where a mapping is now, and before elsewhere.
+/// The same changes, but whoever took a place comes after whoever left it where a mapping is now, and before elsewhere. What
+/// was done to it after that follows whoever took it; all others stay in the order in which they were told.
 fn exchange(mut changes: Vec<Change>, is_mapped: &impl Fn(u64) -> Option<bool>) -> Option<Vec<Change>> {
-    let mut ordered = Vec::with_capacity(changes.len());
-    while !changes.is_empty() {
-        let mut next = 0;
-        'candidates: for (index, candidate) in changes.iter().enumerate() {
-            for before in &changes[..index] {
-                if touch(before, candidate) && !are_exchanged(before, candidate, is_mapped)? {
-                    continue 'candidates;
-                }
-            }
-            for behind in &changes[index + 1..] {
-                if are_exchanged(candidate, behind, is_mapped)? {
-                    continue 'candidates;
-                }
-            }
-            next = index;
-            break;
+    let count = changes.len();
+    let pairs = || (0..count).flat_map(|first| (first + 1..count).map(move |second| (first, second)));
+    let mut order = Order::of(count);
+    for (first, second) in pairs() {
+        if are_exchanged(&changes[first], &changes[second], is_mapped)? {
+            order.put(second, first);
         }
-        ordered.push(changes.remove(next));
     }
-    Some(ordered)
+    for (first, second) in pairs() {
+        if touch(&changes[first], &changes[second]) {
+            order.put(first, second);
+        }
+    }
+    let ranks: Vec<usize> = (0..count).map(|index| order.before(index)).collect();
+    let mut ranks = ranks.into_iter();
+    changes.sort_by_cached_key(|_| ranks.next());
+    Some(changes)
+}
+
+/// Which of some things come before which.
+struct Order(Vec<Vec<bool>>);
+
+impl Order {
+    fn of(count: usize) -> Self {
+        Self(vec![vec![false; count]; count])
+    }
+
+    /// Puts one before another, and all that is before it before all that is behind that one; unless it is behind it.
+    fn put(&mut self, before: usize, behind: usize) {
+        let Self(is_before) = self;
+        if is_before[behind][before] {
+            return;
+        }
+        let behind: Vec<bool> =
+            is_before[behind].iter().enumerate().map(|(other, is_behind)| *is_behind || other == behind).collect();
+        for (first, is_before) in is_before.iter_mut().enumerate() {
+            if first == before || is_before[before] {
+                is_before.iter_mut().zip(&behind).for_each(|(is_before, is_behind)| *is_before |= is_behind);
+            }
+        }
+    }
+
+    /// How many come before one.
+    fn before(&self, index: usize) -> usize {
+        self.0.iter().filter(|is_before| is_before[index]).count()
+    }
 }
 
 /// Whether it matters which of the two was first.
@@ -204,6 +231,17 @@ mod tests {
         let told = vec![moved(A, X.start), moved(B..B + 10, A.start), Change::Gone(A), Change::Gone(A)];
         let ordered = in_order(told.clone(), |at| Some(X.contains(&at))).unwrap();
         assert_eq!(ordered, [told[0].clone(), told[1].clone(), told[3].clone()]);
+    }
+
+    #[test]
+    fn what_was_done_to_what_took_a_place_follows_it() {
+        // Of who left the place it is told last.
+        let (take, leave) = (moved(B..B + 10, A.start), moved(A, X.start));
+        for done in [Change::Emptied(2..4), Change::Gone(5..10)] {
+            let told = vec![take.clone(), done.clone(), leave.clone()];
+            let is_mapped = |at| Some(at < 5 || X.contains(&at));
+            assert_eq!(in_order(told, is_mapped).unwrap(), [leave.clone(), take.clone(), done]);
+        }
     }
 
     #[test]

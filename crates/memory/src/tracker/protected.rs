@@ -46,6 +46,8 @@ impl Protected {
                 self.mappings.push(mapping);
             }
         }
+        // A process that has ended, or has become another program, would otherwise look like one that wrote nothing.
+        known.first().map_or(Ok(None), |known| self.faults.covers(known.start))?;
         Ok(written)
     }
 

@@ -26,18 +26,18 @@ pub(super) fn stop_all(pid: u32) -> io::Result<(Vec<Thread>, Vec<Thread>)> {
     let end = Instant::now() + PATIENCE;
     let mut threads: Vec<Thread> = Vec::new();
     loop {
+        threads.retain_mut(|thread| thread.look().is_ok());
+        // Seen before the list is read: none of these makes another one that would be missing from it.
+        let quiet = threads.iter().all(|thread| thread.stands || state(pid, thread.id) == Some('D'));
         let mut complete = true;
         for id in ids(pid)? {
             if threads.iter().all(|thread| thread.id != id)
                 && let Some(thread) = Thread::seize(pid, id)?
             {
                 threads.push(thread);
-                // It may have made another one by now.
                 complete = false;
             }
         }
-        threads.retain_mut(|thread| thread.look().is_ok());
-        let quiet = threads.iter().all(|thread| thread.stands || state(pid, thread.id) == Some('D'));
         if complete && quiet && threads.iter().any(|thread| thread.stands) {
             return Ok(threads.into_iter().partition(|thread| thread.stands));
         }
@@ -77,11 +77,24 @@ impl Thread {
     /// Looks whether it stands still by now.
     fn look(&mut self) -> io::Result<()> {
         while !self.stands {
+            match self.stop()? {
+                None => return Ok(()),
+                // A signal came first: it is delivered, and our own stop comes next.
+                Some(Stop::Signal(signal)) => trace(libc::PTRACE_CONT, self.id, 0, signal as u64)?,
+                Some(Stop::Event | Stop::Step) => self.stands = true,
+            }
+        }
+        Ok(())
+    }
+
+    /// The stop that it has come to, if it has.
+    fn stop(&self) -> io::Result<Option<Stop>> {
+        loop {
             let mut status = 0;
             // SAFETY: the kernel writes one number to the address given.
             let waited = unsafe { libc::waitpid(self.id, &raw mut status, libc::__WALL | libc::WNOHANG) };
             if waited == 0 {
-                return Ok(());
+                return Ok(None);
             }
             if waited < 0 {
                 let error = io::Error::last_os_error();
@@ -93,31 +106,44 @@ impl Thread {
             if !libc::WIFSTOPPED(status) {
                 return Err(io::ErrorKind::NotFound.into());
             }
-            let signal = libc::WSTOPSIG(status);
-            // Our own stop, the group's, or a step that was made.
-            self.stands = status >> 16 != 0 || signal == libc::SIGTRAP;
-            if !self.stands {
-                // A signal came first: it is delivered, and our own stop comes next.
-                trace(libc::PTRACE_CONT, self.id, 0, signal as u64)?;
-            }
+            return Ok(Some(match libc::WSTOPSIG(status) {
+                _ if status >> 16 != 0 => Stop::Event,
+                libc::SIGTRAP => Stop::Step,
+                signal => Stop::Signal(signal),
+            }));
         }
-        Ok(())
     }
 
     /// Lets it make one step.
     pub fn step(&mut self) -> io::Result<()> {
-        trace(libc::PTRACE_SINGLESTEP, self.id, 0, 0)?;
         self.stands = false;
+        trace(libc::PTRACE_SINGLESTEP, self.id, 0, 0)?;
         let end = Instant::now() + PATIENCE;
         while Instant::now() < end {
-            self.look()?;
-            if self.stands {
-                return Ok(());
+            match self.stop()? {
+                Some(Stop::Step) => {
+                    self.stands = true;
+                    return Ok(());
+                }
+                // It was stopped by SIGSTOP already, and our own stop came before the step.
+                Some(Stop::Event) => trace(libc::PTRACE_SINGLESTEP, self.id, 0, 0)?,
+                Some(Stop::Signal(signal)) => trace(libc::PTRACE_SINGLESTEP, self.id, 0, signal as u64)?,
+                None => std::thread::sleep(LOOK_AGAIN),
             }
-            std::thread::sleep(LOOK_AGAIN);
         }
         Err(io::ErrorKind::TimedOut.into())
     }
+}
+
+/// Why a thread stands still.
+#[derive(Debug)]
+enum Stop {
+    /// It was interrupted by us, or its group is stopped.
+    Event,
+    /// It has made a step.
+    Step,
+    /// A signal is to be delivered.
+    Signal(libc::c_int),
 }
 
 impl Drop for Thread {
