@@ -12,6 +12,7 @@ use drover_model::PageCount;
 use prost::Message;
 
 use crate::record::{Object, PRESENT, Record};
+use crate::store::{NAMED, PROCESSES};
 use crate::stream::{StreamError, StreamReader};
 
 /// Why the images could not be made.
@@ -108,11 +109,15 @@ pub fn receive(directory: &Path, input: impl Read) -> Result<PageCount, ImageErr
     let mut seen = BTreeSet::new();
     let mut image: Option<Image> = None;
     let mut total = 0;
+    let mut named = 0;
     loop {
         match stream.record()? {
             Record::Object(object) => {
                 if !seen.insert(object) {
                     return Err(ImageError::Twice(object));
+                }
+                if seen.len() > PROCESSES {
+                    return Err(StreamError::Nonsense("too many processes").into());
                 }
                 if let Some(done) = image.take() {
                     done.finish()?;
@@ -122,6 +127,10 @@ pub fn receive(directory: &Path, input: impl Read) -> Result<PageCount, ImageErr
             }
             Record::Run { flags, address, pages } => {
                 let image = image.as_mut().ok_or(StreamError::Nonsense("pages of nothing"))?;
+                named += 1;
+                if named > NAMED {
+                    return Err(StreamError::Nonsense("too many pages that are only named").into());
+                }
                 image.run(flags, address, pages);
                 if flags & PRESENT != 0 {
                     let bytes = u64::from(pages) * PageCount::PAGE;

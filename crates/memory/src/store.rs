@@ -35,9 +35,9 @@ const GULP: usize = MAX_BLOCK as usize * PageCount::PAGE as usize;
 /// How many unpacked blocks are kept for the next ones: those that may wait to be written, and some.
 const BUFFERS: usize = 12;
 /// The most processes.
-const PROCESSES: usize = 1 << 16;
+pub(crate) const PROCESSES: usize = 1 << 16;
 /// The most runs without content that say what becomes of pages in the end.
-const NAMED: usize = 1 << 23;
+pub(crate) const NAMED: usize = 1 << 23;
 
 /// Why pages could not be stored or found.
 #[derive(Debug, thiserror::Error)]
