@@ -57,7 +57,7 @@ fuzz: ## Let spoilt page streams arrive for a minute (DROVER_FUZZ_SECONDS, DROVE
 	cargo test --release --locked -p drover-memory --test fuzz -- --ignored --nocapture
 
 .PHONY: soak
-soak: images build ## Move a container that checks its memory hundreds of times (half an hour; DROVER_SOAK_MOVES on each link)
+soak: images build ## Move a container that checks its memory hundreds of times (a quarter of an hour; DROVER_SOAK_MOVES on each link)
 	cargo test $(CARGO_FLAGS) --test lab -- --ignored --nocapture hundreds_of_moves
 
 # Not a part of `test`: it downloads a kernel and QEMU. The programs are those of memory and sys, in this order.

@@ -14,7 +14,7 @@ use crate::memory::{HYBRID, POST_COPY, PRE_COPY, STOP_AND_COPY, begin_torture, e
 const LINKS: [(&str, u32); 3] = [("none", 200), ("1gbit", 500), ("100mbit", 5000)];
 
 #[test]
-#[ignore = "takes about half an hour: make soak"]
+#[ignore = "takes about a quarter of an hour: make soak"]
 fn hundreds_of_moves_leave_every_page_as_it_was() {
     let moves = std::env::var("DROVER_SOAK_MOVES").map_or(100, |moves| moves.parse().expect("a number of moves"));
     println!("| Link | Mode | Moves | Downtime, median and longest (ms) |\n|---|---|---:|---:|");

@@ -47,7 +47,9 @@ impl Protected {
             }
         }
         // A process that has ended, or has become another program, would otherwise look like one that wrote nothing.
-        known.first().map_or(Ok(None), |known| self.faults.covers(known.start))?;
+        if let Some(known) = known.first() {
+            self.faults.covers(known.start)?;
+        }
         Ok(written)
     }
 
