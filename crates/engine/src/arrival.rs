@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use drover_container::shim::{Request, Shim};
 use drover_container::{Notes, RuncError, criu, prepare_dev, prepare_template};
 use drover_disk::layer;
-use drover_memory::{Arrived, Inflow, Placed};
+use drover_memory::{Arrived, Inflow, MachineMemory, Placed, Room, StoreError};
 use drover_model::{Bytes, ContainerState, Explained};
 use drover_network::Gate;
 use drover_protocol::{Offer, Stream};
@@ -25,6 +25,8 @@ use crate::place;
 const OLDEST_CRIU: (u32, u32) = (4, 2);
 /// Disk room that is left to the node, in bytes.
 const SPARE: u64 = 64 << 20;
+/// What can be done where memory is short.
+const ANOTHER_NODE: &str = "choose another node, or free memory there";
 /// How much of a stream is read at once, in bytes.
 const GULP: usize = 1 << 20;
 
@@ -145,15 +147,20 @@ impl Arrival {
                     // Nothing comes when there were no rounds.
                     if !input.is_over() {
                         std::fs::create_dir(&place).map_err(|error| failure(&attempt, &error))?;
-                        let arrived = drover_memory::store(&place, &mut input, stored);
-                        *lock(&shared) = arrived.map_err(|error| failure(&attempt, &error))?;
+                        let arrived = drover_memory::store(&place, &mut input, Room::default(), stored);
+                        *lock(&shared) = arrived.map_err(|error| match &error {
+                            StoreError::Room(_) => failure(&attempt, &error).with_hint(ANOTHER_NODE),
+                            _ => failure(&attempt, &error),
+                        })?;
                     }
                     input.drain();
                     return Ok(());
                 }
                 let mut input = BufReader::with_capacity(GULP, input);
                 if stream == Stream::Memory {
-                    drover_memory::receive(&place, &mut input).map(drop).map_err(|error| failure(&attempt, &error))?;
+                    drover_memory::receive(&place, &mut input, Room::default())
+                        .map(drop)
+                        .map_err(|error| failure(&attempt, &error))?;
                 } else {
                     layer::apply(&place, &mut input).map(drop).map_err(|error| failure(&attempt, &error))?;
                 }
@@ -304,24 +311,16 @@ fn check_machine(inner: &Inner, offer: &Offer) -> Result<(), Explained> {
         );
         return Err(refused(reason, "free disk space on that node, or remove images with `drover image rm`"));
     }
-    let memory = available_memory().map_err(|error| failure("cannot see how much memory is left", &error))?;
+    let memory = MachineMemory::look().map_err(|error| failure("cannot see how much memory is left", &error))?;
     // The pages are held twice for a moment: in CRIU's images, and in the processes.
     let needed = offer.memory.saturating_mul(2);
-    if memory < needed {
+    if memory.available < needed {
         let reason = format!(
             "not enough memory: the container holds {}, needs twice that for a moment, and {} are available",
             Bytes(offer.memory),
-            Bytes(memory)
+            Bytes(memory.available)
         );
-        return Err(refused(reason, "choose another node, or free memory there"));
+        return Err(refused(reason, ANOTHER_NODE));
     }
     Ok(())
-}
-
-/// `MemAvailable` of `/proc/meminfo`, in bytes.
-fn available_memory() -> std::io::Result<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo")?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
-    let kib = line.and_then(|line| line.trim().strip_suffix("kB")).and_then(|number| number.trim().parse::<u64>().ok());
-    kib.map(|kib| kib << 10).ok_or_else(|| std::io::ErrorKind::InvalidData.into())
 }

@@ -150,8 +150,6 @@ impl Departure {
     /// Makes ready what the dump needs while the container still runs: CRIU starts, and waits.
     pub fn prepare(&mut self) -> Result<(), Explained> {
         let attempt = "cannot prepare the checkpoint";
-        // Pages that are still on their way from its last move are seen by nobody.
-        self.container.shim().await_filled().map_err(|error| failure(attempt, &error))?;
         place::make_checkpoint(&self.container.layout)?;
         let (ours, theirs) = UnixStream::pair().map_err(|error| failure(attempt, &error))?;
         let worker = Worker::start_for_dump(vec![(theirs.into(), PAGE_SERVER)]);

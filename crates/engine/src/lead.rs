@@ -184,6 +184,16 @@ impl Lead {
         };
         let departure = Arc::clone(departure);
         let work: Box<dyn FnOnce(&mut Departure) -> StepResult + Send> = match (step, link) {
+            (SourceOutput::AwaitFilled, _) => {
+                // Beside the departure: a move that is cancelled meanwhile does not wait for it.
+                let container = Arc::clone(&self.container);
+                tokio::spawn(async move {
+                    let filled = blocking(move || container.shim().await_filled()).await;
+                    let filled = filled.map_err(|error| failure("cannot wait for the rest of its memory", &error));
+                    let _ = done.send(result(filled, SourceInput::Filled)).await;
+                });
+                return;
+            }
             (SourceOutput::Connect, _) => {
                 // Both at once: the container runs, but its users wait for the move.
                 tokio::task::spawn_blocking(move || {

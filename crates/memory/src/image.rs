@@ -12,6 +12,7 @@ use drover_model::PageCount;
 use prost::Message;
 
 use crate::record::{Object, PRESENT, Record};
+use crate::room::{Room, RoomError};
 use crate::store::{NAMED, PROCESSES};
 use crate::stream::{StreamError, StreamReader};
 
@@ -24,6 +25,9 @@ pub enum ImageError {
     /// The images.
     #[error("cannot write {0}")]
     Write(PathBuf, #[source] io::Error),
+    /// The machine.
+    #[error(transparent)]
+    Room(#[from] RoomError),
     /// Two objects of one name, which only a hostile peer sends.
     #[error("cannot receive pages: {0:?} came twice")]
     Twice(Object),
@@ -103,7 +107,7 @@ fn append(map: &mut Vec<u8>, message: &impl Message) {
 ///
 /// # Errors
 /// When the stream breaks or makes no sense, or the disk refuses.
-pub fn receive(directory: &Path, input: impl Read) -> Result<PageCount, ImageError> {
+pub fn receive(directory: &Path, input: impl Read, mut room: Room) -> Result<PageCount, ImageError> {
     let mut stream = StreamReader::new(input)?;
     let mut buffer = vec![0; GULP];
     let mut seen = BTreeSet::new();
@@ -134,7 +138,7 @@ pub fn receive(directory: &Path, input: impl Read) -> Result<PageCount, ImageErr
                 image.run(flags, address, pages);
                 if flags & PRESENT != 0 {
                     let bytes = u64::from(pages) * PageCount::PAGE;
-                    copy(stream.content(), image, bytes, &mut buffer)?;
+                    copy(stream.content(), image, bytes, &mut buffer, &mut room)?;
                     total += u64::from(pages);
                 }
             }
@@ -151,9 +155,16 @@ pub fn receive(directory: &Path, input: impl Read) -> Result<PageCount, ImageErr
     }
 }
 
-fn copy(input: &mut impl Read, image: &mut Image, mut bytes: u64, buffer: &mut [u8]) -> Result<(), ImageError> {
+fn copy(
+    input: &mut impl Read,
+    image: &mut Image,
+    mut bytes: u64,
+    buffer: &mut [u8],
+    room: &mut Room,
+) -> Result<(), ImageError> {
     while bytes > 0 {
         let most = usize::try_from(bytes).unwrap_or(usize::MAX).min(buffer.len());
+        room.take(most as u64)?;
         input.read_exact(&mut buffer[..most]).map_err(StreamError::Io)?;
         let written = image.pages.write_all(&buffer[..most]);
         written.map_err(|error| ImageError::Write(image.pages_path.clone(), error))?;
@@ -176,7 +187,7 @@ mod tests {
         writer.run(PRESENT, 0x4000, 1).unwrap();
         writer.content().write_all(&[9; 4096]).unwrap();
         writer.end().unwrap();
-        assert_eq!(receive(directory.path(), &bytes[..]).unwrap(), PageCount(1));
+        assert_eq!(receive(directory.path(), &bytes[..], Room::default()).unwrap(), PageCount(1));
 
         assert_eq!(std::fs::read(directory.path().join("pages-1.img")).unwrap(), [9; 4096]);
         let map = std::fs::read(directory.path().join("pagemap-3.img")).unwrap();
@@ -194,7 +205,7 @@ mod tests {
         writer.object(Object::Process(3)).unwrap();
         writer.object(Object::Process(3)).unwrap();
         writer.end().unwrap();
-        assert!(matches!(receive(directory.path(), &bytes[..]), Err(ImageError::Twice(_))));
+        assert!(matches!(receive(directory.path(), &bytes[..], Room::default()), Err(ImageError::Twice(_))));
     }
 
     #[test]
@@ -205,6 +216,6 @@ mod tests {
         writer.object(Object::Process(3)).unwrap();
         writer.run(PRESENT, 0x4000, 2).unwrap();
         writer.content().write_all(&[9; 4096]).unwrap();
-        assert!(matches!(receive(directory.path(), &bytes[..]), Err(ImageError::Stream(_))));
+        assert!(matches!(receive(directory.path(), &bytes[..], Room::default()), Err(ImageError::Stream(_))));
     }
 }

@@ -7,6 +7,7 @@ use std::io;
 use drover_model::{Compression, PageCount};
 use drover_sys::process::share_memory;
 
+use crate::direct::{Direct, direct};
 use crate::hash::Names;
 use crate::mappings::{inside, parent};
 use crate::outflow::{Outflow, Outlet, Sums};
@@ -64,15 +65,39 @@ impl<O: Outlet> Rounds<O> {
         Ok(Self { stream, backend, processes, refused, names, inside, shared: Shared::new(names) })
     }
 
-    /// Sends what the given processes, all that there are, had written by the last survey: in the first round, everything.
-    /// Gives what was sent.
+    /// Begins to follow those of the given processes, all that there are, that are new: all that they have is pending. A
+    /// process that cannot be followed is left out, and is not covered in the end. Gives whether the processes must stand
+    /// still once before the round is sent, for devices may still be writing what they will not be seen to have written.
+    pub fn meet(&mut self, pids: &[u32]) -> bool {
+        self.processes.retain(|pid, _| pids.contains(pid));
+        self.begin_following(pids);
+        let refused = &mut self.refused;
+        let mut wait = false;
+        // Pages that are pinned for a read keep their soft-dirty bits.
+        if self.backend == Some(Backend::Userfaultfd) {
+            self.processes.retain(|pid, _| {
+                let why = match direct(*pid) {
+                    Ok(Direct::Never) => return true,
+                    Ok(Direct::Waiting) => {
+                        wait = true;
+                        return true;
+                    }
+                    Ok(Direct::Beside) => TrackError::Direct(*pid),
+                    Err(error) => TrackError::Follow(*pid, error),
+                };
+                refused.insert(*pid, why);
+                false
+            });
+        }
+        wait
+    }
+
+    /// Sends what was written by the last survey: of processes that are new, everything. Gives what was sent.
     ///
     /// # Errors
-    /// When the stream refuses. A process that cannot be followed is left out, and is not covered in the end.
+    /// When the stream refuses.
     pub fn round(&mut self, pids: &[u32]) -> Result<Sums, RoundError> {
         let before = self.stream.sums();
-        self.processes.retain(|pid, _| pids.contains(pid));
-        self.meet(pids);
         self.send()?;
         self.shared.round(&mut self.stream, pids)?;
         self.stream.mark()?;
@@ -80,8 +105,7 @@ impl<O: Outlet> Rounds<O> {
         Ok(self.stream.sums().since(before))
     }
 
-    /// Begins to follow those of the given processes that are new: all that they have is pending.
-    fn meet(&mut self, pids: &[u32]) {
+    fn begin_following(&mut self, pids: &[u32]) {
         // Whoever joins those that are followed may share its memory with one of them, whose writes must not be forgotten.
         let first = self.processes.is_empty();
         let mut begun = Vec::new();

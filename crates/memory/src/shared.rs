@@ -194,6 +194,7 @@ mod tests {
 
     use super::*;
     use crate::inflow::Inflow;
+    use crate::room::Room;
     use crate::store::{ZERO, store};
 
     /// The most pages that it has.
@@ -257,7 +258,7 @@ mod tests {
             still.send(&mut stream).unwrap();
             stream.end().unwrap();
             let directory = tempfile::tempdir().unwrap();
-            let arrived = store(directory.path(), &mut Inflow::new(std::iter::once(bytes.into())), || ()).unwrap();
+            let arrived = store(directory.path(), &mut Inflow::new(std::iter::once(bytes.into())), Room::default(), || ()).unwrap();
             let there = arrived.file(id).unwrap();
             prop_assert_eq!(there.metadata().unwrap().len(), file.metadata().unwrap().len());
             let (mut ours, mut theirs) = (vec![0; (MOST * PAGE) as usize], vec![0; (MOST * PAGE) as usize]);

@@ -18,6 +18,7 @@ use crate::pages::PageSet;
 use crate::pieces::{Piece, Pieces};
 use crate::recent::Recent;
 use crate::record::{MAX_BLOCK, Object, PRESENT, Record, Run};
+use crate::room::{Room, RoomError};
 use crate::stored::{CONTENT, words_of, write_index};
 use crate::stream::{StreamError, StreamReader};
 use crate::writer::{Ended, Place, Writer};
@@ -54,6 +55,9 @@ pub enum StoreError {
     /// An index that makes no sense.
     #[error("the index of the pages makes no sense")]
     Index,
+    /// The machine.
+    #[error(transparent)]
+    Room(#[from] RoomError),
     /// A thread or a library.
     #[error("cannot begin to store pages")]
     Begin(#[source] io::Error),
@@ -63,17 +67,18 @@ pub enum StoreError {
 /// the shared memory.
 ///
 /// # Errors
-/// When the stream breaks or makes no sense, or there is no room.
+/// When the stream breaks or makes no sense, or there is no `room`.
 pub fn store(
     directory: &Path,
     input: &mut Inflow<impl Iterator<Item = Bytes>>,
+    room: Room,
     mut marked: impl FnMut(),
 ) -> Result<Arrived, StoreError> {
     let mut stream = StreamReader::new(input)?;
     let path = directory.join(CONTENT);
     let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path);
     let file = file.map_err(|error| StoreError::Write(path.clone(), error))?;
-    let mut arriving = Arriving::default();
+    let mut arriving = Arriving { room, ..Arriving::default() };
     std::thread::scope(|scope| {
         let writer = Writer::start(scope, &file).map_err(StoreError::Begin)?;
         let received = arriving.receive(&mut stream, &writer, &mut marked);
@@ -96,6 +101,7 @@ struct Arriving {
     /// How many runs were named.
     named: usize,
     shared: Arrived,
+    room: Room,
 }
 
 impl Arriving {
@@ -144,6 +150,7 @@ impl Arriving {
                         Object::Shared(id) => {
                             for run in stream.runs() {
                                 let length = (run.end() - run.address) as usize;
+                                self.room.take(length as u64)?;
                                 self.shared.content(id, run.address, &content.split_to(length))?;
                             }
                         }
@@ -186,6 +193,7 @@ impl Arriving {
 
     /// Where pages go: one that is known already is written over; a new one goes to the end of the file.
     fn places(&mut self, id: u64, runs: &[Run]) -> Result<Vec<Place>, StoreError> {
+        self.room.take(runs.iter().map(|run| run.end() - run.address).sum())?;
         let mut slots = self.slots;
         self.recent.note(id, runs);
         let pieces = self.process(id)?;
@@ -226,6 +234,7 @@ impl Arriving {
         while at < run.end() {
             let length = ((run.end() - at) as usize).min(GULP);
             let content = input.cut(length).map_err(StreamError::Io)?;
+            self.room.take(length as u64)?;
             self.shared.content(id, at, &content)?;
             at += length as u64;
         }
@@ -288,9 +297,11 @@ fn ended(Ended: Ended) -> StreamError {
 mod tests {
     use std::io::{Read, Write};
 
+    use drover_model::Compression;
     use proptest::prelude::*;
 
     use super::*;
+    use crate::outflow::{Outflow, Verdict};
     use crate::stored::Stored;
     use crate::stream::StreamWriter;
 
@@ -346,7 +357,7 @@ mod tests {
             let none = !kept.contains(&true) && !awaited.contains(&true);
             writer.end().unwrap();
             let directory = tempfile::tempdir().unwrap();
-            store(directory.path(), &mut Inflow::new(std::iter::once(bytes.into())), || ()).unwrap();
+            store(directory.path(), &mut Inflow::new(std::iter::once(bytes.into())), Room::default(), || ()).unwrap();
             let stored = Stored::open(directory.path()).unwrap().unwrap();
             let mut content = Vec::new();
             (&stored.content).read_to_end(&mut content).unwrap();
@@ -363,5 +374,26 @@ mod tests {
                 prop_assert_eq!(follows.map(|(slot, _)| slot), awaited[page].then_some(address / 4096));
             }
         }
+    }
+    /// Blocks that unpack to far more than they are, of pages that nobody has offered.
+    #[test]
+    fn a_stream_that_would_take_the_last_memory_is_refused() {
+        let full = || Ok(crate::room::MachineMemory { total: 64 << 30, available: 1 << 20 });
+        let mut bytes = Vec::new();
+        let mut stream = Outflow::new(&mut bytes, Compression::Zstd, ZERO).unwrap();
+        stream.object(Object::Process(5)).unwrap();
+        let pages = MAX_BLOCK;
+        for block in 0..64_u64 {
+            let run = Run { address: (1 << 30) + block * u64::from(pages) * PageCount::PAGE, pages };
+            stream.room().unwrap()[..GULP].fill(7);
+            stream.put(std::iter::once(run), |_, _| Verdict::Send).unwrap();
+        }
+        stream.end().unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let mut input = Inflow::new(std::iter::once(bytes.into()));
+        let refused = store(directory.path(), &mut input, Room::of(full), || ());
+        assert!(matches!(refused, Err(StoreError::Room(RoomError::Full { .. }))), "{refused:?}");
+        let written = std::fs::metadata(directory.path().join(CONTENT)).unwrap().len();
+        assert!(written < 32 << 20, "{written}");
     }
 }

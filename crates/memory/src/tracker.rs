@@ -27,6 +27,9 @@ pub enum TrackError {
     /// Neither of the ways is open.
     #[error("this machine cannot tell which pages were written")]
     Nothing,
+    /// It reads files past the page cache and does not wait for it: nobody knows when its memory is written.
+    #[error("process {0} has files read past the page cache (`O_DIRECT`) while it goes on (`io_setup`)")]
+    Direct(u32),
     /// Its mappings, or what was written to them.
     #[error("cannot follow process {0}")]
     Follow(u32, #[source] io::Error),

@@ -11,6 +11,7 @@ use crate::inflow::Inflow;
 use crate::outflow::{Outflow, Verdict};
 use crate::pack::Algorithm;
 use crate::record::{Object, Run};
+use crate::room::Room;
 use crate::store::{KEEP, StoreError, ZERO, store};
 use crate::stored::Stored;
 
@@ -135,7 +136,7 @@ fn cut(bytes: &[u8], lengths: &[usize]) -> Inflow<std::vec::IntoIter<Bytes>> {
 fn arrive(bytes: &[u8], lengths: &[usize]) -> Result<(Memory, usize), StoreError> {
     let directory = tempfile::tempdir().unwrap();
     let mut rounds = 0;
-    store(directory.path(), &mut cut(bytes, lengths), || rounds += 1)?;
+    store(directory.path(), &mut cut(bytes, lengths), Room::default(), || rounds += 1)?;
     let stored = Stored::open(directory.path())?.unwrap();
     let mut content = Vec::new();
     (&stored.content).read_to_end(&mut content).unwrap();

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use drover_memory::{Description, Inflow, KEEP, Object, Outflow, Run, Verdict, ZERO, receive, store};
+use drover_memory::{Description, Inflow, KEEP, Object, Outflow, Room, Run, Verdict, ZERO, receive, store};
 use drover_model::Compression;
 
 const PAGE: usize = 4096;
@@ -115,10 +115,10 @@ fn take_in(chance: &mut Chance, directory: &Path, bytes: &[u8]) -> bool {
     let pieces: Vec<Bytes> = bytes.chunks(length).map(Bytes::copy_from_slice).collect();
     let place = directory.join("store");
     std::fs::create_dir(&place).unwrap();
-    let stored = store(&place, &mut Inflow::new(pieces.into_iter()), || ());
+    let stored = store(&place, &mut Inflow::new(pieces.into_iter()), Room::default(), || ());
     std::fs::remove_dir_all(&place).unwrap();
     std::fs::create_dir(&place).unwrap();
-    let received = receive(&place, bytes);
+    let received = receive(&place, bytes, Room::default());
     std::fs::remove_dir_all(&place).unwrap();
     stored.is_ok() || received.is_ok()
 }

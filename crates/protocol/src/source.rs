@@ -14,6 +14,8 @@ use crate::{VERSIONS, negotiate};
 /// What happened.
 #[derive(Debug, Clone, PartialEq)]
 pub enum SourceInput {
+    /// `AwaitFilled` is done: no page is on its way here any more.
+    Filled,
     /// The link stands: after `Connect` or `Reconnect`.
     Connected,
     /// The link broke, or could not be made.
@@ -61,6 +63,9 @@ pub enum SourceInput {
 /// What to do next, one at a time and in order.
 #[derive(Debug, Clone, PartialEq)]
 pub enum SourceOutput {
+    /// Wait until the last of the pages that follow the container from an earlier move is here: until then nobody can see
+    /// which pages it has.
+    AwaitFilled,
     /// Connect to the target.
     Connect,
     /// Wait this long, then connect to the target.
@@ -123,6 +128,7 @@ pub struct SourceResult {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
+    Filling,
     Connecting,
     Greeting,
     Preparing,
@@ -205,7 +211,9 @@ impl Source {
         let mut machine = Self::at(now, node, target, offer.migration.clone(), offer.settings);
         machine.fixed = fixed.unwrap_or(FIXED);
         machine.offer = Some(Box::new(offer));
-        machine.order(now, Step::Connecting, SourceOutput::Connect, ANSWER);
+        // That takes as long as it takes, and whoever does not want to wait cancels: no deadline.
+        machine.step = Step::Filling;
+        machine.outputs.push_back(SourceOutput::AwaitFilled);
         machine
     }
 
@@ -236,7 +244,7 @@ impl Source {
             sent: None,
             stored: false,
             follows: false,
-            step: Step::Connecting,
+            step: Step::Filling,
             phase: Phase::Prepare,
             phase_since: now,
             began: now,
@@ -364,6 +372,7 @@ impl Source {
     fn advance(&mut self, now: Moment, step: Step, input: SourceInput) {
         use SourceInput as In;
         match (step, input) {
+            (Step::Filling, In::Filled) => self.order(now, Step::Connecting, SourceOutput::Connect, ANSWER),
             (Step::Connecting, In::Connected) => {
                 self.link_up = true;
                 let hello = ToTarget::Hello { versions: VERSIONS, node: self.node.clone() };

@@ -210,6 +210,7 @@ impl<'a> World<'a> {
         let Some(output) = self.source.poll() else { return false };
         let fails = self.chance.one_in(25);
         let input = match output {
+            SourceOutput::AwaitFilled if !fails => SourceInput::Filled,
             SourceOutput::Connect | SourceOutput::Reconnect(_) if fails => SourceInput::LinkLost(why()),
             SourceOutput::Connect | SourceOutput::Reconnect(_) => {
                 self.link = true;
@@ -242,7 +243,7 @@ impl<'a> World<'a> {
             }
             SourceOutput::Slow(_) => SourceInput::Slowed,
             SourceOutput::Serve => return true,
-            SourceOutput::Survey => SourceInput::StepFailed(why()),
+            SourceOutput::AwaitFilled | SourceOutput::Survey => SourceInput::StepFailed(why()),
             SourceOutput::SendRound
             | SourceOutput::SendImage
             | SourceOutput::Checkpoint { .. }
@@ -388,6 +389,7 @@ fn source_thaws_when_target_refuses() {
     let mut source = Source::new(now, "n1".parse().unwrap(), "n2".parse().unwrap(), offer(Settings::default()), None);
     let mut done = Vec::new();
     let inputs = [
+        SourceInput::Filled,
         SourceInput::Connected,
         SourceInput::Heard(ToSource::Welcome { version: 2, node: "n2".parse().unwrap() }),
         SourceInput::Heard(ToSource::Ready),

@@ -119,6 +119,19 @@ impl Words {
         unsafe { self.at(index).write_volatile(value) };
     }
 
+    /// Has the kernel read a page of a file into a page (`pread(2)`). Whether all of it came.
+    ///
+    /// # Errors
+    /// When the file or the page cannot be read.
+    ///
+    /// # Panics
+    /// When the page is outside.
+    pub fn fill(&mut self, page: usize, file: impl AsFd, of_file: usize) -> io::Result<bool> {
+        // SAFETY: the page is inside of the mapping, and nobody else writes to it while it is held mutably.
+        let into = unsafe { std::slice::from_raw_parts_mut(self.at(page * PAGE_WORDS).cast::<u8>(), PAGE_BYTES) };
+        Ok(rustix::io::pread(file, into, (of_file * PAGE_BYTES) as u64)? == PAGE_BYTES)
+    }
+
     /// Whether a page is mapped and can be read, without harm if it is not.
     ///
     /// # Panics

@@ -1,12 +1,14 @@
 //! Neighbouring pages of one kind that check themselves.
 
+use std::fs::File;
 use std::io;
 use std::ops::Range;
+use std::sync::Arc;
 
 use drover_sys::words::{PAGE_WORDS, Sharing, Words};
 use rustix::mm::Advice;
 
-use crate::torture::file::PageFile;
+use crate::torture::file::{self, PageFile};
 use crate::torture::kind::Kind;
 use crate::torture::wrong::Wrong;
 
@@ -29,6 +31,8 @@ pub struct Block {
     memory: Memory,
     /// Another mapping of the same pages.
     second: Option<Words>,
+    /// What its pages are read from.
+    source: Option<Arc<File>>,
     generations: Vec<u32>,
     hidden: bool,
 }
@@ -70,7 +74,8 @@ impl Block {
             }
         }
         let memory = words.map_or_else(|| Memory::Heap(vec![0; pages * PAGE_WORDS]), Memory::Mapped);
-        Ok(Self { kind, id, first, lead, memory, second, generations: vec![0; pages], hidden: false })
+        let source = (kind == Kind::Direct).then(|| file.past_cache()).transpose()?;
+        Ok(Self { kind, id, first, lead, memory, second, source, generations: vec![0; pages], hidden: false })
     }
 
     pub fn kind(&self) -> Kind {
@@ -89,8 +94,14 @@ impl Block {
         match (generation, self.kind) {
             (0, Kind::File) => PageFile::word(self.first + page, index),
             (0, _) => 0,
+            (_, Kind::Direct) => PageFile::word(self.source_page(page, generation), index),
             _ => word(self.id, self.first + page, generation, index),
         }
+    }
+
+    /// What of the file is read into a page.
+    fn source_page(&self, page: usize, generation: u32) -> usize {
+        (word(self.id, self.first + page, generation, 0) >> 32) as usize % file::PAGES
     }
 
     /// Looks at a page.
@@ -144,6 +155,12 @@ impl Block {
 
     fn write_as(&mut self, page: usize, generation: u32) {
         self.generations[page] = generation;
+        let from = self.source_page(page, generation);
+        if let (Some(source), Memory::Mapped(words), 1..) = (&self.source, &mut self.memory, generation) {
+            // What does not come is found to be missing when the page is looked at.
+            let _ = words.fill(page, source, from);
+            return;
+        }
         for index in 0..PAGE_WORDS {
             let value = self.wanted(page, generation, index);
             match &mut self.second {
@@ -197,6 +214,7 @@ impl Block {
             first: self.first + page,
             memory: Memory::Mapped(words.split_off(page)),
             second: self.second.as_mut().map(|words| words.split_off(page)),
+            source: self.source.clone(),
             generations: self.generations.split_off(page),
             ..*self
         })

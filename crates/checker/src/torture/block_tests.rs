@@ -18,7 +18,7 @@ impl Block {
 /// One block of every kind that this machine has.
 fn blocks(pages: usize) -> Vec<Block> {
     let file = PageFile::new().unwrap();
-    let kinds = Kind::USUAL.into_iter().filter(|kind| kind.is_memory()).chain([Kind::Locked]);
+    let kinds = Kind::USUAL.into_iter().filter(|kind| kind.is_memory()).chain([Kind::Direct, Kind::Locked]);
     let mut blocks: Vec<_> = kinds.map(|kind| Block::new(kind, 7, 5, pages, &file).unwrap()).collect();
     blocks.extend(Block::new(Kind::Huge, 7, 5, 512, &file));
     blocks

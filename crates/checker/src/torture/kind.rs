@@ -19,6 +19,8 @@ pub enum Kind {
     Memfd,
     /// Private mappings of a file: pages have what the file has until they are written.
     File,
+    /// Private memory that is never written but by files that are read past the page cache (`O_DIRECT`).
+    Direct,
     /// Private memory that forked children do not have (`MADV_DONTFORK`).
     DontFork,
     /// Private memory that is zero in forked children (`MADV_WIPEONFORK`).
@@ -40,7 +42,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// All but those that a container must be prepared for.
+    /// All but those that a container must be prepared for, or that change how it is moved.
     pub const USUAL: [Self; 12] = [
         Self::Heap,
         Self::Private,
@@ -73,12 +75,15 @@ impl Kind {
 
     /// Whether it can become longer, with zeros.
     pub fn grows(self) -> bool {
-        matches!(self, Self::Heap | Self::Private | Self::DontFork | Self::WipeOnFork)
+        matches!(self, Self::Heap | Self::Private | Self::Direct | Self::DontFork | Self::WipeOnFork)
     }
 
     /// Whether it can become shorter, change its place and be cut in two.
     pub fn moves(self) -> bool {
-        matches!(self, Self::Private | Self::Shared | Self::Memfd | Self::File | Self::DontFork | Self::WipeOnFork)
+        matches!(
+            self,
+            Self::Private | Self::Direct | Self::Shared | Self::Memfd | Self::File | Self::DontFork | Self::WipeOnFork
+        )
     }
 }
 

@@ -235,7 +235,7 @@ mod tests {
     #[test]
     fn sound_memory_passes_and_everything_is_done_to_every_kind() {
         let common = Common {
-            kinds: Kind::USUAL.into_iter().chain([Kind::Locked]).collect(),
+            kinds: Kind::USUAL.into_iter().chain([Kind::Direct, Kind::Locked]).collect(),
             pages: 1024,
             file: PageFile::new().unwrap(),
             program: "true".into(),

@@ -20,8 +20,12 @@ const KINDS: &str = "heap,private,shared,memfd,file,dont-fork,wipe-on-fork,hidde
 
 /// Starts a container that checks its own memory, of all kinds that can be had everywhere.
 pub fn begin_torture(lab: &Lab, options: &str) {
-    let options = format!("{options} --kinds {KINDS} --json");
-    lab.drover(format!("run --node n1 --name box -d counter drover-check torture {options}")).well();
+    let options = format!("{options} --kinds {KINDS}");
+    begin_torture_of(lab, &options);
+}
+
+fn begin_torture_of(lab: &Lab, options: &str) {
+    lab.drover(format!("run --node n1 --name box -d counter drover-check torture {options} --json")).well();
     lab.await_log("box", "ready\n");
 }
 
@@ -34,19 +38,24 @@ fn torture(options: &str, limit: Option<&str>, ways: &[(&str, &str)]) {
     if let Some(limit) = limit {
         lab.drover(format!("lab link {limit}")).well();
     }
-    for (number, (way, mode)) in ways.iter().enumerate() {
-        let target = if number % 2 == 0 { "n2" } else { "n1" };
-        let report = lab.json(format!("migrate box --to {target} {way}"));
-        assert_eq!(report["outcome"], "moved", "{report}");
-        assert_eq!(report["mode"], *mode, "{report}");
-        assert_eq!(report["exposure_ms"].is_number(), *mode == "post-copy", "{report}");
-    }
+    move_about(&lab, ways);
     let report = examine(&lab);
     assert_eq!(report["skipped"], serde_json::json!({}), "{report}");
     for kind in KINDS.split(',') {
         // Those are no memory: they are things to do.
         let count = if matches!(kind, "fork" | "exec") { &report["acts"][kind] } else { &report["looked"][kind] };
         assert!(count.as_u64().is_some_and(|count| count > 0), "{kind}: {report}");
+    }
+}
+
+/// Moves it there and back, in ways with these options that are reported as these modes.
+fn move_about(lab: &Lab, ways: &[(&str, &str)]) {
+    for (number, (way, mode)) in ways.iter().enumerate() {
+        let target = if number % 2 == 0 { "n2" } else { "n1" };
+        let report = lab.json(format!("migrate box --to {target} {way}"));
+        assert_eq!(report["outcome"], "moved", "{report}");
+        assert_eq!(report["mode"], *mode, "{report}");
+        assert_eq!(report["exposure_ms"].is_number(), *mode == "post-copy", "{report}");
     }
 }
 
@@ -73,14 +82,24 @@ fn memory_that_follows_over_a_slow_link_arrives_as_it_was() {
     torture("--mib 8 --threads 2 --children 2 --pause-us 300", Some("100mbit"), &[POST_COPY, HYBRID, POST_COPY]);
 }
 
+/// What a device writes by itself no page table tells: the container stands still for a moment in every round.
+#[test]
+fn memory_that_is_read_past_the_page_cache_arrives_as_it_was() {
+    let lab = Lab::up_with(&[("RUST_LOG", "info,drover_engine=debug")]);
+    import_counter(&lab);
+    begin_torture_of(&lab, "--mib 16 --threads 4 --children 1 --pause-us 0 --kinds direct,private");
+    move_about(&lab, &[PRE_COPY, POST_COPY, HYBRID, PRE_COPY, HYBRID]);
+    assert!(lab.agent_log("n1").contains("container stood still"), "{}", lab.agent_log("n1"));
+    let report = examine(&lab);
+    assert!(report["looked"]["direct"].as_u64().is_some_and(|pages| pages > 0), "{report}");
+}
+
 /// A process that has locked memory is not followed, and crosses while it is frozen whatever the mode.
 #[test]
 fn locked_memory_arrives_as_it_was() {
     let lab = Lab::up();
     import_counter(&lab);
-    let torture = "drover-check torture --mib 4 --threads 2 --children 1 --pause-us 300 --kinds locked,private,shared";
-    lab.drover(format!("run --node n1 --name box -d counter {torture} --json")).well();
-    lab.await_log("box", "ready\n");
+    begin_torture_of(&lab, "--mib 4 --threads 2 --children 1 --pause-us 300 --kinds locked,private,shared");
     for (number, (way, _)) in [PRE_COPY, POST_COPY, STOP_AND_COPY, HYBRID].iter().enumerate() {
         let target = if number % 2 == 0 { "n2" } else { "n1" };
         let report = lab.json(format!("migrate box --to {target} {way}"));
@@ -93,9 +112,7 @@ fn locked_memory_arrives_as_it_was() {
 /// Begins a move whose memory follows for some seconds, and waits until the container runs on the target.
 fn follow_halfway(lab: &Lab) -> String {
     import_counter(lab);
-    let options = format!("--mib 48 --children 1 --kinds {KINDS}");
-    lab.drover(format!("run --node n1 --name box -d counter drover-check torture {options} --json")).well();
-    lab.await_log("box", "ready\n");
+    begin_torture(lab, "--mib 48 --children 1");
     lab.drover("lab link 50mbit").well();
     let begun = lab.json("migrate box --to n2 --mode post-copy --detach");
     let id = begun["id"].as_str().unwrap().to_owned();
@@ -124,6 +141,21 @@ fn memory_follows_on_after_the_source_s_agent_was_killed() {
     let record = lab.inspect("box");
     assert_eq!((&record["node"], &record["follows"]), (&"n2".into(), &Value::Null));
     lab.migrate("box", "n1");
+    examine(&lab);
+}
+
+/// Not before: whoever orders it is told so. What has come by then is still being put in its place when the next move begins.
+#[test]
+fn a_container_is_moved_on_once_its_memory_has_followed() {
+    let lab = Lab::up();
+    let id = follow_halfway(&lab);
+    let refusal = lab.drover("migrate box --to n1").hinted_refusal();
+    assert!(refusal.contains("something else is changing it"), "{refusal}");
+    lab.drover("lab link none").well();
+    assert_eq!(lab.await_report(&id)["outcome"], "moved");
+    for node in ["n1", "n2"] {
+        lab.migrate("box", node);
+    }
     examine(&lab);
 }
 

@@ -62,6 +62,9 @@ impl Departure {
         }
         let rounds = self.rounds(out).map_err(|error| failure(attempt, &error))?;
         let rounds = self.rounds.insert(rounds);
+        if rounds.meet(&pids) {
+            drop(Standstill::begin(&self.container)?);
+        }
         let sent = rounds.round(&pids).map_err(|error| failure(attempt, &error))?;
         *lock(&self.sums) = rounds.sums();
         if !rounds.follows() {

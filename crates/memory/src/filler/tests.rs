@@ -14,6 +14,7 @@ use super::*;
 use crate::following::{HEADER, Wish, listen_for_relays};
 use crate::inflow::Inflow;
 use crate::record::{Object, PRESENT};
+use crate::room::Room;
 use crate::store::{AWAIT, KEEP, store};
 use crate::stream::StreamWriter;
 
@@ -44,7 +45,7 @@ fn filler(
     writer.object(Object::Process(9)).unwrap();
     write(&mut writer);
     writer.end().unwrap();
-    store(directory, &mut Inflow::new(std::iter::once(stream.into())), || ()).unwrap();
+    store(directory, &mut Inflow::new(std::iter::once(stream.into())), Room::default(), || ()).unwrap();
     let listener = UnixListener::bind(directory.join("socket")).unwrap();
     let agents = listen_for_relays(&directory.join("agents")).unwrap();
     (Filler::new(Stored::open(directory).unwrap().unwrap(), &Vec::new).unwrap(), listener, agents)

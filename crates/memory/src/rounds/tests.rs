@@ -9,6 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::*;
 use crate::inflow::Inflow;
 use crate::last::Last;
+use crate::room::Room;
 use crate::store::store;
 use crate::stored::Stored;
 
@@ -66,13 +67,19 @@ impl Drop for Program {
     }
 }
 
+/// A round of one process, which need not stand still for it.
+fn round(rounds: &mut Rounds<&mut Vec<u8>>, pid: u32) -> Result<Sums, RoundError> {
+    assert!(!rounds.meet(&[pid]));
+    rounds.round(&[pid])
+}
+
 /// Ends the rounds of a program that stands still, stores them, and compares. Gives how many pages were stored.
 fn stored_of(rounds: Rounds<&mut Vec<u8>>, pid: u32) -> u64 {
     let Last { covered, rest, .. } = rounds.last(&[pid]).unwrap();
     let (_, stream) = rest.send().unwrap();
     let directory = tempfile::tempdir().unwrap();
     let stream = std::mem::take(stream);
-    store(directory.path(), &mut Inflow::new(std::iter::once(stream.into())), || ()).unwrap();
+    store(directory.path(), &mut Inflow::new(std::iter::once(stream.into())), Room::default(), || ()).unwrap();
     let stored = Stored::open(directory.path()).unwrap().unwrap();
     let mut content = Vec::new();
     (&stored.content).read_to_end(&mut content).unwrap();
@@ -101,13 +108,13 @@ fn stored_is_what_it_has(backend: Backend) {
     let pid = program.pid();
     let mut stream = Vec::new();
     let mut rounds = Rounds::new(&mut stream, Compression::Auto, 1, Some(backend)).unwrap();
-    let first = rounds.round(&[pid]).unwrap();
+    let first = round(&mut rounds, pid).unwrap();
     assert!(first.pages > 600, "{first:?}");
     for line in ["y=; z=$(head -c 500000 /dev/zero | tr '\\0' c)", "x=${x/aaa/xyz}"] {
         program.tell(line);
         assert_eq!(program.heard(), "done\n");
         assert!(rounds.survey().0 > 0);
-        assert!(rounds.round(&[pid]).unwrap().pages > 0);
+        assert!(round(&mut rounds, pid).unwrap().pages > 0);
     }
     assert!(rounds.follows() && rounds.refusal().is_none());
     program.stop();
@@ -123,14 +130,14 @@ fn no_write_is_lost(backend: Backend) {
     program.tell("while :; do for i in {0..499}; do a[i]=$RANDOM$x; b=${a[i]}; done; done");
     let mut stream = Vec::new();
     let mut rounds = Rounds::new(&mut stream, Compression::None, 1, Some(backend)).unwrap();
-    rounds.round(&[pid]).unwrap();
+    round(&mut rounds, pid).unwrap();
     for _ in 0..ROUNDS {
         if backend.needs_standstill() {
             program.stop();
         }
         rounds.survey();
         program.signal(Signal::CONT);
-        rounds.round(&[pid]).unwrap();
+        round(&mut rounds, pid).unwrap();
     }
     assert!(rounds.follows() && rounds.refusal().is_none());
     program.stop();
