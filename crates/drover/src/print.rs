@@ -127,6 +127,11 @@ pub fn millis(ms: f64) -> String {
     }
 }
 
+/// The same, when they are known.
+pub fn some_millis(ms: Option<f64>) -> String {
+    ms.map_or_else(|| "unknown".to_owned(), millis)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

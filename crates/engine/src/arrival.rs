@@ -3,7 +3,7 @@
 use std::io::{BufReader, Read};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use drover_container::shim::{Request, Shim};
 use drover_container::{Notes, RuncError, criu, prepare_dev, prepare_template};
@@ -27,6 +27,9 @@ const OLDEST_CRIU: (u32, u32) = (4, 2);
 const SPARE: u64 = 64 << 20;
 /// What can be done where memory is short.
 const ANOTHER_NODE: &str = "choose another node, or free memory there";
+/// How long an arrival waits for one of the same container that is being discarded, and the pause between two looks.
+const DISCARD: Duration = Duration::from_secs(5);
+const DISCARD_PAUSE: Duration = Duration::from_millis(20);
 /// How much of a stream is read at once, in bytes.
 const GULP: usize = 1 << 20;
 
@@ -40,6 +43,8 @@ pub(crate) struct Arrival {
     receiving: Vec<(Stream, Receiving)>,
     /// The shared memory that has come, until the container has it.
     shared: Arc<Mutex<Arrived>>,
+    /// Whether runc knows the process that was restored.
+    adopted: bool,
     /// Nobody else may touch it before it has arrived.
     held: Option<OwnedMutexGuard<()>>,
 }
@@ -60,12 +65,13 @@ impl Arrival {
         let failed = |reason: &str| Explained { reason: reason.to_owned(), hint: None };
         let container = inner.new_container(stored).map_err(|error| error.explained().clone())?;
         let held = container.operation.clone().try_lock_owned().map_err(|_| failed("it is held"))?;
-        inner.registry.insert(&container).map_err(|error| error.explained().clone())?;
+        make_known(inner, &container)?;
         let arrival = Self {
             inner: Arc::clone(inner),
             container,
             receiving: Vec::new(),
             shared: Arc::default(),
+            adopted: false,
             held: Some(held),
         };
         match arrival.make() {
@@ -83,7 +89,14 @@ impl Arrival {
     /// The arrival that a restarted agent found promised.
     pub fn recovered(inner: &Arc<Inner>, container: Arc<Container>) -> Self {
         let held = container.operation.clone().try_lock_owned().ok();
-        Self { inner: Arc::clone(inner), container, receiving: Vec::new(), shared: Arc::default(), held }
+        Self {
+            inner: Arc::clone(inner),
+            container,
+            receiving: Vec::new(),
+            shared: Arc::default(),
+            adopted: false,
+            held,
+        }
     }
 
     pub fn container(&self) -> &Arc<Container> {
@@ -234,16 +247,32 @@ impl Arrival {
         Ok(())
     }
 
-    /// Makes it a container like any other on this node: known to runc, watched, its checkpoint gone.
-    pub fn settle(&mut self) -> Result<(), Explained> {
-        let container = &self.container;
+    /// Makes the container that runs known to runc, so that programs can be executed in it while its memory follows.
+    pub fn adopt(&mut self) -> Result<(), Explained> {
+        if self.adopted {
+            return Ok(());
+        }
         let attempt = "cannot adopt the container";
-        let missing = || Explained { reason: format!("{attempt}: it has no process"), hint: None };
+        let container = &self.container;
         let pid = match container.pid() {
-            Some(pid) => Some(pid),
-            None if container.exit().is_some() => None,
-            None => return Err(missing()),
+            Some(pid) => pid,
+            None if container.exit().is_some() => return Ok(()),
+            None => return Err(Explained { reason: format!("{attempt}: it has no process"), hint: None }),
         };
+        match self.inner.runc.adopt(&container.spec(), &container.layout, &cgroup_path(&container.id), pid) {
+            // A program may end at any time; whoever watches it next sees to its end.
+            Ok(()) | Err(RuncError::Gone(_)) => {}
+            Err(error) => return Err(failure(attempt, &error)),
+        }
+        self.adopted = true;
+        Ok(())
+    }
+
+    /// Makes it a container like any other on this node: watched, its files durable, its checkpoint gone.
+    pub fn settle(&mut self) -> Result<(), Explained> {
+        // If it could not be done before.
+        self.adopt()?;
+        let container = &self.container;
         // The source destroys its files next: ours must survive a loss of power by then.
         let upper = std::fs::File::open(container.layout.upper());
         let synced = upper.and_then(|upper| Ok(rustix::fs::syncfs(upper)?));
@@ -251,13 +280,6 @@ impl Arrival {
         container
             .change(|stored| stored.state = ContainerState::Running)
             .map_err(|error| failure("cannot write the container's record", &error))?;
-        let cgroup = cgroup_path(&container.id);
-        let adopted = pid.map(|pid| self.inner.runc.adopt(&container.spec(), &container.layout, &cgroup, pid));
-        match adopted.unwrap_or(Ok(())) {
-            // A program may end at any time; whoever watches it next sees to its end.
-            Ok(()) | Err(RuncError::Gone(_)) => {}
-            Err(error) => return Err(failure(attempt, &error)),
-        }
         place::remove_checkpoint(&container.layout);
         self.held = None;
         Ok(())
@@ -272,6 +294,21 @@ impl Arrival {
         // A shim without a process waits for its first; it ends when told.
         let _ = self.container.shim().order(&Request::Discard);
         self.inner.registry.remove(&self.container.id);
+    }
+}
+
+/// Waits for the place of a container that is being discarded: its move may be ordered again before the last one is cleaned
+/// up after.
+fn make_known(inner: &Inner, container: &Arc<Container>) -> Result<(), Explained> {
+    let begun = Instant::now();
+    loop {
+        let Err(error) = inner.registry.insert(container) else { return Ok(()) };
+        let known = inner.registry.find(container.id.as_str());
+        let leaves = known.is_ok_and(|known| known.state() == ContainerState::Arriving);
+        if !leaves || begun.elapsed() > DISCARD {
+            return Err(error.explained().clone());
+        }
+        std::thread::sleep(DISCARD_PAUSE);
     }
 }
 

@@ -7,7 +7,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use drover_model::{ContainerId, MigrationId, NodeName};
+use drover_model::{ContainerId, MigrationId, Mode, NodeName};
 use serde::{Deserialize, Serialize};
 
 /// How far a migration has come, as far as a restart must know.
@@ -45,6 +45,17 @@ pub(crate) struct Entry {
     /// The other node.
     pub peer: NodeName,
     pub mark: Mark,
+    /// Of the mark `Commit`: what a restarted agent reports.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decided: Option<Decided>,
+}
+
+/// A migration by the time of its decision. The times are RFC 3339, in UTC.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Decided {
+    pub mode: Mode,
+    pub began_at: String,
+    pub at: String,
 }
 
 /// How many finished migrations are remembered, to answer a peer that asks again.
@@ -190,7 +201,7 @@ mod tests {
 
     fn entry(migration: &str, mark: Mark) -> Entry {
         let container = "c0".parse().unwrap();
-        Entry { migration: migration.parse().unwrap(), container, peer: "n2".parse().unwrap(), mark }
+        Entry { migration: migration.parse().unwrap(), container, peer: "n2".parse().unwrap(), mark, decided: None }
     }
 
     #[test]

@@ -20,9 +20,9 @@ use crate::clock::{instant, moment};
 use crate::container::{Container, lock};
 use crate::departure::{Departure, Reins};
 use crate::error::failure;
-use crate::journal::{Entry, Mark};
+use crate::journal::{Decided, Entry, Mark};
 use crate::link::{self, Link, Traffic};
-use crate::node::{Inner, Peer, blocking};
+use crate::node::{Inner, Peer, blocking, now};
 
 /// How often the machine hears of progress and watchers of bytes.
 pub(crate) const TICK: Duration = Duration::from_millis(200);
@@ -247,8 +247,9 @@ impl Lead {
                 let streams = Departure::transfer_streams(link);
                 Box::new(move |departure| result(departure.transfer(streams), SourceInput::Transferred))
             }
-            (SourceOutput::RecordCommit, _) => {
-                let record = self.recorder(Mark::Commit);
+            (SourceOutput::RecordCommit(mode), _) => {
+                let began_at = self.state.borrow().began_at.clone();
+                let record = self.recorder(Mark::Commit, Some(Decided { mode, began_at, at: now() }));
                 Box::new(move |departure| match departure.confirm().map(|()| record()) {
                     Ok(Ok(())) => SourceInput::CommitRecorded,
                     Ok(Err(why)) => SourceInput::CommitUnknown(why),
@@ -264,7 +265,7 @@ impl Lead {
                 Err(why) => SourceInput::ThawFailed(why),
             }),
             (SourceOutput::Destroy, _) => {
-                let record = self.recorder(Mark::Settled);
+                let record = self.recorder(Mark::Settled, None);
                 Box::new(move |departure| result(departure.destroy().and_then(|()| record()), SourceInput::Destroyed))
             }
             // The link went while the step was waiting for its turn; the machine hears of that by itself.
@@ -313,9 +314,13 @@ impl Lead {
     }
 
     /// Writes a mark into the journal.
-    fn recorder(&self, mark: Mark) -> impl FnOnce() -> Result<(), Explained> + Send + 'static {
+    fn recorder(
+        &self,
+        mark: Mark,
+        decided: Option<Decided>,
+    ) -> impl FnOnce() -> Result<(), Explained> + Send + 'static {
         let (inner, container, peer) = (Arc::clone(&self.inner), self.container.id.clone(), self.peer.name.clone());
-        let entry = Entry { migration: self.id.clone(), container, peer, mark };
+        let entry = Entry { migration: self.id.clone(), container, peer, mark, decided };
         move || inner.journal().append(entry).map_err(|error| failure("cannot write the journal", &error))
     }
 
@@ -323,7 +328,7 @@ impl Lead {
     fn close(&self) {
         let rolled_back =
             self.state.borrow().report.as_ref().is_some_and(|report| report.outcome == Outcome::RolledBack);
-        if rolled_back && let Err(why) = self.recorder(Mark::Aborted)() {
+        if rolled_back && let Err(why) = self.recorder(Mark::Aborted, None)() {
             tracing::warn!(%why, "rollback is not in the journal");
         }
     }
@@ -350,8 +355,8 @@ impl Lead {
         let ms = |duration: Duration| (duration.as_secs_f64() * 1e6).round() / 1e3;
         let frozen = [drover_model::Phase::Checkpoint, drover_model::Phase::Transfer];
         let last = frozen.iter().filter_map(|phase| result.phases.get(phase)).sum::<Duration>();
-        if result.outcome == Outcome::Moved {
-            self.inner.learn_fixed_part(&self.peer.name, &result.rounds, pages, result.downtime);
+        if let (Outcome::Moved, Some(downtime)) = (result.outcome, result.downtime) {
+            self.inner.learn_fixed_part(&self.container.id, &result.rounds, pages, downtime);
         }
         let before_freeze: u64 = result.rounds.iter().map(|round| round.bytes.0).sum();
         let bytes = Bytes((traffic.memory() + traffic.files()).saturating_sub(before_freeze));
@@ -365,7 +370,7 @@ impl Lead {
             from: before.from,
             to: before.to,
             outcome: result.outcome,
-            downtime_ms: ms(result.downtime),
+            downtime_ms: result.downtime.map(ms),
             total_ms: ms(result.total),
             phases: result.phases.into_iter().map(|(phase, time)| (phase, ms(time))).collect(),
             rounds,

@@ -11,10 +11,10 @@ use drover_container::{Layout, Runc, criu};
 use drover_disk::{Image, ImageError, ImageStore};
 use drover_memory::Backend;
 use drover_model::{
-    Bytes, ContainerRecord, ContainerState, ContainerStats, Digest, Explained, MigrationId, MigrationState,
-    NodeFeatures, NodeInfo, NodeName, PageCount, Phase, Round,
+    Bytes, ContainerId, ContainerRecord, ContainerState, ContainerStats, Digest, Explained, MigrationId,
+    MigrationState, NodeFeatures, NodeInfo, NodeName, PageCount, Phase, Round,
 };
-use drover_protocol::Source;
+use drover_protocol::{FixedPart, Source};
 use drover_sys::cgroup::Hierarchies;
 use ipnet::IpNet;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
@@ -94,7 +94,7 @@ struct Leaving {
     cancel: mpsc::Sender<()>,
 }
 
-/// How many migrations that ended are remembered for `drover migrations`.
+/// How many migrations that ended are remembered for `drover migrations`, and pauses of how many containers.
 const REMEMBERED: usize = 200;
 
 #[derive(Debug)]
@@ -110,8 +110,8 @@ pub(crate) struct Inner {
     journal: Mutex<Journal>,
     arrivals: Mutex<Arrivals>,
     migrations: Mutex<Vec<Leaving>>,
-    /// What pauses took on the way to other nodes when nothing was left to be sent.
-    fixed_parts: Mutex<HashMap<NodeName, Duration>>,
+    /// What pauses of containers took beside what was sent.
+    fixed_parts: Mutex<HashMap<ContainerId, FixedPart>>,
 }
 
 /// Runs what blocks on a thread that may.
@@ -136,22 +136,32 @@ pub(crate) fn now() -> String {
     now.format(&time::format_description::well_known::Rfc3339).unwrap_or_default()
 }
 
+/// The time since then, by the same clock; none when it was set back.
+pub(crate) fn since(time: &str) -> Duration {
+    let then = time::OffsetDateTime::parse(time, &time::format_description::well_known::Rfc3339);
+    let passed = then.map(|then| time::OffsetDateTime::now_utc() - then);
+    passed.ok().and_then(|passed| passed.try_into().ok()).unwrap_or_default()
+}
+
 /// A fresh id of so many bytes, in hexadecimal digits.
 pub(crate) fn fresh_id<const N: usize>() -> String {
     rand::random::<[u8; N]>().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 impl Inner {
-    /// What a pause takes on the way to a node when nothing is left to be sent, if that was seen.
-    pub(crate) fn fixed_part(&self, to: &NodeName) -> Option<Duration> {
-        lock(&self.fixed_parts).get(to).copied()
+    /// What a pause of a container takes when nothing is left to be sent.
+    pub(crate) fn fixed_part(&self, container: &ContainerId) -> FixedPart {
+        lock(&self.fixed_parts).get(container).copied().unwrap_or_default()
     }
 
     /// Learns it from a pause in which so many pages crossed.
-    pub(crate) fn learn_fixed_part(&self, to: &NodeName, rounds: &[Round], last: PageCount, pause: Duration) {
+    pub(crate) fn learn_fixed_part(&self, container: &ContainerId, rounds: &[Round], last: PageCount, pause: Duration) {
         let mut known = lock(&self.fixed_parts);
-        let learnt = drover_protocol::learn_fixed(known.get(to).copied(), rounds, last, pause);
-        known.insert(to.clone(), learnt);
+        // Most of them are gone for good; those that are not are learnt anew.
+        if known.len() >= REMEMBERED && !known.contains_key(container) {
+            known.clear();
+        }
+        known.entry(container.clone()).or_default().learn(rounds, last, pause);
     }
 
     pub fn journal(&self) -> MutexGuard<'_, Journal> {
@@ -177,7 +187,7 @@ impl Inner {
         self: &Arc<Self>,
         container: Arc<Container>,
         peer: Peer,
-        id: MigrationId,
+        (id, began_at): (MigrationId, String),
         machine: Source,
         operation: tokio::sync::OwnedMutexGuard<()>,
     ) -> MigrationState {
@@ -187,7 +197,7 @@ impl Inner {
             from: self.config.name.clone(),
             to: peer.name.clone(),
             phase: Phase::Prepare,
-            began_at: now(),
+            began_at,
             in_doubt: false,
             delayed: None,
             bytes_sent: Bytes(0),
@@ -505,11 +515,16 @@ impl Node {
     /// # Errors
     /// When it is not known, or has ended.
     pub async fn cancel(&self, id: &MigrationId) -> Result<(), NodeError> {
-        let cancel = {
+        let (cancel, state) = {
             let migrations = lock(&self.inner.migrations);
             let found = migrations.iter().find(|leaving| &leaving.state.borrow().id == id);
-            found.map(|leaving| leaving.cancel.clone()).ok_or_else(|| unknown_migration(id))?
+            let leaving = found.ok_or_else(|| unknown_migration(id))?;
+            (leaving.cancel.clone(), leaving.state.borrow().clone())
         };
+        if state.report.is_none() && is_decided(&state) {
+            let reason = format!("cannot cancel migration {id}: it is decided, and {} has the container", state.to);
+            return Err(NodeError::conflict(reason, "wait for its end, and move the container back"));
+        }
         cancel
             .send(())
             .await
@@ -538,13 +553,18 @@ impl Node {
         for (cancel, mut state) in leaving {
             // One that is decided goes on, and is finished by the next agent.
             let _ = cancel.try_send(());
-            let ended = state.wait_for(|state| state.report.is_some() || state.in_doubt);
+            let ended = state.wait_for(|state| state.report.is_some() || is_decided(state));
             let _ = tokio::time::timeout(PATIENCE, ended).await;
         }
         self.inner.closing.send_replace(());
         // Whoever was to hear of it lets go of its receiver when it has done so.
         let _ = tokio::time::timeout(FAREWELL, self.inner.closing.closed()).await;
     }
+}
+
+/// Whether nothing can call it back any more.
+fn is_decided(state: &MigrationState) -> bool {
+    state.in_doubt || state.phase >= Phase::Settle
 }
 
 fn unknown_migration(id: &MigrationId) -> NodeError {

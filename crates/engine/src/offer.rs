@@ -13,7 +13,7 @@ use crate::container::Container;
 use crate::error::{NodeError, failure};
 use crate::journal::{Entry, Mark};
 use crate::lifecycle::hold;
-use crate::node::{Inner, blocking, fresh_id};
+use crate::node::{Inner, blocking, fresh_id, now};
 
 impl Inner {
     pub(crate) async fn migrate(self: &Arc<Self>, request: &MigrateRequest) -> Result<MigrationState, NodeError> {
@@ -31,6 +31,12 @@ impl Inner {
             let reason = format!("{attempt}: node {} knows no node {}", inner.config.name, request.to);
             return Err(NodeError::not_found(reason, &hint));
         };
+        if let Err(error) = request.settings.check() {
+            return Err(NodeError::invalid(
+                format!("{attempt}: {error}"),
+                "leave one of them out; `drover migrate --help`",
+            ));
+        }
         let operation = hold(&container).await?;
         if container.stored().stopped && container.state() == ContainerState::Running {
             return Err(NodeError::conflict(format!("{attempt}: it is being stopped"), "start it again first"));
@@ -47,8 +53,8 @@ impl Inner {
         })?;
         let id = offer.migration.clone();
         let machine =
-            Source::new(moment(), inner.config.name.clone(), peer.name.clone(), offer, inner.fixed_part(&peer.name));
-        Ok(inner.lead(container, peer, id, machine, operation))
+            Source::new(moment(), inner.config.name.clone(), peer.name.clone(), offer, inner.fixed_part(&container.id));
+        Ok(inner.lead(container, peer, (id, now()), machine, operation))
     }
 }
 
@@ -77,6 +83,7 @@ impl Inner {
             container: container.id.clone(),
             peer: to.clone(),
             mark: Mark::Began,
+            decided: None,
         };
         self.journal().append(entry).map_err(|error| failure("cannot write the journal", &error))?;
         Ok(offer)

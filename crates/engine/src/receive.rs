@@ -145,7 +145,10 @@ impl Session {
                             link.send(encode(&message), PATIENCE).await;
                         }
                     }
-                    TargetOutput::AwaitArrival => self.following.await_arrival(&self.peer, self.events.clone()),
+                    TargetOutput::AwaitArrival => {
+                        self.adopt();
+                        self.following.await_arrival(&self.peer, self.events.clone());
+                    }
                     TargetOutput::Finish(runs) => return self.finish(runs).await,
                     step => busy = self.begin(step, &mut machine, done.clone()).await,
                 }
@@ -262,6 +265,17 @@ impl Session {
         true
     }
 
+    /// Has the container that runs adopted while its memory may still follow. If that fails it is tried again in the end.
+    fn adopt(&self) {
+        let Some(arrival) = self.arrival.clone() else { return };
+        tokio::task::spawn_blocking(move || {
+            let adopted = arrival.lock().unwrap_or_else(PoisonError::into_inner).adopt();
+            if let Err(why) = adopted {
+                tracing::warn!(%why, "programs cannot be executed in the container yet");
+            }
+        });
+    }
+
     /// Takes up an arrival whose place is ready, and begins to receive it.
     fn take(&mut self, mut arrival: Arrival, image_missing: bool) -> TargetInput {
         let events = self.events.clone();
@@ -281,7 +295,7 @@ impl Session {
         move || {
             let nothing = || Explained { reason: "nothing has arrived".into(), hint: None };
             let (migration, container) = (migration.ok_or_else(nothing)?, container.ok_or_else(nothing)?);
-            let appended = inner.journal().append(Entry { migration, container, peer, mark });
+            let appended = inner.journal().append(Entry { migration, container, peer, mark, decided: None });
             appended.map_err(|error| failure("cannot write the journal", &error))
         }
     }

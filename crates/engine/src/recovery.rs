@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use drover_model::{Compression, ContainerState, RestartPolicy};
-use drover_protocol::Source;
+use drover_model::{Compression, ContainerState, Mode, RestartPolicy};
+use drover_protocol::{Past, Source};
 
 use crate::arrival::Arrival;
 use crate::clock::moment;
 use crate::container::{Container, Stored};
 use crate::departure::Departure;
-use crate::journal::{Entry, Mark};
-use crate::node::{Inner, blocking};
+use crate::journal::{Decided, Entry, Mark};
+use crate::node::{Inner, blocking, now, since};
 use crate::recall::recall;
 use crate::receive::await_verdict;
 use crate::{NodeError, place};
@@ -159,7 +159,11 @@ impl Inner {
         };
         let Ok(operation) = Arc::clone(&container.operation).try_lock_owned() else { return };
         let own = self.config.name.clone();
-        let machine = Source::recovered(moment(), own, peer.name.clone(), entry.migration.clone());
-        self.lead(container, peer, entry.migration, machine, operation);
+        // An entry of an older agent does not tell: perhaps memory follows, and then the target will have wishes.
+        let Decided { mode, began_at, at } =
+            entry.decided.unwrap_or_else(|| Decided { mode: Mode::PostCopy, began_at: now(), at: now() });
+        let past = Past { mode, began: since(&began_at), decided: since(&at) };
+        let machine = Source::recovered(moment(), own, peer.name.clone(), entry.migration.clone(), past);
+        self.lead(container, peer, (entry.migration, began_at), machine, operation);
     }
 }

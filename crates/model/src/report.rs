@@ -58,8 +58,8 @@ pub struct Report {
     /// How it ended.
     pub outcome: Outcome,
     /// From the order to freeze until the source knows that the target has resumed (or until the source has
-    /// thawed again), in milliseconds by the source's clock.
-    pub downtime_ms: f64,
+    /// thawed again), in milliseconds by the source's clock. Unknown when the source's agent was restarted in between.
+    pub downtime_ms: Option<f64>,
     /// From the order until everything is settled, in milliseconds by the source's clock.
     pub total_ms: f64,
     /// Milliseconds in each phase that was entered.

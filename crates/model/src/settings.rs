@@ -104,6 +104,23 @@ impl FromStr for StopRule {
     }
 }
 
+/// Wishes that contradict each other, or cannot be fulfilled.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidSettings {
+    /// A wish for rounds in a mode without any.
+    #[error("the mode {0} makes no rounds, and {1} means nothing to it")]
+    NoRounds(&'static str, &'static str),
+    /// A wish beside a fixed number of rounds.
+    #[error("the rule rounds=N makes so many rounds whatever comes, and {0} means nothing to it")]
+    Fixed(&'static str),
+    /// Pre-copy without a round.
+    #[error("the mode pre-copy makes at least one round; without any it is stop-and-copy")]
+    None,
+    /// A bound that nothing crosses.
+    #[error("a bandwidth of {0} is less than {least}", least = Bandwidth::LEAST)]
+    Bandwidth(Bandwidth),
+}
+
 /// How pages are packed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -167,6 +184,35 @@ impl Settings {
         self.downtime_ms.map_or(Duration::from_millis(300), Duration::from_millis)
     }
 
+    /// Sees to it that nothing is wished that would mean nothing.
+    ///
+    /// # Errors
+    /// Two wishes that contradict each other, or one that cannot be fulfilled.
+    pub fn check(&self) -> Result<(), InvalidSettings> {
+        let of_rounds = [
+            ("a budget for the pause", self.downtime_ms.is_some()),
+            ("a fallback", self.fallback.is_some()),
+            ("a most number of rounds", self.max_rounds.is_some()),
+            ("a stop rule", self.stop_rule != StopRule::Budget),
+        ];
+        let wish = |wished: &[(&'static str, bool)]| wished.iter().find(|(_, is)| *is).map(|(what, _)| *what);
+        match (self.mode, self.stop_rule) {
+            (Mode::PostCopy | Mode::StopAndCopy, _) => {
+                wish(&of_rounds).map_or(Ok(()), |what| Err(InvalidSettings::NoRounds(self.mode.as_str(), what)))
+            }
+            (_, StopRule::Rounds(_)) if wish(&of_rounds[..3]).is_some() => {
+                Err(InvalidSettings::Fixed(wish(&of_rounds[..3]).unwrap_or_default()))
+            }
+            (Mode::PreCopy, StopRule::Rounds(0)) => Err(InvalidSettings::None),
+            (Mode::PreCopy, _) if self.max_rounds == Some(0) => Err(InvalidSettings::None),
+            _ => Ok(()),
+        }?;
+        match self.bandwidth {
+            Some(bandwidth) if bandwidth < Bandwidth::LEAST => Err(InvalidSettings::Bandwidth(bandwidth)),
+            _ => Ok(()),
+        }
+    }
+
     /// What to do when no further round brings the pause within the budget.
     #[must_use]
     pub fn fallback(&self) -> Fallback {
@@ -189,6 +235,25 @@ mod tests {
         let settings: Settings = serde_json::from_str(r#"{"mode": "pre-copy", "bandwidth": 1000}"#).unwrap();
         assert_eq!((settings.fallback(), settings.bandwidth), (Fallback::GiveUp, Some(Bandwidth(1000))));
         assert!(serde_json::from_str::<Settings>(r#"{"speed": 1}"#).is_err());
+    }
+
+    #[test]
+    fn wishes_that_mean_nothing_are_refused() {
+        for (text, why) in [
+            (r#"{"mode": "stop-and-copy", "downtime_ms": 10}"#, "stop-and-copy makes no rounds, and a budget"),
+            (r#"{"mode": "post-copy", "stop_rule": {"rounds": 2}}"#, "post-copy makes no rounds, and a stop rule"),
+            (r#"{"stop_rule": {"rounds": 2}, "max_rounds": 1}"#, "whatever comes, and a most number of rounds"),
+            (r#"{"mode": "pre-copy", "max_rounds": 0}"#, "at least one round"),
+            (r#"{"mode": "pre-copy", "stop_rule": {"rounds": 0}}"#, "at least one round"),
+            (r#"{"bandwidth": 1}"#, "1bit is less than 64kbit"),
+        ] {
+            let settings: Settings = serde_json::from_str(text).unwrap();
+            let refused = settings.check().unwrap_err().to_string();
+            assert!(refused.contains(why), "{text}: {refused}");
+        }
+        for text in ["{}", r#"{"max_rounds": 0}"#, r#"{"mode": "pre-copy", "downtime_ms": 0, "fallback": "slow"}"#] {
+            assert_eq!(serde_json::from_str::<Settings>(text).unwrap().check(), Ok(()), "{text}");
+        }
     }
 
     #[test]

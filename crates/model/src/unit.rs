@@ -84,6 +84,11 @@ impl PageCount {
 #[serde(transparent)]
 pub struct Bandwidth(pub u64);
 
+impl Bandwidth {
+    /// What is slower than this carries no message in the time that a peer waits for an answer.
+    pub const LEAST: Self = Self(64_000);
+}
+
 impl FromStr for Bandwidth {
     type Err = InvalidUnit;
 
@@ -91,7 +96,7 @@ impl FromStr for Bandwidth {
         let invalid = || InvalidUnit {
             text: text.chars().take(40).collect(),
             what: "bandwidth",
-            rule: "use a number with kbit, mbit or gbit behind it, as in 100mbit",
+            rule: "use a number with kbit, mbit or gbit behind it, as in 100mbit, and 64kbit or more",
         };
         let lower = text.trim().to_ascii_lowercase();
         let number = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());
@@ -104,7 +109,7 @@ impl FromStr for Bandwidth {
         };
         let number: u64 = number.parse().map_err(|_| invalid())?;
         match number.checked_mul(factor) {
-            Some(bits) if bits > 0 => Ok(Self(bits)),
+            Some(bits) if bits >= Self::LEAST.0 => Ok(Self(bits)),
             _ => Err(invalid()),
         }
     }
@@ -155,10 +160,10 @@ mod tests {
 
     #[test]
     fn bandwidth_parses_with_decimal_units_and_prints_back() {
-        for text in ["1gbit", "100mbit", "64kbit", "7bit"] {
+        for text in ["1gbit", "100mbit", "64kbit", "64001bit"] {
             assert_eq!(text.parse::<Bandwidth>().unwrap().to_string(), text);
         }
-        for bad in ["0mbit", "1g", "mbit", "1 mbit/s"] {
+        for bad in ["0mbit", "7bit", "63kbit", "1g", "mbit", "1 mbit/s"] {
             assert!(bad.parse::<Bandwidth>().is_err(), "{bad}");
         }
     }

@@ -37,7 +37,7 @@ pub struct Course<'a> {
 }
 
 /// What a pause takes when nothing is left to be sent and nothing is known yet. Measured on two cores: 60 to 120 ms.
-pub const FIXED: Duration = Duration::from_millis(100);
+const FIXED: Duration = Duration::from_millis(100);
 /// After so many rounds it is enough, unless the user says otherwise.
 const MOST_ROUNDS: u32 = 30;
 /// A round that leaves more than this share of what the one before left does not converge, in percent.
@@ -86,8 +86,9 @@ impl Course<'_> {
             StopRule::Rounds(_) => (false, String::new()),
         };
         // Within the budget it is a matter of worth: rounds cost the container little.
+        let rest = crossing(self.rounds, last.dirty_after);
         let worth = self.settings.stop_rule == StopRule::Budget
-            && crossing(self.rounds, last.dirty_after) > WORTH
+            && rest > WORTH
             && self.rounds.len() < most as usize
             && !self.stalls();
         if enough && !worth {
@@ -98,6 +99,15 @@ impl Course<'_> {
         }
         if self.stalls() {
             return self.fall_back(format!("{pause}, and rounds no longer shrink"));
+        }
+        if self.settings.stop_rule == StopRule::Budget && self.fixed > budget && rest <= WORTH {
+            let fixed = self.fixed.as_millis();
+            let pause = format!("{pause}, {fixed} ms of it for what no round makes shorter");
+            // Nor would it be shorter for a slow container.
+            return match self.settings.fallback() {
+                Fallback::Slow => Decision::Freeze(format!("{pause}; it was frozen all the same")),
+                _ => self.fall_back(pause),
+            };
         }
         Decision::Round
     }
@@ -146,13 +156,33 @@ fn crossing(rounds: &[Round], pages: PageCount) -> Duration {
     Duration::from_secs_f64((pages.0 as f64 * ms / crossed as f64 / 1000.0).min(1e6))
 }
 
-/// What a pause takes when nothing is left to be sent: learnt from a pause in which so many pages crossed, and from what
-/// was known before it.
-#[must_use]
-pub fn learn_fixed(before: Option<Duration>, rounds: &[Round], last: PageCount, pause: Duration) -> Duration {
-    let seen = pause.saturating_sub(crossing(rounds, last));
-    // One pause among many may be long for reasons of its own.
-    before.map_or(seen, |before| (before * 7 + seen * 3) / 10)
+/// What a container's pause takes when nothing is left to be sent: for dump, restore and decision. The median of its last
+/// pauses, so that one that was long for reasons of its own says nothing yet; the first ones count beside [`FIXED`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FixedPart([Duration; 3]);
+
+impl Default for FixedPart {
+    fn default() -> Self {
+        Self([FIXED; 3])
+    }
+}
+
+impl FixedPart {
+    /// Learns from a pause in which so many pages crossed. Without rounds before it nobody knows how long those took.
+    pub fn learn(&mut self, rounds: &[Round], last: PageCount, pause: Duration) {
+        if !rounds.is_empty() {
+            self.0.rotate_left(1);
+            self.0[2] = pause.saturating_sub(crossing(rounds, last));
+        }
+    }
+
+    /// What the next pause is expected to take.
+    #[must_use]
+    pub fn expected(self) -> Duration {
+        let mut seen = self.0;
+        seen.sort_unstable();
+        seen[1]
+    }
 }
 
 fn counted(rounds: usize) -> String {
@@ -245,9 +275,10 @@ mod tests {
 
     #[test]
     fn the_budget_and_what_was_learnt_decide() {
-        let rounds = [round(100_000, 1000.0, 1_000)];
+        let rounds = [round(100_000, 1000.0, 3_000)];
         let strict = Settings { downtime_ms: Some(50), ..auto() };
         assert_eq!(decide(&strict, &rounds), Decision::Round);
+        let rounds = [round(100_000, 1000.0, 1_000)];
         let course = Course { settings: &strict, fixed: Duration::from_millis(30), rounds: &rounds, slowed: &[] };
         assert!(matches!(course.decide(), Decision::Freeze(_)));
     }
@@ -255,11 +286,36 @@ mod tests {
     #[test]
     fn the_fixed_part_is_what_pages_do_not_explain() {
         let rounds = [round(100_000, 1000.0, 1_000)];
-        let seen = learn_fixed(None, &rounds, PageCount(1_000), Duration::from_millis(150));
-        assert_eq!(seen, Duration::from_millis(140));
-        let next = learn_fixed(Some(seen), &rounds, PageCount(1_000), Duration::from_millis(50));
-        assert_eq!(next, Duration::from_millis(110));
-        assert_eq!(learn_fixed(None, &rounds, PageCount(1_000_000), Duration::from_millis(1)), Duration::ZERO);
+        let mut fixed = FixedPart::default();
+        for pause in [150, 160] {
+            fixed.learn(&rounds, PageCount(1_000), Duration::from_millis(pause));
+        }
+        assert_eq!(fixed.expected(), Duration::from_millis(140));
+        fixed.learn(&rounds, PageCount(1_000_000), Duration::from_millis(1));
+        assert_eq!(fixed.expected(), Duration::from_millis(140));
+    }
+
+    /// A new user's: one move by stop-and-copy had every later one in rounds refused.
+    #[test]
+    fn a_single_long_pause_and_one_without_rounds_teach_nothing() {
+        let mut fixed = FixedPart::default();
+        for _ in 0..3 {
+            fixed.learn(&[], PageCount(50_000), Duration::from_secs(20));
+        }
+        fixed.learn(&[round(100_000, 1000.0, 0)], PageCount(0), Duration::from_secs(7));
+        assert_eq!(fixed.expected(), FIXED);
+    }
+
+    #[test]
+    fn rounds_do_not_go_on_for_a_pause_that_none_makes_shorter() {
+        let settings = Settings { mode: Mode::PreCopy, ..auto() };
+        let rounds = [round(100_000, 1000.0, 900), round(900, 9.0, 700)];
+        let slowed = [];
+        let course =
+            Course { settings: &settings, fixed: Duration::from_millis(500), rounds: &rounds, slowed: &slowed };
+        let why = "a pause of 507 ms was predicted after 2 rounds, 500 ms of it for what no round makes shorter, over the \
+                   budget of 300 ms";
+        assert_eq!(course.decide(), Decision::GiveUp(why.into()));
     }
 
     #[test]

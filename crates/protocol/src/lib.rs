@@ -19,11 +19,11 @@ mod pace;
 mod source;
 mod target;
 
-pub use convergence::{Course, Decision, FIXED, learn_fixed};
+pub use convergence::{Course, Decision, FixedPart};
 pub use frame::{FRAME_HEADER, FrameError, FrameHeader, MAX_CONTROL, MAX_DATA, Stream};
 pub use message::{DecodeError, Offer, ToSource, ToTarget, Verdict, decode, encode};
 pub use pace::{CAPPED_PIECE, Cap, Meter};
-pub use source::{Source, SourceInput, SourceOutput, SourceResult};
+pub use source::{Past, Source, SourceInput, SourceOutput, SourceResult};
 pub use target::{Target, TargetInput, TargetOutput};
 
 /// The versions of the protocol that this build speaks, oldest and newest.

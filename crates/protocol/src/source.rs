@@ -7,7 +7,7 @@ use drover_model::{
     Explained, Fallback, MigrationId, Mode, Moment, NodeName, Outcome, PageCount, Phase, Round, Settings,
 };
 
-use crate::convergence::{Course, Decision, FIXED};
+use crate::convergence::{Course, Decision, FixedPart};
 use crate::message::{Offer, ToSource, ToTarget, Verdict};
 use crate::{VERSIONS, negotiate};
 
@@ -89,8 +89,8 @@ pub enum SourceOutput {
     },
     /// Send what is left.
     Transfer,
-    /// Write the commit record and wait until it is durable.
-    RecordCommit,
+    /// Write the commit record, with how memory crossed, and wait until it is durable.
+    RecordCommit(Mode),
     /// Read back whether a durable commit record exists.
     ReadCommit,
     /// Undo the freeze: open the gate and thaw.
@@ -110,8 +110,8 @@ pub enum SourceOutput {
 pub struct SourceResult {
     /// How it ended.
     pub outcome: Outcome,
-    /// From the order to freeze until the container is known to run again.
-    pub downtime: Duration,
+    /// From the order to freeze until the container is known to run again. Unknown after a restart.
+    pub downtime: Option<Duration>,
     /// From the beginning until now.
     pub total: Duration,
     /// Time in each phase that was entered.
@@ -124,6 +124,17 @@ pub struct SourceResult {
     pub exposure: Option<Duration>,
     /// Why it ended so.
     pub reason: Explained,
+}
+
+/// What a journal tells of a migration that was decided before a restart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Past {
+    /// How memory crossed.
+    pub mode: Mode,
+    /// How long ago it began.
+    pub began: Duration,
+    /// How long ago it was decided.
+    pub decided: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -199,17 +210,19 @@ pub struct Source {
     failure: Option<Explained>,
     delayed: Option<Explained>,
     why_frozen: String,
+    /// Set after a restart.
+    past: Option<Past>,
     pause: Duration,
     deadline: Option<Moment>,
     outputs: VecDeque<SourceOutput>,
 }
 
 impl Source {
-    /// A migration that begins now. `fixed` is what a pause takes when nothing is left to be sent, if that is known.
+    /// A migration that begins now. `fixed` is what a pause of it takes when nothing is left to be sent.
     #[must_use]
-    pub fn new(now: Moment, node: NodeName, target: NodeName, offer: Offer, fixed: Option<Duration>) -> Self {
+    pub fn new(now: Moment, node: NodeName, target: NodeName, offer: Offer, fixed: FixedPart) -> Self {
         let mut machine = Self::at(now, node, target, offer.migration.clone(), offer.settings);
-        machine.fixed = fixed.unwrap_or(FIXED);
+        machine.fixed = fixed.expected();
         machine.offer = Some(Box::new(offer));
         // That takes as long as it takes, and whoever does not want to wait cancels: no deadline.
         machine.step = Step::Filling;
@@ -219,11 +232,11 @@ impl Source {
 
     /// A migration that a restarted agent found decided in its journal: the target has yet to hear it.
     #[must_use]
-    pub fn recovered(now: Moment, node: NodeName, target: NodeName, migration: MigrationId) -> Self {
+    pub fn recovered(now: Moment, node: NodeName, target: NodeName, migration: MigrationId, past: Past) -> Self {
         let mut machine = Self::at(now, node, target, migration, Settings::default());
         machine.offered = true;
-        // Perhaps it does: then the target will have wishes.
-        machine.follows = true;
+        machine.follows = past.mode == Mode::PostCopy;
+        machine.past = Some(past);
         machine.why_frozen = "the source's agent was restarted after the decision".to_owned();
         machine.enter(now, Phase::Commit, Step::Committing);
         machine.reconnect(now);
@@ -236,7 +249,7 @@ impl Source {
             node,
             target,
             settings,
-            fixed: FIXED,
+            fixed: FixedPart::default().expected(),
             offer: None,
             rounds: Vec::new(),
             slowed: Vec::new(),
@@ -257,6 +270,7 @@ impl Source {
             failure: None,
             delayed: None,
             why_frozen: String::new(),
+            past: None,
             pause: FIRST_PAUSE,
             deadline: None,
             outputs: VecDeque::new(),
@@ -275,16 +289,16 @@ impl Source {
         self.phase
     }
 
-    /// Whether the decision is durable here but not confirmed by the target.
+    /// Whether the decision is durable here, and the target has not said that it has followed it.
     #[must_use]
     pub fn in_doubt(&self) -> bool {
-        self.step == Step::Committing
+        self.step == Step::Committing && self.running_at.is_none()
     }
 
     /// What keeps the target from confirming.
     #[must_use]
     pub fn delayed(&self) -> Option<&Explained> {
-        self.delayed.as_ref().filter(|_| self.in_doubt())
+        self.delayed.as_ref().filter(|_| self.step == Step::Committing)
     }
 
     /// When `DeadlinePassed` is due, if the machine waits for something that must not take for ever.
@@ -432,7 +446,7 @@ impl Source {
             }
             (Step::Restoring, In::Heard(ToSource::Restored)) => {
                 self.enter(now, Phase::Commit, Step::Recording);
-                self.order(now, Step::Recording, SourceOutput::RecordCommit, STALL);
+                self.order(now, Step::Recording, SourceOutput::RecordCommit(self.mode()), STALL);
                 // A slow disk is no reason to doubt: the answer will come.
                 self.deadline = None;
             }
@@ -646,7 +660,8 @@ impl Source {
         };
         let ended = self.running_at.unwrap_or(now);
         let downtime = self.frozen_at.map_or(Duration::ZERO, |frozen| ended.since(frozen));
-        let total = now.since(self.began);
+        let downtime = self.past.is_none().then_some(downtime);
+        let total = self.past.map_or(Duration::ZERO, |past| past.began) + now.since(self.began);
         self.outputs.push_back(SourceOutput::Conclude(SourceResult {
             outcome,
             downtime,
@@ -660,16 +675,27 @@ impl Source {
     }
 
     fn mode(&self) -> Mode {
-        match (self.follows && self.frozen_at.is_some(), self.rounds.is_empty()) {
-            (true, _) => Mode::PostCopy,
-            (false, true) => Mode::StopAndCopy,
-            (false, false) => Mode::PreCopy,
+        if let Some(past) = self.past {
+            return past.mode;
+        }
+        match (self.frozen_at, self.settings.mode) {
+            // It has come to nothing: what it would have been.
+            (None, Mode::Auto) => Mode::PreCopy,
+            (None, wanted) => wanted,
+            (Some(_), _) if self.follows => Mode::PostCopy,
+            (Some(_), _) if self.rounds.is_empty() => Mode::StopAndCopy,
+            (Some(_), _) => Mode::PreCopy,
         }
     }
 
     fn exposure(&self) -> Option<Duration> {
         let (running, settled) = (self.running_at?, self.settled_at?);
-        (self.mode() == Mode::PostCopy).then(|| settled.since(running))
+        let exposure = match self.past {
+            // It may have run there since then.
+            Some(past) => past.decided + settled.since(self.began),
+            None => settled.since(running),
+        };
+        (self.mode() == Mode::PostCopy).then_some(exposure)
     }
 
     fn finish(&mut self) {

@@ -11,7 +11,7 @@ use drover_model::{
     RestartPolicy, Round, Settings,
 };
 use drover_protocol::{
-    Offer, Source, SourceInput, SourceOutput, Target, TargetInput, TargetOutput, ToSource, ToTarget, Verdict,
+    FixedPart, Offer, Source, SourceInput, SourceOutput, Target, TargetInput, TargetOutput, ToSource, ToTarget, Verdict,
 };
 use proptest::prelude::*;
 
@@ -105,7 +105,13 @@ impl<'a> World<'a> {
         Self {
             chance,
             now,
-            source: Source::new(now, "n1".parse().unwrap(), "n2".parse().unwrap(), offer(settings), None),
+            source: Source::new(
+                now,
+                "n1".parse().unwrap(),
+                "n2".parse().unwrap(),
+                offer(settings),
+                FixedPart::default(),
+            ),
             target: None,
             source_copy: Copy::Running,
             target_copy: Copy::None,
@@ -259,13 +265,13 @@ impl<'a> World<'a> {
             }
             SourceOutput::Checkpoint { .. } => SourceInput::Checkpointed,
             SourceOutput::Transfer => SourceInput::Transferred,
-            SourceOutput::RecordCommit if fails && self.chance.one_in(2) => SourceInput::StepFailed(why()),
-            SourceOutput::RecordCommit if fails => {
+            SourceOutput::RecordCommit(_) if fails && self.chance.one_in(2) => SourceInput::StepFailed(why()),
+            SourceOutput::RecordCommit(_) if fails => {
                 // It failed; whether it landed all the same is chance.
                 self.committed = self.chance.one_in(2);
                 SourceInput::CommitUnknown(why())
             }
-            SourceOutput::RecordCommit => {
+            SourceOutput::RecordCommit(_) => {
                 self.committed = true;
                 SourceInput::CommitRecorded
             }
@@ -282,7 +288,7 @@ impl<'a> World<'a> {
             SourceOutput::Conclude(result) => {
                 assert_eq!(self.outcome, None, "one outcome");
                 self.outcome = Some(result.outcome);
-                assert!(result.downtime <= result.total);
+                assert!(result.downtime.unwrap() <= result.total);
                 return true;
             }
             SourceOutput::Finish => {
@@ -386,7 +392,13 @@ fn a_migration_without_faults_passes_all_phases_and_moves() {
 #[test]
 fn source_thaws_when_target_refuses() {
     let now = Moment::default();
-    let mut source = Source::new(now, "n1".parse().unwrap(), "n2".parse().unwrap(), offer(Settings::default()), None);
+    let mut source = Source::new(
+        now,
+        "n1".parse().unwrap(),
+        "n2".parse().unwrap(),
+        offer(Settings::default()),
+        FixedPart::default(),
+    );
     let mut done = Vec::new();
     let inputs = [
         SourceInput::Filled,
@@ -444,7 +456,7 @@ fn an_unreadable_journal_leaves_the_container_frozen() {
     while world.source.phase() != Phase::Commit {
         assert!(world.step_source() || world.step_target() || world.deliver());
     }
-    assert_eq!(world.source.poll(), Some(SourceOutput::RecordCommit));
+    assert_eq!(world.source.poll(), Some(SourceOutput::RecordCommit(Mode::PreCopy)));
     world.source.handle(world.now, SourceInput::CommitUnknown(why()));
     assert_eq!(world.source.poll(), Some(SourceOutput::ReadCommit));
     world.source.handle(world.now, SourceInput::CommitRead(None));

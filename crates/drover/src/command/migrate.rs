@@ -33,7 +33,7 @@ pub struct MigrateArgs {
     #[arg(long)]
     detach: bool,
     /// Cancel this migration
-    #[arg(long, value_name = "ID", exclusive = true)]
+    #[arg(long, value_name = "ID", conflicts_with_all = ["container", "to", "node", "detach", "SettingsArgs"])]
     cancel: Option<MigrationId>,
 }
 
@@ -143,7 +143,7 @@ fn summary(report: &Report) -> String {
         report.container,
         report.from,
         report.to,
-        print::millis(report.downtime_ms),
+        print::some_millis(report.downtime_ms),
         print::millis(report.total_ms),
         report.bytes_sent,
         report.bytes_memory,

@@ -2,7 +2,7 @@
 
 use clap::Args;
 use drover_api::Client;
-use drover_model::{MigrationId, MigrationState, NodeName, Outcome, Phase};
+use drover_model::{MigrationId, MigrationState, NodeName, Outcome, PackedPages, Phase, Round};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -106,7 +106,7 @@ fn table(states: &[MigrationState]) -> String {
             state.to.to_string(),
             began.unwrap_or_default(),
             standing(state),
-            report.map(|report| print::millis(report.downtime_ms)).unwrap_or_default(),
+            report.map(|report| print::some_millis(report.downtime_ms)).unwrap_or_default(),
             report.map(|report| print::millis(report.total_ms)).unwrap_or_default(),
             report.map_or(state.bytes_sent, |report| report.bytes_sent).to_string(),
             reason(state).unwrap_or_default(),
@@ -130,9 +130,18 @@ fn details(state: &MigrationState) -> String {
             ("memory", report.bytes_memory.to_string()),
             ("files", report.bytes_disk.to_string()),
             ("mode", report.mode.as_str().to_owned()),
-            ("downtime", print::millis(report.downtime_ms)),
+            ("downtime", print::some_millis(report.downtime_ms)),
             ("total", print::millis(report.total_ms)),
         ]);
+        rows.extend(report.exposure_ms.map(|ms| ("exposure", print::millis(ms))));
+        let PackedPages { none, lz4, zstd } = report.packed;
+        if none.0 + lz4.0 + zstd.0 > 0 {
+            rows.push(("packed", format!("{} pages by lz4, {} by zstd, {} not", lz4.0, zstd.0, none.0)));
+        }
+        for Round { pages, bytes, ms, dirty_after } in &report.rounds {
+            let time = print::millis(*ms);
+            rows.push(("round", format!("{} pages, {bytes} in {time}, {} written meanwhile", pages.0, dirty_after.0)));
+        }
         for phase in Phase::ALL {
             if let Some(&ms) = report.phases.get(&phase) {
                 rows.push((phase.as_str(), print::millis(ms)));

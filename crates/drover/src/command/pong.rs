@@ -134,12 +134,12 @@ fn next_node(nodes: &[NodeName], here: &NodeName, chance: Option<&mut StdRng>) -
 }
 
 fn step(number: usize, report: &Report) -> String {
-    let (downtime, total) = (print::millis(report.downtime_ms), print::millis(report.total_ms));
+    let (downtime, total) = (print::some_millis(report.downtime_ms), print::millis(report.total_ms));
     format!("{number}: {} → {}   downtime {downtime}, total {total}, {}", report.from, report.to, report.bytes_sent)
 }
 
 fn tally(container: String, reports: Vec<Report>) -> Option<Tally> {
-    let mut downtimes: Vec<f64> = reports.iter().map(|report| report.downtime_ms).collect();
+    let mut downtimes: Vec<f64> = reports.iter().filter_map(|report| report.downtime_ms).collect();
     downtimes.sort_by(f64::total_cmp);
     let (&min, &max) = (downtimes.first()?, downtimes.last()?);
     let median = (downtimes[(downtimes.len() - 1) / 2] + downtimes[downtimes.len() / 2]) / 2.0;

@@ -15,19 +15,19 @@ pub struct SettingsArgs {
     #[arg(long, default_value = "auto")]
     mode: Word<Mode>,
     /// The pause that is aimed at [default: 300ms]
-    #[arg(long, value_parser = unit::span, value_name = "TIME")]
+    #[arg(long, allow_hyphen_values = true, value_parser = unit::span, value_name = "TIME")]
     downtime: Option<Duration>,
     /// What to do when no further round brings the pause within that [default: give-up with --mode pre-copy, else freeze]
     #[arg(long)]
     fallback: Option<Word<Fallback>>,
     /// When rounds are enough: `budget`, `last-send=SECONDS` once one took less than that, or `rounds=N`
-    #[arg(long, default_value = "budget", value_name = "RULE")]
+    #[arg(long, allow_hyphen_values = true, default_value = "budget", value_name = "RULE")]
     stop_rule: StopRule,
     /// The most rounds [default: 30]
-    #[arg(long, value_name = "N")]
+    #[arg(long, allow_hyphen_values = true, value_name = "N")]
     max_rounds: Option<u32>,
     /// The most that may cross, as in 100mbit
-    #[arg(long, value_name = "RATE")]
+    #[arg(long, allow_hyphen_values = true, value_name = "RATE")]
     bandwidth: Option<Bandwidth>,
     /// How pages are packed
     #[arg(long, default_value = "auto")]
