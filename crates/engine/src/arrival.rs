@@ -247,6 +247,12 @@ impl Arrival {
         Ok(())
     }
 
+    /// Ends the container, which cannot go on.
+    pub fn kill(&self, why: &Explained) -> Result<(), Explained> {
+        tracing::error!(container = %self.container.spec().name, %why, "the container's memory is lost; it is ended");
+        place::end(&self.container, false)
+    }
+
     /// Makes the container that runs known to runc, so that programs can be executed in it while its memory follows.
     pub fn adopt(&mut self) -> Result<(), Explained> {
         if self.adopted {

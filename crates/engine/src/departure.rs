@@ -51,6 +51,8 @@ pub(crate) struct Departure {
     inner: Arc<Inner>,
     container: Arc<Container>,
     ready: Option<Ready>,
+    /// Why it cannot be made ready for the dump.
+    unprepared: Option<Explained>,
     reins: Reins,
     /// What is followed and sent while it runs.
     rounds: Option<Rounds<Revocable>>,
@@ -111,6 +113,7 @@ impl Departure {
             inner,
             container,
             ready: None,
+            unprepared: None,
             reins: Arc::default(),
             rounds: None,
             given_up: Arc::default(),
@@ -147,8 +150,13 @@ impl Departure {
         out.finish().map_err(|error| failure("cannot send the image", &error))
     }
 
-    /// Makes ready what the dump needs while the container still runs: CRIU starts, and waits.
-    pub fn prepare(&mut self) -> Result<(), Explained> {
+    /// Makes ready what the dump needs while the container still runs: CRIU starts, and waits. Whoever needs it next is told
+    /// if that fails.
+    pub fn prepare(&mut self) {
+        self.unprepared = self.make_ready().err();
+    }
+
+    fn make_ready(&mut self) -> Result<(), Explained> {
         let attempt = "cannot prepare the checkpoint";
         place::make_checkpoint(&self.container.layout)?;
         let (ours, theirs) = UnixStream::pair().map_err(|error| failure(attempt, &error))?;
@@ -168,10 +176,8 @@ impl Departure {
     pub fn freeze(&mut self, alone: OwnedRwLockWriteGuard<()>) -> Result<(), Explained> {
         let attempt = "cannot freeze the container";
         self.alone = Some(alone);
-        let ready = self
-            .ready
-            .as_mut()
-            .ok_or_else(|| Explained { reason: format!("{attempt}: it is not prepared"), hint: None })?;
+        let unprepared = || Explained { reason: format!("{attempt}: it is not prepared"), hint: None };
+        let ready = self.ready.as_mut().ok_or_else(|| self.unprepared.take().unwrap_or_else(unprepared))?;
         let wire = self.container.wire().map_err(|error| error.explained().clone())?;
         ready.neighbours = wire.neighbours().map_err(|error| failure(attempt, &error))?;
         self.container.show(ContainerState::Frozen);

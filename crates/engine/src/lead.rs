@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use drover_memory::Sums;
+use drover_memory::{FollowError, Sums};
 use drover_model::{
     Bandwidth, Bytes, ContainerState, Explained, MigrationId, MigrationState, Outcome, PackedPages, PageCount, Report,
     Round, Settings,
@@ -61,6 +61,7 @@ impl Lead {
         let (done, mut steps) = mpsc::channel::<StepResult>(1);
         let mut link: Option<Link> = None;
         let (linked, mut links) = mpsc::channel::<Link>(1);
+        let (lose, mut losses) = mpsc::channel::<Explained>(1);
         let mut waiting: VecDeque<SourceOutput> = VecDeque::new();
         let mut busy = false;
         let mut crossed = 0;
@@ -85,7 +86,7 @@ impl Lead {
                     }
                     SourceOutput::Serve => {
                         if let Some(link) = &link {
-                            self.serve(link);
+                            self.serve(link, lose.clone());
                         }
                     }
                     SourceOutput::Conclude(result) => {
@@ -139,6 +140,7 @@ impl Lead {
                         SourceInput::LinkLost(why)
                     }
                 },
+                Some(why) = losses.recv() => SourceInput::Lost(why),
                 Some(()) = self.cancel.recv() => SourceInput::Cancelled,
                 () = sleep_until(deadline) => SourceInput::DeadlinePassed,
                 _ = tick.tick() => {
@@ -196,11 +198,7 @@ impl Lead {
             }
             (SourceOutput::Connect, _) => {
                 // Both at once: the container runs, but its users wait for the move.
-                tokio::task::spawn_blocking(move || {
-                    if let Err(why) = lock(&departure).prepare() {
-                        tracing::warn!(%why, "cannot prepare a checkpoint");
-                    }
-                });
+                tokio::task::spawn_blocking(move || lock(&departure).prepare());
                 return connect(Duration::ZERO);
             }
             (SourceOutput::Reconnect(pause), _) => return connect(pause),
@@ -301,13 +299,19 @@ impl Lead {
     }
 
     /// Answers the target's wishes for pages over this link, for as long as it stands.
-    fn serve(&self, link: &Link) {
+    fn serve(&self, link: &Link, lose: mpsc::Sender<Explained>) {
         let Some(wishes) = link.take_stream(Stream::Wishes) else { return };
         let (container, following) = (Arc::clone(&self.container), link.sender(Stream::Following));
+        let (own, target) = (self.inner.config.name.clone(), self.peer.name.clone());
         tokio::task::spawn_blocking(move || {
             let pids = container.cgroup.pids().unwrap_or_default();
             let out = BufWriter::with_capacity(ANSWERS, following);
             if let Err(error) = drover_memory::answer(&pids, wishes, out) {
+                if matches!(error, FollowError::Lost(_)) {
+                    let why = failure(&format!("its memory on {own} is lost, and it was ended on {target}"), &error);
+                    let why = why.with_hint(format!("its files are on {target}: `drover start` begins it anew"));
+                    return drop(lose.blocking_send(why));
+                }
                 tracing::warn!(%error, cause = error.source().map(tracing::field::display), "pages cannot follow over this link");
             }
         });
@@ -387,7 +391,7 @@ impl Lead {
             migration = %report.id, container = %report.container, to = %report.to, outcome = ?report.outcome,
             downtime_ms = report.downtime_ms, reason = %report.reason, "migration ended"
         );
-        if report.outcome == Outcome::Failed {
+        if report.outcome == Outcome::Failed && self.inner.registry.find(self.container.id.as_str()).is_ok() {
             self.container.show(ContainerState::Frozen);
         }
         self.state.send_modify(|state| {

@@ -8,6 +8,7 @@ use drover_api::RunRequest;
 use drover_container::shim::{Request, Shim, ShimError, ShimSpec};
 use drover_model::{ContainerState, Explained};
 use drover_network::Gate;
+use tokio::sync::OwnedMutexGuard;
 
 use crate::container::{Container, SHIMS_CGROUP, Stored, cgroup_path};
 use crate::error::{NodeError, failure};
@@ -46,7 +47,7 @@ impl Inner {
     pub(crate) async fn run(self: &Arc<Self>, request: RunRequest) -> Result<Arc<Container>, NodeError> {
         let inner = Arc::clone(self);
         let container = blocking(move || inner.create(request)).await?;
-        let _operation = hold(&container).await?;
+        let _operation = self.hold(&container).await?;
         if let Err(why) = self.launch(&container).await {
             let (inner, own) = (Arc::clone(self), Arc::clone(&container));
             let removed = blocking(move || place::unmake(&own, &inner.runc)).await;
@@ -223,7 +224,7 @@ impl Inner {
 
     pub(crate) async fn start(self: &Arc<Self>, wanted: &str) -> Result<Arc<Container>, NodeError> {
         let container = self.registry.find(wanted)?;
-        let _operation = hold(&container).await?;
+        let _operation = self.hold(&container).await?;
         match container.state() {
             ContainerState::Created | ContainerState::Exited { .. } => {
                 container
@@ -245,7 +246,7 @@ impl Inner {
         const KILL: i32 = 9;
         let container = self.registry.find(wanted)?;
         {
-            let _operation = hold(&container).await?;
+            let _operation = self.hold(&container).await?;
             container
                 .change(|stored| stored.stopped = true)
                 .map_err(|error| NodeError::failed("cannot write the container's record", &error))?;
@@ -293,7 +294,7 @@ impl Inner {
 
     pub(crate) async fn remove(self: &Arc<Self>, wanted: &str, force: bool) -> Result<(), NodeError> {
         let container = self.registry.find(wanted)?;
-        let _operation = hold(&container).await?;
+        let _operation = self.hold(&container).await?;
         let name = container.spec().name;
         let over = matches!(container.state(), ContainerState::Created | ContainerState::Exited { .. });
         if !over && !force {
@@ -346,14 +347,25 @@ impl Inner {
     }
 }
 
-/// Nobody else may change the container meanwhile. What takes a moment, as its start or its end, is waited for.
-pub(crate) async fn hold(container: &Container) -> Result<tokio::sync::OwnedMutexGuard<()>, NodeError> {
-    const MOMENT: Duration = Duration::from_secs(3);
-    let held = tokio::time::timeout(MOMENT, Arc::clone(&container.operation).lock_owned()).await;
-    held.map_err(|_| {
-        let reason = format!("cannot change container {}: something else is changing it", container.spec().name);
-        NodeError::conflict(reason, "a migration, start or removal is under way; see `drover migrations`")
-    })
+impl Inner {
+    /// Waits until nobody else changes a container; nobody else does as long as what is given is held.
+    pub(crate) async fn hold(&self, container: &Arc<Container>) -> Result<OwnedMutexGuard<()>, NodeError> {
+        const MOMENT: Duration = Duration::from_secs(3);
+        let name = container.spec().name;
+        let held = tokio::time::timeout(MOMENT, Arc::clone(&container.operation).lock_owned()).await;
+        let held = held.map_err(|_| {
+            let reason = format!("cannot change container {name}: something else is changing it");
+            NodeError::conflict(reason, "a migration, start or removal is under way; see `drover migrations`")
+        })?;
+        // It may have left while this waited.
+        match self.registry.find(container.id.as_str()) {
+            Ok(known) if Arc::ptr_eq(&known, container) => Ok(held),
+            _ => {
+                let reason = format!("cannot change container {name}: it is not on this node any more");
+                Err(NodeError::conflict(reason, "`drover ps -a` shows where it is, if it was not removed"))
+            }
+        }
+    }
 }
 
 async fn wait_for_end(container: &Container) {

@@ -12,7 +12,6 @@ use crate::clock::moment;
 use crate::container::Container;
 use crate::error::{NodeError, failure};
 use crate::journal::{Entry, Mark};
-use crate::lifecycle::hold;
 use crate::node::{Inner, blocking, fresh_id, now};
 
 impl Inner {
@@ -37,7 +36,7 @@ impl Inner {
                 "leave one of them out; `drover migrate --help`",
             ));
         }
-        let operation = hold(&container).await?;
+        let operation = inner.hold(&container).await?;
         if container.stored().stopped && container.state() == ContainerState::Running {
             return Err(NodeError::conflict(format!("{attempt}: it is being stopped"), "start it again first"));
         }
@@ -91,20 +90,33 @@ impl Inner {
 }
 
 /// Refuses when a process of the container has its parent outside: it was executed there by an agent, which waits for it,
-/// and cannot come along.
+/// and cannot come along. Or when one is traced: CRIU would have to be its tracer.
 pub(crate) fn refuse_strangers(container: &Container) -> Result<(), Explained> {
     let pids = container.cgroup.pids().map_err(|error| failure("cannot list the container's processes", &error))?;
-    for pid in pids.iter().filter(|pid| Some(**pid) != container.pid()) {
+    for pid in &pids {
         // A process that has just ended is no obstacle.
         let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) else { continue };
-        let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
-        let parent = field("PPid:").and_then(|parent| parent.parse().ok());
-        if parent.is_some_and(|parent: u32| !pids.contains(&parent)) {
-            let reason = format!("process {} in it was started from outside", field("Name:").unwrap_or("?"));
-            return Err(Explained { reason, hint: Some("end running `drover exec` sessions first".into()) });
+        if let Some(why) = objection(&status, &pids, Some(*pid) == container.pid()) {
+            return Err(why);
         }
     }
     Ok(())
+}
+
+/// What a process's `/proc/PID/status` says against its move, among all processes of a container.
+fn objection(status: &str, pids: &[u32], is_first: bool) -> Option<Explained> {
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+    let name = field("Name:").unwrap_or("?");
+    if let Some(tracer) = field("TracerPid:").filter(|tracer| *tracer != "0") {
+        let reason = format!("process {name} in it is traced by process {tracer}");
+        return Some(Explained { reason, hint: Some("end the debugger or tracer first".into()) });
+    }
+    let parent: u32 = field("PPid:")?.parse().ok()?;
+    if is_first || pids.contains(&parent) {
+        return None;
+    }
+    let reason = format!("process {name} in it was started from outside");
+    Some(Explained { reason, hint: Some("end running `drover exec` sessions first".into()) })
 }
 
 /// The bytes that the files of a tree take on the disk. What vanishes meanwhile does not count.
@@ -117,4 +129,20 @@ fn tree_size(directory: &Path) -> u64 {
         metadata.blocks() * BLOCK + if metadata.is_dir() { tree_size(&entry.path()) } else { 0 }
     };
     entries.flatten().map(size).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// CRIU waited for a tracer until the move was given up, with the container frozen.
+    #[test]
+    fn processes_that_are_traced_or_have_their_parent_outside_are_refused() {
+        let status = |parent: u32, tracer: u32| format!("Name:\tbox\nPid:\t7\nPPid:\t{parent}\nTracerPid:\t{tracer}\n");
+        let why = |status: String, is_first| objection(&status, &[6, 7], is_first).map(|why| why.reason);
+        assert_eq!(why(status(6, 0), false), None);
+        assert_eq!(why(status(1, 0), true), None);
+        assert_eq!(why(status(1, 0), false).unwrap(), "process box in it was started from outside");
+        assert_eq!(why(status(6, 9), false).unwrap(), "process box in it is traced by process 9");
+    }
 }

@@ -227,6 +227,7 @@ impl Session {
                 Box::new(move |_| result(record(), TargetInput::PromiseRecorded))
             }
             TargetOutput::Resume => Box::new(on(|arrival| arrival.resume(), TargetInput::Resumed)),
+            TargetOutput::Kill(why) => Box::new(on(move |arrival| arrival.kill(&why), TargetInput::Killed)),
             TargetOutput::RecordOwned => {
                 let record = self.recorder(Mark::Owned);
                 let settle = on(|arrival| arrival.settle(), TargetInput::OwnedRecorded);

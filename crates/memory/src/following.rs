@@ -54,6 +54,9 @@ pub enum FollowError {
     /// The processes.
     #[error("cannot read the container's memory")]
     Read(#[source] io::Error),
+    /// A process that had pages has ended: they are lost.
+    #[error("process {0} of it, which had them, has ended")]
+    Lost(u64),
 }
 
 /// Pages that are wished for.
@@ -101,8 +104,12 @@ impl Wish {
 pub fn answer(pids: &[u32], mut wishes: impl Read, out: impl Write) -> Result<(), FollowError> {
     let mut processes = BTreeMap::new();
     for pid in pids {
-        let opened = inside(*pid).and_then(|id| Ok((id, File::open(format!("/proc/{pid}/mem"))?)));
-        processes.extend([opened.map_err(FollowError::Read)?]);
+        match inside(*pid).and_then(|id| Ok((id, File::open(format!("/proc/{pid}/mem"))?))) {
+            Ok((id, memory)) => drop(processes.insert(id, memory)),
+            // It has just ended: whoever wishes for its pages will hear of it.
+            Err(error) if matches!(Errno::from_io_error(&error), Some(Errno::NOENT | Errno::SRCH)) => {}
+            Err(error) => return Err(FollowError::Read(error)),
+        }
     }
     let mut out = StreamWriter::new(out)?;
     let mut buffer = vec![0; LONGEST - HEADER];
@@ -114,12 +121,15 @@ pub fn answer(pids: &[u32], mut wishes: impl Read, out: impl Write) -> Result<()
             read => read?,
         }
         let wish = Wish::decode(&bytes);
-        let memory = processes.get(&wish.process).filter(|_| wish.is_sane()).ok_or(FollowError::Wish)?;
+        if !wish.is_sane() {
+            return Err(FollowError::Wish);
+        }
+        let memory = processes.get(&wish.process).ok_or(FollowError::Lost(wish.process))?;
         let content = &mut buffer[..wish.pages as usize * PAGE as usize];
         match memory.read_exact_at(content, wish.address) {
             Ok(()) => {}
             // There is nothing to be read any more: what was there is lost, and not zero.
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(FollowError::Read(error)),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(FollowError::Lost(wish.process)),
             Err(_) => read_single(memory, wish.address, content),
         }
         if current != wish.process {
@@ -368,7 +378,7 @@ mod tests {
             child.wait().unwrap();
             // It may have found out already.
             let _ = writer.write_all(&wish);
-            assert!(matches!(answering.join().unwrap(), Err(FollowError::Read(_))));
+            assert!(matches!(answering.join().unwrap(), Err(FollowError::Lost(_))));
         });
     }
 
@@ -394,8 +404,9 @@ mod tests {
             }
         }
         let strange = Wish { process: 1, address: start, pages: 1 }.encode();
-        for wrong in [wish(start, 0), wish(start, MOST + 1), wish(start + 1, 1), wish(u64::MAX - 4095, 1), strange] {
+        for wrong in [wish(start, 0), wish(start, MOST + 1), wish(start + 1, 1), wish(u64::MAX - 4095, 1)] {
             assert!(matches!(answer(&[pid], &wrong[..], io::sink()), Err(FollowError::Wish)));
         }
+        assert!(matches!(answer(&[pid], &strange[..], io::sink()), Err(FollowError::Lost(1))));
     }
 }

@@ -72,6 +72,11 @@ pub enum ToTarget {
         /// Why.
         why: Explained,
     },
+    /// Memory that was to follow the container is lost, and it cannot go on: end it.
+    Lost {
+        /// Why.
+        why: Explained,
+    },
     /// The source has destroyed its copy; the last message.
     Settled,
 }

@@ -54,6 +54,8 @@ pub enum SourceInput {
     Destroyed,
     /// The step that was ordered last failed. `RecordCommit`: before anything was written.
     StepFailed(Explained),
+    /// Pages that were to follow cannot any more: the processes that had them have ended.
+    Lost(Explained),
     /// Somebody asks to give up.
     Cancelled,
     /// The moment of `deadline` has come.
@@ -212,6 +214,8 @@ pub struct Source {
     why_frozen: String,
     /// Set after a restart.
     past: Option<Past>,
+    /// Why memory that was to follow will not.
+    lost: Option<Explained>,
     pause: Duration,
     deadline: Option<Moment>,
     outputs: VecDeque<SourceOutput>,
@@ -271,6 +275,7 @@ impl Source {
             delayed: None,
             why_frozen: String::new(),
             past: None,
+            lost: None,
             pause: FIRST_PAUSE,
             deadline: None,
             outputs: VecDeque::new(),
@@ -323,7 +328,9 @@ impl Source {
                 if self.link_up {
                     self.outputs.push_back(SourceOutput::Send(ToTarget::Settled));
                 }
-                self.conclude(now, Outcome::Moved);
+                self.failure = self.lost.take();
+                let outcome = if self.failure.is_some() { Outcome::Failed } else { Outcome::Moved };
+                self.conclude(now, outcome);
                 self.finish();
             }
             (Step::Destroying, In::StepFailed(why)) => {
@@ -363,6 +370,7 @@ impl Source {
             }
             // Nothing was written.
             (Step::Recording, In::StepFailed(why)) => self.roll_back(now, why),
+            (Step::Recording | Step::ReadingRecord, In::Lost(why)) => self.lost = Some(why),
             // From here on the record may be durable: nothing but its own answer may change the course.
             (Step::Recording | Step::ReadingRecord, In::LinkLost(_)) => self.link_up = false,
             (Step::Recording | Step::ReadingRecord, _) => {}
@@ -376,7 +384,7 @@ impl Source {
                 self.offered = false;
                 self.roll_back(now, why);
             }
-            (_, In::StepFailed(why)) => self.roll_back(now, why),
+            (_, In::StepFailed(why) | In::Lost(why)) => self.roll_back(now, why),
             (_, In::DeadlinePassed) => self.roll_back(now, self.too_late()),
             (step, input) => self.advance(now, step, input),
         }
@@ -522,6 +530,11 @@ impl Source {
                 if self.follows {
                     self.outputs.push_back(SourceOutput::Serve);
                 }
+                self.tell_lost();
+            }
+            In::Lost(why) => {
+                self.lost = Some(why);
+                self.tell_lost();
             }
             In::Progressed if self.link_up => self.deadline = Some(now.after(STALL)),
             In::Heard(ToSource::Delayed(why)) => {
@@ -593,8 +606,16 @@ impl Source {
         self.step = Step::Committing;
         if self.link_up {
             self.order(now, Step::Committing, SourceOutput::Send(ToTarget::Commit), ANSWER);
+            self.tell_lost();
         } else {
             self.reconnect(now);
+        }
+    }
+
+    /// The container cannot go on without what is lost.
+    fn tell_lost(&mut self) {
+        if let Some(why) = self.lost.clone().filter(|_| self.link_up) {
+            self.outputs.push_back(SourceOutput::Send(ToTarget::Lost { why }));
         }
     }
 

@@ -32,6 +32,8 @@ pub enum TargetInput {
     PromiseRecorded,
     /// `Resume` is done: the container runs, its packets pass, its address is announced.
     Resumed,
+    /// `Kill` is done.
+    Killed,
     /// `RecordOwned` is done.
     OwnedRecorded,
     /// All of a round has arrived.
@@ -63,6 +65,8 @@ pub enum TargetOutput {
     Resume,
     /// Say `Arrived` when no page is on the source alone any more, beside whatever is ordered next.
     AwaitArrival,
+    /// End it, for memory that was to follow is lost.
+    Kill(Explained),
     /// Write durably that it is ours.
     RecordOwned,
     /// Remove everything of the container.
@@ -213,6 +217,9 @@ impl Target {
                 self.order(now, Step::Following, TargetOutput::AwaitArrival);
                 self.deadline = None;
             }
+            (Step::Resuming | Step::Following, In::Heard(ToTarget::Lost { why })) => {
+                self.outputs.push_back(TargetOutput::Kill(why));
+            }
             (Step::Following, In::Arrived) => {
                 self.order(now, Step::Owning, TargetOutput::RecordOwned);
                 self.deadline = None;
@@ -317,6 +324,7 @@ impl ToTarget {
             Self::Restore => "the order to restore",
             Self::Commit => "commit",
             Self::Abort { .. } => "abort",
+            Self::Lost { .. } => "a loss",
             Self::Settled => "settled",
         }
     }

@@ -345,6 +345,7 @@ impl<'a> World<'a> {
                 self.awaits = true;
                 return true;
             }
+            TargetOutput::Kill(_) => TargetInput::Killed,
             TargetOutput::RecordOwned => {
                 self.owned = true;
                 TargetInput::OwnedRecorded
@@ -389,44 +390,70 @@ fn a_migration_without_faults_passes_all_phases_and_moves() {
     assert_eq!(world.phases, Phase::ALL);
 }
 
-#[test]
-fn source_thaws_when_target_refuses() {
+/// A source that hears these; what it did.
+fn hear(source: &mut Source, inputs: impl IntoIterator<Item = SourceInput>) -> Vec<SourceOutput> {
     let now = Moment::default();
-    let mut source = Source::new(
-        now,
-        "n1".parse().unwrap(),
-        "n2".parse().unwrap(),
-        offer(Settings::default()),
-        FixedPart::default(),
-    );
-    let mut done = Vec::new();
-    let inputs = [
+    let mut done: Vec<_> = std::iter::from_fn(|| source.poll()).collect();
+    for input in inputs {
+        source.handle(now, input);
+        done.extend(std::iter::from_fn(|| source.poll()));
+    }
+    done
+}
+
+fn outcome(done: &[SourceOutput]) -> Option<(Outcome, &str)> {
+    done.iter().find_map(|output| match output {
+        SourceOutput::Conclude(result) => Some((result.outcome, result.reason.reason.as_str())),
+        _ => None,
+    })
+}
+
+fn source_of(settings: Settings) -> Source {
+    let (one, other) = ("n1".parse().unwrap(), "n2".parse().unwrap());
+    Source::new(Moment::default(), one, other, offer(settings), FixedPart::default())
+}
+
+fn up_to_transferred() -> Vec<SourceInput> {
+    vec![
         SourceInput::Filled,
         SourceInput::Connected,
-        SourceInput::Heard(ToSource::Welcome { version: 2, node: "n2".parse().unwrap() }),
+        SourceInput::Heard(ToSource::Welcome { version: 3, node: "n2".parse().unwrap() }),
         SourceInput::Heard(ToSource::Ready),
-        SourceInput::RoundRefused(why()),
         SourceInput::Frozen,
         SourceInput::Checkpointed,
         SourceInput::Transferred,
-        SourceInput::Heard(ToSource::Failed(why())),
-        SourceInput::Thawed,
-    ];
-    for input in inputs {
-        while let Some(output) = source.poll() {
-            done.push(output);
-        }
-        source.handle(now, input);
-    }
-    while let Some(output) = source.poll() {
-        done.push(output);
-    }
+    ]
+}
+
+#[test]
+fn source_thaws_when_target_refuses() {
+    let mut source = source_of(Settings { mode: Mode::StopAndCopy, ..Settings::default() });
+    let refused = [SourceInput::Heard(ToSource::Failed(why())), SourceInput::Thawed];
+    let done = hear(&mut source, up_to_transferred().into_iter().chain(refused));
     assert!(done.contains(&SourceOutput::Thaw), "{done:?}");
-    let outcome = done.iter().find_map(|output| match output {
-        SourceOutput::Conclude(result) => Some((result.outcome, result.reason.reason.clone())),
-        _ => None,
-    });
-    assert_eq!(outcome, Some((Outcome::RolledBack, "chance".into())));
+    assert_eq!(outcome(&done), Some((Outcome::RolledBack, "chance")));
+}
+
+/// A source that was killed while memory followed was waited for, for good.
+#[test]
+fn a_container_whose_memory_is_lost_is_ended_and_said_to_be_lost() {
+    let mut source = source_of(Settings { mode: Mode::PostCopy, ..Settings::default() });
+    let restored = [SourceInput::Heard(ToSource::Restored), SourceInput::Lost(why()), SourceInput::CommitRecorded];
+    let done = hear(&mut source, up_to_transferred().into_iter().chain(restored));
+    let said = done.iter().position(|output| matches!(output, SourceOutput::Send(ToTarget::Lost { .. })));
+    assert!(said > done.iter().position(|output| *output == SourceOutput::Send(ToTarget::Commit)), "{done:?}");
+    // The link breaks before the target hears it.
+    let again = [SourceInput::LinkLost(why()), SourceInput::Connected];
+    let done = hear(&mut source, again);
+    assert!(matches!(done.last(), Some(SourceOutput::Send(ToTarget::Lost { .. }))), "{done:?}");
+    let ends = [ToSource::Resumed, ToSource::Committed].map(SourceInput::Heard);
+    let done = hear(&mut source, ends.into_iter().chain([SourceInput::Destroyed]));
+    assert_eq!(outcome(&done), Some((Outcome::Failed, "chance")));
+    let mut target = Target::recovered("n2".parse().unwrap());
+    let now = Moment::default();
+    target.handle(now, TargetInput::Reconnected(Verdict::Commit));
+    target.handle(now, TargetInput::Heard(ToTarget::Lost { why: why() }));
+    assert_eq!([target.poll(), target.poll()], [Some(TargetOutput::Resume), Some(TargetOutput::Kill(why()))]);
 }
 
 #[test]

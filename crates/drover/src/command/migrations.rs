@@ -125,6 +125,7 @@ fn details(state: &MigrationState) -> String {
         ("state", standing(state)),
         ("sent", state.bytes_sent.to_string()),
     ];
+    rows.extend(state.delayed.iter().filter(|_| state.report.is_none()).map(|why| ("delayed", why.clone())));
     if let Some(report) = &state.report {
         rows.extend([
             ("memory", report.bytes_memory.to_string()),

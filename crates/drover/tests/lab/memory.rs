@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::count::{copy, import_counter};
@@ -188,6 +189,26 @@ fn memory_follows_on_after_the_target_s_agent_was_killed() {
     assert_eq!(report["outcome"], "moved", "{report}");
     lab.migrate("box", "n1");
     examine(&lab);
+}
+
+/// As by the kernel, when the source is short of memory.
+#[test]
+fn a_container_whose_memory_is_killed_on_the_source_is_lost_and_said_to_be() {
+    let lab = Lab::up();
+    let id = follow_halfway(&lab);
+    let group = format!("/n1/drover/{}\n", lab.id("box"));
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let groups = std::fs::read_to_string(entry.path().join("cgroup")).unwrap_or_default();
+        if groups.contains(&lab.mark()) && groups.contains(&group) {
+            let pid = entry.file_name().to_str().unwrap().parse().unwrap();
+            kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+        }
+    }
+    let report = lab.await_report(&id);
+    let reason = report["reason"].as_str().unwrap();
+    assert!(report["outcome"] == "failed" && reason.contains("memory on n1 is lost"), "{report}");
+    assert_eq!(lab.await_exit("box"), 137);
+    lab.drover("start box").well();
 }
 
 #[test]

@@ -53,8 +53,14 @@ impl Departure {
     pub fn round(&mut self, out: StreamSender) -> Result<Result<Round, Explained>, Explained> {
         let attempt = "cannot send memory";
         self.check_wanted(attempt)?;
+        if let Some(why) = self.unprepared.take() {
+            return Err(why);
+        }
         let begun = Instant::now();
         let pids = self.container.cgroup.pids().map_err(|error| failure(attempt, &error))?;
+        if pids.is_empty() {
+            return Err(Explained { reason: format!("{attempt}: its program has ended"), hint: None });
+        }
         // Before processes that are new are followed, which interrupts them.
         self.container.look_at_sleepers();
         if self.rounds.is_none() {
