@@ -45,6 +45,15 @@ pub(crate) struct Lead {
     pub cancel: mpsc::Receiver<()>,
 }
 
+/// What had crossed when the container could run on the target.
+#[derive(Debug, Clone, Copy)]
+struct Frozen {
+    /// Pages that crossed while it was frozen.
+    pages: PageCount,
+    /// All that crossed until then.
+    bytes: Bytes,
+}
+
 /// What a step gave.
 type StepResult = SourceInput;
 
@@ -65,6 +74,8 @@ impl Lead {
         let mut waiting: VecDeque<SourceOutput> = VecDeque::new();
         let mut busy = false;
         let mut crossed = 0;
+        // What had crossed when the container could run on the target: what comes later follows it.
+        let mut frozen = None;
         let mut tick = tokio::time::interval(TICK);
         loop {
             while let Some(output) = machine.poll() {
@@ -100,7 +111,8 @@ impl Lead {
                             let departure = Arc::clone(&departure);
                             blocking(move || lock(&departure).clean_up()).await;
                         }
-                        self.conclude(result, &traffic, pages, sums);
+                        let frozen = frozen.unwrap_or_else(|| traffic.memory() + traffic.files());
+                        self.conclude(result, &traffic, Frozen { pages, bytes: Bytes(frozen) }, sums);
                         drop(operation.take_if(|_| stays));
                     }
                     SourceOutput::Finish => {
@@ -110,6 +122,9 @@ impl Lead {
                         return self.close();
                     }
                     step => {
+                        if matches!(step, SourceOutput::RecordCommit(_)) {
+                            frozen = Some(traffic.memory() + traffic.files());
+                        }
                         if step == SourceOutput::Thaw && busy {
                             given_up.store(true, Ordering::Relaxed);
                             end_in_time(Arc::clone(&reins), Arc::clone(&self.container));
@@ -355,7 +370,8 @@ impl Lead {
         });
     }
 
-    fn conclude(&self, result: SourceResult, traffic: &Traffic, pages: PageCount, sums: Sums) {
+    fn conclude(&self, result: SourceResult, traffic: &Traffic, frozen: Frozen, sums: Sums) {
+        let Frozen { pages, bytes } = frozen;
         let ms = |duration: Duration| (duration.as_secs_f64() * 1e6).round() / 1e3;
         let frozen = [drover_model::Phase::Checkpoint, drover_model::Phase::Transfer];
         let last = frozen.iter().filter_map(|phase| result.phases.get(phase)).sum::<Duration>();
@@ -363,7 +379,7 @@ impl Lead {
             self.inner.learn_fixed_part(&self.container.id, &result.rounds, pages, downtime);
         }
         let before_freeze: u64 = result.rounds.iter().map(|round| round.bytes.0).sum();
-        let bytes = Bytes((traffic.memory() + traffic.files()).saturating_sub(before_freeze));
+        let bytes = Bytes(bytes.0.saturating_sub(before_freeze));
         let mut rounds = result.rounds;
         // What crossed while it was frozen.
         rounds.extend((pages.0 > 0).then_some(Round { pages, bytes, ms: ms(last), dirty_after: PageCount(0) }));
