@@ -100,14 +100,11 @@ impl Course<'_> {
         if self.stalls() {
             return self.fall_back(format!("{pause}, and rounds no longer shrink"));
         }
-        if self.settings.stop_rule == StopRule::Budget && self.fixed > budget && rest <= WORTH {
+        // Of one that may be slowed the last rounds say little.
+        let may_slow = self.settings.fallback() == Fallback::Slow;
+        if self.settings.stop_rule == StopRule::Budget && !may_slow && self.fixed > budget && rest <= WORTH {
             let fixed = self.fixed.as_millis();
-            let pause = format!("{pause}, {fixed} ms of it for what no round makes shorter");
-            // Nor would it be shorter for a slow container.
-            return match self.settings.fallback() {
-                Fallback::Slow => Decision::Freeze(format!("{pause}; it was frozen all the same")),
-                _ => self.fall_back(pause),
-            };
+            return self.fall_back(format!("{pause}, {fixed} ms of it for what no round makes shorter"));
         }
         Decision::Round
     }

@@ -171,6 +171,10 @@ fn a_container_is_moved_on_once_its_memory_has_followed() {
     let id = follow_halfway(&lab);
     let refusal = lab.drover("migrate box --to n1").hinted_refusal();
     assert!(refusal.contains("something else is changing it"), "{refusal}");
+    // Programs can be executed in it, and nobody can call the move back.
+    assert_eq!(lab.inside("box", "echo $((6 * 7))"), "42\n");
+    let refusal = lab.drover(format!("migrate --cancel {id}")).hinted_refusal();
+    assert!(refusal.contains("it is decided"), "{refusal}");
     lab.drover("lab link none").well();
     assert_eq!(lab.await_report(&id)["outcome"], "moved");
     for node in ["n1", "n2"] {
@@ -253,8 +257,11 @@ fn a_round_that_was_given_up_is_not_sent_to_its_end() {
     let id = lab.copy_halfway("box", "n2", 1 << 20);
     lab.drover(format!("migrate --cancel {id}")).well();
     assert_eq!(lab.await_report(&id)["outcome"], "rolled_back");
+    // At once: the target may still be cleaning up.
+    let begun = lab.json("migrate box --to n2 --detach");
     lab.drover("lab link none").well();
-    lab.migrate("box", "n2");
+    let report = lab.await_report(begun["id"].as_str().unwrap());
+    assert_eq!(report["outcome"], "moved", "{report}");
     lab.drover("stop -t 30 box").well();
     assert_eq!(lab.await_exit("box"), 0, "{}", lab.logs("box"));
 }

@@ -112,3 +112,21 @@ fn an_address_that_somebody_has_is_refused() {
     }
     assert_eq!(lab.json("ps -a").as_array().unwrap().len(), 1);
 }
+
+/// It was taken for the container that had been there: `rm` said that it had removed it.
+#[test]
+fn who_waits_to_change_a_container_that_leaves_is_told_so() {
+    let lab = Lab::up();
+    lab.import("redis");
+    lab.drover("run --node n1 --name box -d redis").well();
+    for (command, target) in [("rm box", "n2"), ("stop box", "n1"), ("migrate box --to n2 --node n1", "n2")] {
+        let begun = lab.json(format!("migrate box --to {target} --detach"));
+        let refusal = lab.drover(command).hinted_refusal();
+        let known = ["not on this node any more", "something else is changing it"];
+        assert!(known.iter().any(|reason| refusal.contains(reason)), "{command}: {refusal}");
+        let report = lab.await_report(begun["id"].as_str().unwrap());
+        assert_eq!(report["outcome"], "moved", "{report}");
+        let record = lab.inspect("box");
+        assert_eq!((&record["state"], &record["node"]), (&"running".into(), &target.into()), "{record}");
+    }
+}
