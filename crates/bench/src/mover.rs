@@ -92,11 +92,14 @@ fn by_drover(lab: &Lab, options: &[&str]) -> Result<Moved, MoveError> {
     if outcome != "moved" {
         return Err(MoveError::Outcome(outcome.to_owned()));
     }
+    let downtime_ms = report["downtime_ms"]
+        .as_f64()
+        .ok_or_else(|| MoveError::Outcome("moved, but nobody knows for how long it stood still".into()))?;
     let phases = report["phases"].as_object().into_iter().flatten();
     Ok(Moved {
         began_ns,
         ended_ns,
-        downtime_ms: report["downtime_ms"].as_f64().unwrap_or_default(),
+        downtime_ms,
         phases: phases.filter_map(|(name, ms)| Some((name.clone(), ms.as_f64()?))).collect(),
         report: Some(report),
     })

@@ -11,7 +11,7 @@ use drover_disk::layer;
 use drover_memory::{Arrived, Inflow, MachineMemory, Placed, Room, StoreError};
 use drover_model::{Bytes, ContainerState, Explained};
 use drover_network::Gate;
-use drover_protocol::{Offer, Stream};
+use drover_protocol::{Offer, Stream, TargetInput};
 use tokio::sync::OwnedMutexGuard;
 
 use crate::container::{Container, Stored, cgroup_path, lock};
@@ -132,12 +132,12 @@ impl Arrival {
         received.map(drop).map_err(|error| failure("cannot receive the image", &error))
     }
 
-    /// Begins to receive all that crosses: each stream by a thread of its own. `stored` is called when all of a round has
-    /// arrived.
+    /// Begins to receive all that crosses: each stream by a thread of its own. `happened` is called when all of a round has
+    /// arrived, and when nothing more can be taken.
     pub fn begin_receiving(
         &mut self,
         link: &Link,
-        stored: impl Fn() + Clone + Send + 'static,
+        happened: impl Fn(TargetInput) + Clone + Send + 'static,
     ) -> Result<(), Explained> {
         let layout = &self.container.layout;
         let places = [
@@ -152,7 +152,11 @@ impl Arrival {
         for (stream, place) in places {
             let again = || Explained { reason: format!("the stream {stream:?} came twice"), hint: None };
             let input = link.take_stream(stream).ok_or_else(again)?;
-            let (shared, stored) = (Arc::clone(&self.shared), stored.clone());
+            let (shared, happened) = (Arc::clone(&self.shared), happened.clone());
+            let stored = {
+                let happened = happened.clone();
+                move || happened(TargetInput::RoundStored)
+            };
             let receive = move || {
                 let attempt = format!("cannot receive {}", place.display());
                 if stream == Stream::Pages {
@@ -180,6 +184,13 @@ impl Arrival {
                 // What stands behind the end of a stream is read over, or its sender would wait for ever.
                 std::io::copy(&mut input.by_ref(), &mut std::io::sink()).map_err(|error| failure(&attempt, &error))?;
                 Ok(())
+            };
+            let receive = move || {
+                let received: Result<(), Explained> = receive();
+                if let Err(why) = &received {
+                    happened(TargetInput::ReceiveFailed(why.clone()));
+                }
+                received
             };
             let thread = std::thread::Builder::new().name("receive".into()).spawn(receive);
             let thread = thread.map_err(|error| failure("cannot receive the container", &error))?;

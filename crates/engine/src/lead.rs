@@ -28,7 +28,7 @@ use crate::node::{Inner, Peer, blocking, now};
 pub(crate) const TICK: Duration = Duration::from_millis(200);
 
 /// How long a freeze waits for programs that were executed in the container while it was being copied.
-const EXECUTIONS: Duration = Duration::from_secs(5);
+pub(crate) const EXECUTIONS: Duration = Duration::from_secs(5);
 /// How much of the answers to wishes is gathered for the link, in bytes.
 const ANSWERS: usize = 128 << 10;
 /// How long CRIU may take to end after its dump has become pointless.
@@ -317,15 +317,16 @@ impl Lead {
     fn serve(&self, link: &Link, lose: mpsc::Sender<Explained>) {
         let Some(wishes) = link.take_stream(Stream::Wishes) else { return };
         let (container, following) = (Arc::clone(&self.container), link.sender(Stream::Following));
-        let (own, target) = (self.inner.config.name.clone(), self.peer.name.clone());
         tokio::task::spawn_blocking(move || {
-            let pids = container.cgroup.pids().unwrap_or_default();
+            // Who is missing from an incomplete list is not gone.
+            let pids = match container.cgroup.pids() {
+                Ok(pids) => pids,
+                Err(error) => return tracing::warn!(%error, "pages cannot follow over this link"),
+            };
             let out = BufWriter::with_capacity(ANSWERS, following);
             if let Err(error) = drover_memory::answer(&pids, wishes, out) {
                 if matches!(error, FollowError::Lost(_)) {
-                    let why = failure(&format!("its memory on {own} is lost, and it was ended on {target}"), &error);
-                    let why = why.with_hint(format!("its files are on {target}: `drover start` begins it anew"));
-                    return drop(lose.blocking_send(why));
+                    return drop(lose.blocking_send(Explained::from_chain(&error)));
                 }
                 tracing::warn!(%error, cause = error.source().map(tracing::field::display), "pages cannot follow over this link");
             }
@@ -441,7 +442,7 @@ fn packed_pages(sums: Sums) -> PackedPages {
     PackedPages { none, lz4, zstd }
 }
 
-fn executing() -> Explained {
+pub(crate) fn executing() -> Explained {
     let reason = "a program that was executed in the container still runs".to_owned();
     Explained { reason, hint: Some("end running `drover exec` sessions first".into()) }
 }

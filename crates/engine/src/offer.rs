@@ -61,6 +61,7 @@ impl Inner {
     /// What is offered to the target, with the beginning in the journal.
     fn offer(&self, container: &Container, to: &NodeName, settings: Settings) -> Result<Offer, Explained> {
         refuse_strangers(container)?;
+        refuse_traced_threads(container)?;
         let (major, minor, _) = criu::version().map_err(|error| failure("cannot checkpoint on this node", &error))?;
         let usage = container.cgroup.stats().map_err(|error| failure("cannot measure the container", &error))?;
         let stored = container.stored();
@@ -98,6 +99,21 @@ pub(crate) fn refuse_strangers(container: &Container) -> Result<(), Explained> {
         let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) else { continue };
         if let Some(why) = objection(&status, &pids, Some(*pid) == container.pid()) {
             return Err(why);
+        }
+    }
+    Ok(())
+}
+
+/// Refuses when a thread that is not the first of its process is traced. Of many threads that takes a while, and is left out
+/// while the container is frozen.
+fn refuse_traced_threads(container: &Container) -> Result<(), Explained> {
+    for pid in container.cgroup.pids().unwrap_or_default() {
+        for thread in std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
+            let status = std::fs::read_to_string(thread.path().join("status")).unwrap_or_default();
+            // Its parent was looked at with its process.
+            if let Some(why) = objection(&status, &[], true) {
+                return Err(why);
+            }
         }
     }
     Ok(())

@@ -280,8 +280,8 @@ impl Session {
     /// Takes up an arrival whose place is ready, and begins to receive it.
     fn take(&mut self, mut arrival: Arrival, image_missing: bool) -> TargetInput {
         let events = self.events.clone();
-        let stored = move || drop(events.blocking_send(TargetInput::RoundStored));
-        let begun = self.link.as_ref().map_or(Ok(()), |link| arrival.begin_receiving(link, stored));
+        let happened = move |event| drop(events.blocking_send(event));
+        let begun = self.link.as_ref().map_or(Ok(()), |link| arrival.begin_receiving(link, happened));
         self.following.of(arrival.container());
         self.arrival = Some(Arc::new(Mutex::new(arrival)));
         result(begun, TargetInput::Prepared { image_missing })

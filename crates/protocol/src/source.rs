@@ -334,9 +334,10 @@ impl Source {
                 self.finish();
             }
             (Step::Destroying, In::StepFailed(why)) => {
-                // The container runs on the target; what is left here is debris, not a second copy.
-                self.failure = Some(why);
-                self.conclude(now, Outcome::Moved);
+                // The container is on the target; what is left here is debris, not a second copy.
+                let outcome = if self.lost.is_some() { Outcome::Failed } else { Outcome::Moved };
+                self.failure = Some(self.lost.take().unwrap_or(why));
+                self.conclude(now, outcome);
                 self.finish();
             }
             (Step::RollingBack, In::Thawed) => {
@@ -370,7 +371,7 @@ impl Source {
             }
             // Nothing was written.
             (Step::Recording, In::StepFailed(why)) => self.roll_back(now, why),
-            (Step::Recording | Step::ReadingRecord, In::Lost(why)) => self.lost = Some(why),
+            (Step::Recording | Step::ReadingRecord, In::Lost(why)) => self.lose(&why),
             // From here on the record may be durable: nothing but its own answer may change the course.
             (Step::Recording | Step::ReadingRecord, In::LinkLost(_)) => self.link_up = false,
             (Step::Recording | Step::ReadingRecord, _) => {}
@@ -533,7 +534,7 @@ impl Source {
                 self.tell_lost();
             }
             In::Lost(why) => {
-                self.lost = Some(why);
+                self.lose(&why);
                 self.tell_lost();
             }
             In::Progressed if self.link_up => self.deadline = Some(now.after(STALL)),
@@ -610,6 +611,13 @@ impl Source {
         } else {
             self.reconnect(now);
         }
+    }
+
+    fn lose(&mut self, why: &Explained) {
+        let Self { node, target, .. } = self;
+        let reason = format!("its memory on {node} is lost, and it was ended on {target}: {}", why.reason);
+        self.lost =
+            Some(explained(&reason).with_hint(format!("its files are on {target}: `drover start` begins it anew")));
     }
 
     /// The container cannot go on without what is lost.

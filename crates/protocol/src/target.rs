@@ -38,6 +38,8 @@ pub enum TargetInput {
     OwnedRecorded,
     /// All of a round has arrived.
     RoundStored,
+    /// What crosses cannot be taken.
+    ReceiveFailed(Explained),
     /// Every page that followed the container has arrived.
     Arrived,
     /// `Discard` is done.
@@ -196,6 +198,7 @@ impl Target {
                 self.deadline = Some(now.after(SILENCE));
             }
             (Step::Ready, In::RoundStored) => self.say(ToSource::Stored),
+            (Step::Ready, In::ReceiveFailed(why)) => self.discard(Some(ToSource::Failed(why))),
             (Step::Ready, In::Heard(ToTarget::Restore)) => {
                 self.phase = Phase::Restore;
                 self.order(now, Step::Restoring, TargetOutput::Restore);

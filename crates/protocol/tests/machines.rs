@@ -448,12 +448,35 @@ fn a_container_whose_memory_is_lost_is_ended_and_said_to_be_lost() {
     assert!(matches!(done.last(), Some(SourceOutput::Send(ToTarget::Lost { .. }))), "{done:?}");
     let ends = [ToSource::Resumed, ToSource::Committed].map(SourceInput::Heard);
     let done = hear(&mut source, ends.into_iter().chain([SourceInput::Destroyed]));
-    assert_eq!(outcome(&done), Some((Outcome::Failed, "chance")));
+    let reason = "its memory on n1 is lost, and it was ended on n2: chance";
+    assert_eq!(outcome(&done), Some((Outcome::Failed, reason)));
     let mut target = Target::recovered("n2".parse().unwrap());
     let now = Moment::default();
     target.handle(now, TargetInput::Reconnected(Verdict::Commit));
     target.handle(now, TargetInput::Heard(ToTarget::Lost { why: why() }));
     assert_eq!([target.poll(), target.poll()], [Some(TargetOutput::Resume), Some(TargetOutput::Kill(why()))]);
+}
+
+/// A source sent a whole round to a target that had no room, and then waited.
+#[test]
+fn a_target_that_can_take_no_more_says_so_at_once() {
+    let now = Moment::default();
+    let mut target = Target::new(now, "n2".parse().unwrap());
+    let said = [
+        ToTarget::Hello { versions: (3, 3), node: "n1".parse().unwrap() },
+        ToTarget::Offer(offer(Settings::default()).into()),
+    ];
+    for message in said {
+        target.handle(now, TargetInput::Heard(message));
+    }
+    target.handle(now, TargetInput::Prepared { image_missing: false });
+    target.handle(now, TargetInput::ReceiveFailed(why()));
+    let done: Vec<_> = std::iter::from_fn(|| target.poll()).collect();
+    assert_eq!(done.last(), Some(&TargetOutput::Discard));
+    target.handle(now, TargetInput::ReceiveFailed(why()));
+    assert_eq!(target.poll(), None);
+    target.handle(now, TargetInput::Discarded);
+    assert_eq!(target.poll(), Some(TargetOutput::Send(ToSource::Failed(why()))));
 }
 
 #[test]

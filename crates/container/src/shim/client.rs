@@ -87,7 +87,8 @@ impl Shim {
     /// When the shim is gone or failed.
     pub fn ask(&self, request: &Request) -> Result<(Reply, Channel), ShimError> {
         let channel = Channel::connect(&self.socket).map_err(ShimError::Gone)?;
-        let patience = (*request != Request::Wait).then_some(ANSWER);
+        // Those take as long as they take.
+        let patience = (!matches!(request, Request::Wait | Request::AwaitFilled)).then_some(ANSWER);
         channel.set_patience(patience).map_err(ShimError::Gone)?;
         channel.send(request).map_err(ShimError::Gone)?;
         let reply = match channel.receive().map_err(ShimError::Gone)? {

@@ -3,18 +3,21 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes as Piece;
 use drover_memory::{LinkRate, Outlet, RoundError, Rounds};
 use drover_model::{Bytes, Explained, PageCount, Round};
 
 use super::Departure;
-use crate::container::lock;
+use crate::container::{Container, lock};
 use crate::error::failure;
+use crate::lead::{EXECUTIONS, executing};
 use crate::link::StreamSender;
 use crate::standstill::Standstill;
 
+/// The pause between two looks whether a program is just being executed.
+const LOOK: Duration = Duration::from_millis(5);
 /// The least that a slowed container is left, in thousandths of a processor.
 const LEAST_MILLIS: u32 = 20;
 
@@ -36,6 +39,21 @@ impl Outlet for Revocable {
     fn rate(&self) -> LinkRate {
         self.out.rate()
     }
+}
+
+/// Has every process stand still for a moment: what devices were writing for it has landed then.
+fn stand_still_once(container: &Container) -> Result<(), Explained> {
+    let begun = Instant::now();
+    let alone = loop {
+        match Arc::clone(&container.executions).try_write_owned() {
+            Ok(alone) => break alone,
+            Err(_) if begun.elapsed() < EXECUTIONS => std::thread::sleep(LOOK),
+            Err(_) => return Err(executing()),
+        }
+    };
+    drop(Standstill::begin(container)?);
+    drop(alone);
+    Ok(())
 }
 
 impl Departure {
@@ -68,8 +86,11 @@ impl Departure {
         }
         let rounds = self.rounds(out).map_err(|error| failure(attempt, &error))?;
         let rounds = self.rounds.insert(rounds);
-        if rounds.meet(&pids) {
-            drop(Standstill::begin(&self.container)?);
+        if rounds.meet(&pids)
+            && let Err(why) = stand_still_once(&self.container)
+        {
+            let reason = format!("devices write to its memory, and {}", why.reason);
+            return Ok(Err(Explained { reason, ..why }));
         }
         let sent = rounds.round(&pids).map_err(|error| failure(attempt, &error))?;
         *lock(&self.sums) = rounds.sums();

@@ -4,6 +4,8 @@ use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
+
 /// Something that could not be done to a control group.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {attempt} {}", path.display())]
@@ -25,6 +27,12 @@ impl CgroupError {
     #[must_use]
     pub fn kind(&self) -> io::ErrorKind {
         self.source.kind()
+    }
+
+    /// Whether the group was removed, also while it was being read, or is threaded.
+    pub(super) fn is_of_no_group(&self) -> bool {
+        let known = [Errno::NOENT, Errno::NODEV, Errno::OPNOTSUPP];
+        Errno::from_io_error(&self.source).is_some_and(|error| known.contains(&error))
     }
 }
 

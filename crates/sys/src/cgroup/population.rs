@@ -60,7 +60,7 @@ impl Cgroup {
                     pids.extend(text.lines().filter_map(|line| line.parse::<u32>().ok()).filter(|pid| *pid != 0))
                 }
                 // A group below was removed, or is threaded and its processes belong to a group above.
-                Err(_) if group != top => {}
+                Err(error) if group != top && error.is_of_no_group() => {}
                 Err(error) => return Err(error),
             }
         }
