@@ -11,7 +11,8 @@ use drover_model::{
     RestartPolicy, Round, Settings,
 };
 use drover_protocol::{
-    FixedPart, Offer, Source, SourceInput, SourceOutput, Target, TargetInput, TargetOutput, ToSource, ToTarget, Verdict,
+    FixedPart, Offer, Past, Source, SourceInput, SourceOutput, SourceResult, Target, TargetInput, TargetOutput,
+    ToSource, ToTarget, Verdict,
 };
 use proptest::prelude::*;
 
@@ -455,6 +456,26 @@ fn a_container_whose_memory_is_lost_is_ended_and_said_to_be_lost() {
     target.handle(now, TargetInput::Reconnected(Verdict::Commit));
     target.handle(now, TargetInput::Heard(ToTarget::Lost { why: why() }));
     assert_eq!([target.poll(), target.poll()], [Some(TargetOutput::Resume), Some(TargetOutput::Kill(why()))]);
+}
+
+/// It said that it had stopped and copied, in no time.
+#[test]
+fn a_report_after_a_restart_tells_what_is_known_and_nothing_else() {
+    let (one, other) = ("n1".parse().unwrap(), "n2".parse().unwrap());
+    let seconds = Duration::from_secs;
+    let past = Past { mode: Mode::PostCopy, began: seconds(70), decided: seconds(60) };
+    let mut source = Source::recovered(Moment::default(), one, other, "0a".parse().unwrap(), past);
+    assert!(source.in_doubt());
+    let resumed = hear(&mut source, [SourceInput::Connected, SourceInput::Heard(ToSource::Resumed)]);
+    assert!(!source.in_doubt() && resumed.contains(&SourceOutput::Serve), "{resumed:?}");
+    let done = hear(&mut source, [SourceInput::Heard(ToSource::Committed), SourceInput::Destroyed]);
+    let result = done.iter().find_map(|output| match output {
+        SourceOutput::Conclude(result) => Some(result),
+        _ => None,
+    });
+    let SourceResult { outcome, downtime, total, mode, exposure, .. } = result.unwrap();
+    assert_eq!((*outcome, *mode, *downtime), (Outcome::Moved, Mode::PostCopy, None));
+    assert_eq!((*total, *exposure), (seconds(70), Some(seconds(60))));
 }
 
 /// A source sent a whole round to a target that had no room, and then waited.
