@@ -1,6 +1,7 @@
 //! What the target does at each step of a migration. Everything here blocks.
 
 use std::io::{BufReader, Read};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
@@ -66,14 +67,7 @@ impl Arrival {
         let container = inner.new_container(stored).map_err(|error| error.explained().clone())?;
         let held = container.operation.clone().try_lock_owned().map_err(|_| failed("it is held"))?;
         make_known(inner, &container)?;
-        let arrival = Self {
-            inner: Arc::clone(inner),
-            container,
-            receiving: Vec::new(),
-            shared: Arc::default(),
-            adopted: false,
-            held: Some(held),
-        };
+        let arrival = Self::new(inner, container, Some(held));
         match arrival.make() {
             Ok(()) => {
                 let missing = arrival.inner.images.find(offer.spec.image_digest.as_str()).is_err();
@@ -89,14 +83,12 @@ impl Arrival {
     /// The arrival that a restarted agent found promised.
     pub fn recovered(inner: &Arc<Inner>, container: Arc<Container>) -> Self {
         let held = container.operation.clone().try_lock_owned().ok();
-        Self {
-            inner: Arc::clone(inner),
-            container,
-            receiving: Vec::new(),
-            shared: Arc::default(),
-            adopted: false,
-            held,
-        }
+        Self::new(inner, container, held)
+    }
+
+    fn new(inner: &Arc<Inner>, container: Arc<Container>, held: Option<OwnedMutexGuard<()>>) -> Self {
+        let (inner, shared) = (Arc::clone(inner), Arc::default());
+        Self { inner, container, receiving: Vec::new(), shared, adopted: false, held }
     }
 
     pub fn container(&self) -> &Arc<Container> {
@@ -153,40 +145,8 @@ impl Arrival {
             let again = || Explained { reason: format!("the stream {stream:?} came twice"), hint: None };
             let input = link.take_stream(stream).ok_or_else(again)?;
             let (shared, happened) = (Arc::clone(&self.shared), happened.clone());
-            let stored = {
-                let happened = happened.clone();
-                move || happened(TargetInput::RoundStored)
-            };
             let receive = move || {
-                let attempt = format!("cannot receive {}", place.display());
-                if stream == Stream::Pages {
-                    let mut input = Inflow::new(input);
-                    // Nothing comes when there were no rounds.
-                    if !input.is_over() {
-                        std::fs::create_dir(&place).map_err(|error| failure(&attempt, &error))?;
-                        let arrived = drover_memory::store(&place, &mut input, Room::default(), stored);
-                        *lock(&shared) = arrived.map_err(|error| match &error {
-                            StoreError::Room(_) => failure(&attempt, &error).with_hint(ANOTHER_NODE),
-                            _ => failure(&attempt, &error),
-                        })?;
-                    }
-                    input.drain();
-                    return Ok(());
-                }
-                let mut input = BufReader::with_capacity(GULP, input);
-                if stream == Stream::Memory {
-                    drover_memory::receive(&place, &mut input, Room::default())
-                        .map(drop)
-                        .map_err(|error| failure(&attempt, &error))?;
-                } else {
-                    layer::apply(&place, &mut input).map(drop).map_err(|error| failure(&attempt, &error))?;
-                }
-                // What stands behind the end of a stream is read over, or its sender would wait for ever.
-                std::io::copy(&mut input.by_ref(), &mut std::io::sink()).map_err(|error| failure(&attempt, &error))?;
-                Ok(())
-            };
-            let receive = move || {
-                let received: Result<(), Explained> = receive();
+                let received = receive(stream, &place, input, &shared, || happened(TargetInput::RoundStored));
                 if let Err(why) = &received {
                     happened(TargetInput::ReceiveFailed(why.clone()));
                 }
@@ -312,6 +272,41 @@ impl Arrival {
         let _ = self.container.shim().order(&Request::Discard);
         self.inner.registry.remove(&self.container.id);
     }
+}
+
+/// Receives a stream to its end. `stored` is called when all of a round has arrived.
+fn receive(
+    stream: Stream,
+    place: &Path,
+    input: ChannelReader,
+    shared: &Mutex<Arrived>,
+    stored: impl FnMut(),
+) -> Result<(), Explained> {
+    let attempt = format!("cannot receive {}", place.display());
+    if stream == Stream::Pages {
+        let mut input = Inflow::new(input);
+        // Nothing comes when there were no rounds.
+        if !input.is_over() {
+            std::fs::create_dir(place).map_err(|error| failure(&attempt, &error))?;
+            let arrived = drover_memory::store(place, &mut input, Room::default(), stored);
+            *lock(shared) = arrived.map_err(|error| match &error {
+                StoreError::Room(_) => failure(&attempt, &error).with_hint(ANOTHER_NODE),
+                _ => failure(&attempt, &error),
+            })?;
+        }
+        input.drain();
+        return Ok(());
+    }
+    let mut input = BufReader::with_capacity(GULP, input);
+    if stream == Stream::Memory {
+        let received = drover_memory::receive(place, &mut input, Room::default());
+        received.map(drop).map_err(|error| failure(&attempt, &error))?;
+    } else {
+        layer::apply(place, &mut input).map(drop).map_err(|error| failure(&attempt, &error))?;
+    }
+    // What stands behind the end of a stream is read over, or its sender would wait for ever.
+    std::io::copy(&mut input.by_ref(), &mut std::io::sink()).map_err(|error| failure(&attempt, &error))?;
+    Ok(())
 }
 
 /// Waits for the place of a container that is being discarded: its move may be ordered again before the last one is cleaned

@@ -10,18 +10,30 @@ use std::time::{Duration, Instant};
 
 use drover_api::{ExecRequest, LogStream, SessionInput, SessionOutput};
 use drover_container::{ExecSpec, RuncError, last_reason};
-use drover_model::ProcessSpec;
+use drover_model::{Explained, ProcessSpec};
 use drover_sys::process::new_terminal_session;
 use rustix::fs::{Mode, OFlags};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedRwLockWriteGuard, mpsc};
 
 use crate::container::Container;
 use crate::error::NodeError;
 use crate::node::{Inner, blocking};
 use crate::request::resolve_user;
 use crate::session::{Session, WAITING};
+
+/// How long programs that are being executed in a container are waited for.
+const EXECUTIONS: Duration = Duration::from_secs(5);
+
+/// Waits until no program is being executed in a container; none is as long as what is given is held.
+pub(crate) async fn alone(container: &Container) -> Result<OwnedRwLockWriteGuard<()>, Explained> {
+    let alone = tokio::time::timeout(EXECUTIONS, Arc::clone(&container.executions).write_owned()).await;
+    alone.map_err(|_| {
+        let reason = "a program that was executed in the container still runs".to_owned();
+        Explained { reason, hint: Some("end running `drover exec` sessions first".into()) }
+    })
+}
 
 /// Numbers the files by which runc is told what to run.
 static NUMBER: AtomicU64 = AtomicU64::new(0);

@@ -20,6 +20,7 @@ use crate::clock::{instant, moment};
 use crate::container::{Container, lock};
 use crate::departure::{Departure, Reins};
 use crate::error::failure;
+use crate::exec::alone;
 use crate::journal::{Decided, Entry, Mark};
 use crate::link::{self, Link, Traffic};
 use crate::node::{Inner, Peer, blocking, now};
@@ -27,8 +28,6 @@ use crate::node::{Inner, Peer, blocking, now};
 /// How often the machine hears of progress and watchers of bytes.
 pub(crate) const TICK: Duration = Duration::from_millis(200);
 
-/// How long a freeze waits for programs that were executed in the container while it was being copied.
-pub(crate) const EXECUTIONS: Duration = Duration::from_secs(5);
 /// How much of the answers to wishes is gathered for the link, in bytes.
 const ANSWERS: usize = 128 << 10;
 /// How long CRIU may take to end after its dump has become pointless.
@@ -234,13 +233,14 @@ impl Lead {
                 Box::new(move |departure| result(departure.slow(share), SourceInput::Slowed))
             }
             (SourceOutput::Freeze, _) => {
-                let executions = Arc::clone(&self.container.executions);
+                let container = Arc::clone(&self.container);
                 tokio::spawn(async move {
-                    let Ok(alone) = tokio::time::timeout(EXECUTIONS, executions.write_owned()).await else {
-                        let _ = done.send(SourceInput::StepFailed(executing())).await;
-                        return;
+                    let frozen = match alone(&container).await {
+                        Ok(alone) => {
+                            blocking(move || result(lock(&departure).freeze(alone), SourceInput::Frozen)).await
+                        }
+                        Err(why) => SourceInput::StepFailed(why),
                     };
-                    let frozen = blocking(move || result(lock(&departure).freeze(alone), SourceInput::Frozen)).await;
                     let _ = done.send(frozen).await;
                 });
                 return;
@@ -295,18 +295,18 @@ impl Lead {
 
     /// Has the container surveyed. Where it must stand still for that nobody executes anything in it meanwhile.
     fn survey(&self, departure: Arc<Mutex<Departure>>, done: mpsc::Sender<StepResult>) {
-        let executions = Arc::clone(&self.container.executions);
+        let container = Arc::clone(&self.container);
         tokio::spawn(async move {
             let own = Arc::clone(&departure);
-            let mut alone = None;
+            let mut held = None;
             if blocking(move || lock(&own).needs_standstill()).await {
-                let Ok(held) = tokio::time::timeout(EXECUTIONS, executions.write_owned()).await else {
-                    return drop(done.send(SourceInput::StepFailed(executing())).await);
-                };
-                alone = Some(held);
+                match alone(&container).await {
+                    Ok(alone) => held = Some(alone),
+                    Err(why) => return drop(done.send(SourceInput::StepFailed(why)).await),
+                }
             }
             let surveyed = blocking(move || {
-                let _alone = alone;
+                let _held = held;
                 lock(&departure).survey().map_or_else(SourceInput::StepFailed, SourceInput::Surveyed)
             });
             let _ = done.send(surveyed.await).await;
@@ -440,11 +440,6 @@ fn end_in_time(reins: Reins, container: Arc<Container>) {
 fn packed_pages(sums: Sums) -> PackedPages {
     let [none, lz4, zstd] = sums.packed.map(PageCount);
     PackedPages { none, lz4, zstd }
-}
-
-pub(crate) fn executing() -> Explained {
-    let reason = "a program that was executed in the container still runs".to_owned();
-    Explained { reason, hint: Some("end running `drover exec` sessions first".into()) }
 }
 
 fn result(result: Result<(), Explained>, well: StepResult) -> StepResult {

@@ -345,9 +345,7 @@ impl Inner {
             }
         }
     }
-}
 
-impl Inner {
     /// Waits until nobody else changes a container; nobody else does as long as what is given is held.
     pub(crate) async fn hold(&self, container: &Arc<Container>) -> Result<OwnedMutexGuard<()>, NodeError> {
         const MOMENT: Duration = Duration::from_secs(3);

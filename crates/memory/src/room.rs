@@ -1,5 +1,7 @@
-//! The memory that a machine has left for what arrives. What was offered is checked before a move begins; a container grows
-//! meanwhile, others arrive beside it, and a peer may send what it likes.
+//! The memory that a machine has left for what arrives.
+//!
+//! What was offered is checked before a move begins; a container grows meanwhile, others arrive beside it, and a peer may
+//! send what it likes.
 
 use std::io;
 

@@ -193,9 +193,7 @@ mod tests {
     use rustix::fs::{FallocateFlags, MemfdFlags, fallocate, memfd_create};
 
     use super::*;
-    use crate::inflow::Inflow;
-    use crate::room::Room;
-    use crate::store::{ZERO, store};
+    use crate::store::{ZERO, store_whole};
 
     /// The most pages that it has.
     const MOST: u64 = 300;
@@ -258,7 +256,7 @@ mod tests {
             still.send(&mut stream).unwrap();
             stream.end().unwrap();
             let directory = tempfile::tempdir().unwrap();
-            let arrived = store(directory.path(), &mut Inflow::new(std::iter::once(bytes.into())), Room::default(), || ()).unwrap();
+            let arrived = store_whole(directory.path(), bytes);
             let there = arrived.file(id).unwrap();
             prop_assert_eq!(there.metadata().unwrap().len(), file.metadata().unwrap().len());
             let (mut ours, mut theirs) = (vec![0; (MOST * PAGE) as usize], vec![0; (MOST * PAGE) as usize]);

@@ -89,6 +89,13 @@ pub fn store(
     arriving.finish(directory)
 }
 
+/// Stores a stream that is there as a whole.
+#[cfg(test)]
+pub(crate) fn store_whole(directory: &Path, stream: Vec<u8>) -> Arrived {
+    let mut input = Inflow::new(std::iter::once(stream.into()));
+    store(directory, &mut input, Room::default(), || ()).unwrap()
+}
+
 /// What has arrived by now.
 #[derive(Default)]
 struct Arriving {
@@ -357,7 +364,7 @@ mod tests {
             let none = !kept.contains(&true) && !awaited.contains(&true);
             writer.end().unwrap();
             let directory = tempfile::tempdir().unwrap();
-            store(directory.path(), &mut Inflow::new(std::iter::once(bytes.into())), Room::default(), || ()).unwrap();
+            store_whole(directory.path(), bytes);
             let stored = Stored::open(directory.path()).unwrap().unwrap();
             let mut content = Vec::new();
             (&stored.content).read_to_end(&mut content).unwrap();
@@ -375,6 +382,7 @@ mod tests {
             }
         }
     }
+
     /// Blocks that unpack to far more than they are, of pages that nobody has offered.
     #[test]
     fn a_stream_that_would_take_the_last_memory_is_refused() {

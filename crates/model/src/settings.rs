@@ -196,17 +196,19 @@ impl Settings {
             ("a stop rule", self.stop_rule != StopRule::Budget),
         ];
         let wish = |wished: &[(&'static str, bool)]| wished.iter().find(|(_, is)| *is).map(|(what, _)| *what);
-        match (self.mode, self.stop_rule) {
-            (Mode::PostCopy | Mode::StopAndCopy, _) => {
-                wish(&of_rounds).map_or(Ok(()), |what| Err(InvalidSettings::NoRounds(self.mode.as_str(), what)))
-            }
-            (_, StopRule::Rounds(_)) if wish(&of_rounds[..3]).is_some() => {
-                Err(InvalidSettings::Fixed(wish(&of_rounds[..3]).unwrap_or_default()))
-            }
-            (Mode::PreCopy, StopRule::Rounds(0)) => Err(InvalidSettings::None),
-            (Mode::PreCopy, _) if self.max_rounds == Some(0) => Err(InvalidSettings::None),
-            _ => Ok(()),
-        }?;
+        if matches!(self.mode, Mode::PostCopy | Mode::StopAndCopy)
+            && let Some(what) = wish(&of_rounds)
+        {
+            return Err(InvalidSettings::NoRounds(self.mode.as_str(), what));
+        }
+        if matches!(self.stop_rule, StopRule::Rounds(_))
+            && let Some(what) = wish(&of_rounds[..3])
+        {
+            return Err(InvalidSettings::Fixed(what));
+        }
+        if self.mode == Mode::PreCopy && (self.stop_rule == StopRule::Rounds(0) || self.max_rounds == Some(0)) {
+            return Err(InvalidSettings::None);
+        }
         match self.bandwidth {
             Some(bandwidth) if bandwidth < Bandwidth::LEAST => Err(InvalidSettings::Bandwidth(bandwidth)),
             _ => Ok(()),

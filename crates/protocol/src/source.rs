@@ -229,7 +229,6 @@ impl Source {
         machine.fixed = fixed.expected();
         machine.offer = Some(Box::new(offer));
         // That takes as long as it takes, and whoever does not want to wait cancels: no deadline.
-        machine.step = Step::Filling;
         machine.outputs.push_back(SourceOutput::AwaitFilled);
         machine
     }

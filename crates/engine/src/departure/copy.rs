@@ -3,21 +3,20 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes as Piece;
 use drover_memory::{LinkRate, Outlet, RoundError, Rounds};
 use drover_model::{Bytes, Explained, PageCount, Round};
+use tokio::runtime::Handle;
 
 use super::Departure;
 use crate::container::{Container, lock};
 use crate::error::failure;
-use crate::lead::{EXECUTIONS, executing};
+use crate::exec::alone;
 use crate::link::StreamSender;
 use crate::standstill::Standstill;
 
-/// The pause between two looks whether a program is just being executed.
-const LOOK: Duration = Duration::from_millis(5);
 /// The least that a slowed container is left, in thousandths of a processor.
 const LEAST_MILLIS: u32 = 20;
 
@@ -43,17 +42,8 @@ impl Outlet for Revocable {
 
 /// Has every process stand still for a moment: what devices were writing for it has landed then.
 fn stand_still_once(container: &Container) -> Result<(), Explained> {
-    let begun = Instant::now();
-    let alone = loop {
-        match Arc::clone(&container.executions).try_write_owned() {
-            Ok(alone) => break alone,
-            Err(_) if begun.elapsed() < EXECUTIONS => std::thread::sleep(LOOK),
-            Err(_) => return Err(executing()),
-        }
-    };
-    drop(Standstill::begin(container)?);
-    drop(alone);
-    Ok(())
+    let _alone = Handle::current().block_on(alone(container))?;
+    Standstill::begin(container).map(drop)
 }
 
 impl Departure {

@@ -12,10 +12,8 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg}
 
 use super::*;
 use crate::following::{HEADER, Wish, listen_for_relays};
-use crate::inflow::Inflow;
 use crate::record::{Object, PRESENT};
-use crate::room::Room;
-use crate::store::{AWAIT, KEEP, store};
+use crate::store::{AWAIT, KEEP, store_whole};
 use crate::stream::StreamWriter;
 
 const PAGES: u64 = 700;
@@ -45,7 +43,7 @@ fn filler(
     writer.object(Object::Process(9)).unwrap();
     write(&mut writer);
     writer.end().unwrap();
-    store(directory, &mut Inflow::new(std::iter::once(stream.into())), Room::default(), || ()).unwrap();
+    store_whole(directory, stream);
     let listener = UnixListener::bind(directory.join("socket")).unwrap();
     let agents = listen_for_relays(&directory.join("agents")).unwrap();
     (Filler::new(Stored::open(directory).unwrap().unwrap(), &Vec::new).unwrap(), listener, agents)

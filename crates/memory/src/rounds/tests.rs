@@ -7,10 +7,8 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::*;
-use crate::inflow::Inflow;
 use crate::last::Last;
-use crate::room::Room;
-use crate::store::store;
+use crate::store::store_whole;
 use crate::stored::Stored;
 
 const PAGE: u64 = PageCount::PAGE;
@@ -78,8 +76,7 @@ fn stored_of(rounds: Rounds<&mut Vec<u8>>, pid: u32) -> u64 {
     let Last { covered, rest, .. } = rounds.last(&[pid]).unwrap();
     let (_, stream) = rest.send().unwrap();
     let directory = tempfile::tempdir().unwrap();
-    let stream = std::mem::take(stream);
-    store(directory.path(), &mut Inflow::new(std::iter::once(stream.into())), Room::default(), || ()).unwrap();
+    store_whole(directory.path(), std::mem::take(stream));
     let stored = Stored::open(directory.path()).unwrap().unwrap();
     let mut content = Vec::new();
     (&stored.content).read_to_end(&mut content).unwrap();
