@@ -7,8 +7,12 @@ use std::time::{Duration, Instant};
 use crate::resp::{self, InvalidReply, Reply};
 use crate::stop::{STEP, Stop};
 
-/// How long to wait for a first connection.
-const CONNECT: Duration = Duration::from_secs(10);
+/// How long who is to be connected to may take to listen.
+pub const CONNECT: Duration = Duration::from_secs(30);
+/// How long one attempt to connect may take.
+const ATTEMPT: Duration = Duration::from_secs(2);
+/// How long to wait between two attempts.
+const PAUSE: Duration = Duration::from_millis(20);
 /// How long a silent peer is still waited for once the run shall end.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 /// Bytes that one read asks for.
@@ -17,8 +21,8 @@ const READ: usize = 256 << 10;
 /// The connection is of no more use.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectionError {
-    /// It never came up.
-    #[error("cannot connect to {0}")]
+    /// It did not come up within [`CONNECT`].
+    #[error("cannot connect to {0} within {seconds} s", seconds = CONNECT.as_secs())]
     Connect(SocketAddr, #[source] std::io::Error),
     /// The server closed it.
     #[error("the server closed the connection")]
@@ -44,17 +48,13 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Connects.
-    pub fn open(address: SocketAddr) -> Result<Self, ConnectionError> {
-        let connect = || {
-            let stream = TcpStream::connect_timeout(&address, CONNECT)?;
-            stream.set_nodelay(true)?;
-            stream.set_read_timeout(Some(STEP))?;
-            stream.set_write_timeout(Some(STEP))?;
-            Ok(stream)
-        };
-        let stream = connect().map_err(|error| ConnectionError::Connect(address, error))?;
-        Ok(Self { stream, buffer: vec![0; READ].into(), received: Vec::new(), used: 0 })
+    /// Connects, once the server listens: nobody says when a container's program does. `None` when it is time to end
+    /// before that.
+    pub fn open(address: SocketAddr, stop: &Stop) -> Result<Option<Self>, ConnectionError> {
+        let failed = |error| ConnectionError::Connect(address, error);
+        let Some(stream) = connect(address, stop).map_err(failed)? else { return Ok(None) };
+        stream.set_read_timeout(Some(STEP)).and_then(|()| stream.set_write_timeout(Some(STEP))).map_err(failed)?;
+        Ok(Some(Self { stream, buffer: vec![0; READ].into(), received: Vec::new(), used: 0 }))
     }
 
     /// Sends all `bytes`, however long the peer takes them.
@@ -95,6 +95,20 @@ impl Connection {
     }
 }
 
+/// Attempts until one succeeds or [`CONNECT`] has passed; `None` when it is time to end before that.
+pub fn connect(address: SocketAddr, stop: &Stop) -> std::io::Result<Option<TcpStream>> {
+    let begin = Instant::now();
+    while !stop.asked() {
+        let attempt = TcpStream::connect_timeout(&address, ATTEMPT);
+        match attempt.and_then(|stream| stream.set_nodelay(true).map(|()| stream)) {
+            Ok(stream) => return Ok(Some(stream)),
+            Err(error) if begin.elapsed() >= CONNECT => return Err(error),
+            Err(_) => stop.sleep_until(Instant::now() + PAUSE),
+        }
+    }
+    Ok(None)
+}
+
 /// How long nothing has moved since the run was asked to end.
 #[derive(Default)]
 struct Quiet(Option<Instant>);
@@ -113,5 +127,34 @@ impl Quiet {
             }
             _ => Err(ConnectionError::Broken(error)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn a_server_that_does_not_listen_yet_is_waited_for() {
+        // Nobody else uses this one of the many addresses of loopback, so the port stays free in between.
+        let [.., high, low] = std::process::id().to_be_bytes();
+        let address =
+            TcpListener::bind((std::net::Ipv4Addr::new(127, 77, high, low), 0)).unwrap().local_addr().unwrap();
+        assert!(TcpStream::connect(address).is_err(), "nobody listens yet");
+        let client = thread::spawn(move || connect(address, &Stop::on_file(None)).unwrap().is_some());
+        let server = thread::spawn(move || TcpListener::bind(address).unwrap().accept().unwrap());
+        server.join().unwrap();
+        assert!(client.join().unwrap());
+    }
+
+    #[test]
+    fn whoever_shall_end_waits_for_no_server() {
+        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let stop = Stop::on_file(None);
+        stop.after(Duration::ZERO);
+        assert!(connect(address, &stop).unwrap().is_none());
     }
 }

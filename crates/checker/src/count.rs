@@ -5,18 +5,14 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::stop::{STEP, Stop, WatchError};
-
-/// How long the collector may take to listen.
-const CONNECT: Duration = Duration::from_secs(30);
-/// How long one attempt to connect may take.
-const ATTEMPT: Duration = Duration::from_secs(2);
+use crate::connection::{CONNECT, connect};
+use crate::stop::{Stop, WatchError};
 
 /// Where to write.
 #[derive(Debug, Clone, clap::Args)]
@@ -48,7 +44,7 @@ pub enum CountError {
     /// No file.
     #[error("cannot open {0}")]
     Open(PathBuf, #[source] std::io::Error),
-    /// No connection within 30 seconds.
+    /// The collector did not listen in time.
     #[error("cannot connect to {0} within {seconds} s", seconds = CONNECT.as_secs())]
     Connect(SocketAddr, #[source] std::io::Error),
     /// A write failed.
@@ -69,7 +65,11 @@ pub fn run(options: &Options) -> Result<Report, CountError> {
 
 fn count(options: &Options, pipe: &mut dyn Write, stop: &Stop) -> Result<Report, CountError> {
     let mut file = open(&options.file)?;
-    let Some(mut connection) = connect(options.connect, stop)? else { return Ok(Report { last: 0 }) };
+    let Some(mut connection) =
+        connect(options.connect, stop).map_err(|error| CountError::Connect(options.connect, error))?
+    else {
+        return Ok(Report { last: 0 });
+    };
     let interval = Duration::from_micros(options.interval_us);
     let mut next = Instant::now();
     let mut number = 0;
@@ -88,23 +88,6 @@ fn count(options: &Options, pipe: &mut dyn Write, stop: &Stop) -> Result<Report,
 
 fn open(path: &PathBuf) -> Result<File, CountError> {
     OpenOptions::new().append(true).create(true).open(path).map_err(|error| CountError::Open(path.clone(), error))
-}
-
-/// Connects, once; `None` when it is time to end before that.
-fn connect(address: SocketAddr, stop: &Stop) -> Result<Option<TcpStream>, CountError> {
-    let begin = Instant::now();
-    while !stop.asked() {
-        let attempt = TcpStream::connect_timeout(&address, ATTEMPT).and_then(|stream| {
-            stream.set_nodelay(true)?;
-            Ok(stream)
-        });
-        match attempt {
-            Ok(stream) => return Ok(Some(stream)),
-            Err(error) if begin.elapsed() >= CONNECT => return Err(CountError::Connect(address, error)),
-            Err(_) => stop.sleep_until(Instant::now() + STEP),
-        }
-    }
-    Ok(None)
 }
 
 #[cfg(test)]

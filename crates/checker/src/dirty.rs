@@ -119,7 +119,7 @@ impl Dirt {
     /// Writes `rate` pages in each second until `ended` is raised.
     pub fn run(&mut self, address: SocketAddr, rate: u64, ended: Arc<AtomicBool>) -> Result<(), ConnectionError> {
         let stop = Stop::on_flag(ended);
-        let mut connection = Connection::open(address)?;
+        let Some(mut connection) = Connection::open(address, &stop)? else { return Ok(()) };
         let (mut commands, mut batch, mut due) = (Vec::new(), Vec::new(), 0.0);
         let mut last = Instant::now();
         while !stop.asked() {

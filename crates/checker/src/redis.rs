@@ -179,7 +179,8 @@ fn check(options: &Options, stop: &Stop) -> Result<Report, RedisError> {
         examples: Vec::new(),
     };
     check.load(options.address, dirt.as_ref(), stop)?;
-    let mut connection = Connection::open(options.address).map_err(RedisError::Begin)?;
+    let opened = Connection::open(options.address, stop).map_err(RedisError::Begin)?;
+    let mut connection = opened.ok_or(RedisError::Stopped)?;
     if let Some(path) = &options.ready_file {
         std::fs::write(path, "ready\n").map_err(|error| RedisError::Ready(path.clone(), error))?;
     }
@@ -238,7 +239,8 @@ impl Check {
 
     /// Stores version 0 of every key over a connection of its own.
     fn load(&self, address: SocketAddr, dirt: Option<&Dirt>, stop: &Stop) -> Result<(), RedisError> {
-        let mut connection = Connection::open(address).map_err(RedisError::Load)?;
+        let opened = Connection::open(address, stop).map_err(RedisError::Load)?;
+        let mut connection = opened.ok_or(RedisError::Stopped)?;
         let (mut commands, mut value) = (Vec::new(), Vec::new());
         let keys: Vec<usize> = (0..self.versions.len()).collect();
         for batch in keys.chunks(self.batch()) {
