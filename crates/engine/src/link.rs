@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use drover_memory::{Buffers, LinkRate, Outlet};
+use drover_memory::Buffers;
 use drover_model::Bandwidth;
+use drover_packing::{LinkRate, Outlet};
 use drover_protocol::{FRAME_HEADER, FrameHeader, MAX_DATA, Stream};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::sync::mpsc;
