@@ -11,6 +11,7 @@
 //! - an image is visible only when it is complete, on disk, and has the digest that it is called by;
 //! - every length that comes from outside is bounded before memory is taken for it.
 
+pub mod delta;
 mod image;
 pub mod layer;
 mod overlay;
@@ -19,5 +20,6 @@ mod tmpfs;
 mod xattr;
 
 pub use image::{Image, ImageConfig, ImageError, ImageStore};
+pub use layer::LayerError;
 pub use overlay::{MountError, Overlay, is_mounted, unmount};
 pub use tmpfs::mount_tmpfs;

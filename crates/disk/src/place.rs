@@ -93,3 +93,19 @@ pub(crate) fn settle(parent: impl AsFd, name: &[u8], attributes: &Attributes, ki
     let times = Timestamps { last_access: time, last_modification: time };
     rustix::fs::utimensat(&parent, name, &times, AtFlags::SYMLINK_NOFOLLOW)
 }
+
+/// As [`settle`], of an entry that may have extended attributes that it shall not have: what it was before, or what it got
+/// from its directory.
+pub(crate) fn settle_anew(
+    parent: impl AsFd,
+    name: &[u8],
+    attributes: &Attributes,
+    kind: FileType,
+) -> Result<(), Errno> {
+    for (present, _) in xattr::read(&parent, name)? {
+        if !attributes.xattrs.iter().any(|(wanted, _)| *wanted == present) {
+            xattr::remove(&parent, name, &present)?;
+        }
+    }
+    settle(parent, name, attributes, kind)
+}

@@ -55,6 +55,16 @@ impl Pages {
         self.0.get((page / 64) as usize).is_some_and(|word| word >> (page % 64) & 1 == 1)
     }
 
+    /// The first of them from `page` on.
+    #[must_use]
+    pub fn next(&self, page: u64) -> Option<u64> {
+        let first = (page / 64) as usize;
+        let word = self.0.get(first)? & (u64::MAX << (page % 64));
+        let rest = self.0[first + 1..].iter().copied();
+        let (index, word) = std::iter::once(word).chain(rest).enumerate().find(|(_, word)| *word != 0)?;
+        Some((first + index) as u64 * 64 + u64::from(word.trailing_zeros()))
+    }
+
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> u64 {
@@ -451,6 +461,11 @@ mod tests {
         let mut pages = Pages::default();
         assert!(pages.insert(70, 2) && pages.contains(70) && pages.contains(71) && !pages.contains(72));
         assert_eq!(pages.len(), 2);
+        assert!(pages.insert(300, 1));
+        assert_eq!(
+            [0, 70, 71, 72, 300, 301].map(|from| pages.next(from)),
+            [Some(70), Some(70), Some(71), Some(300), Some(300), None]
+        );
         assert!(!pages.insert(Pages::MOST, 1) && !pages.insert(u64::MAX, 2));
     }
 
@@ -458,7 +473,9 @@ mod tests {
     #[test]
     fn what_is_written_is_told_and_what_is_not_is_not() {
         let Ok(written) = WrittenPages::begin() else { return };
-        let Ok(file) = tempfile::tempfile_in(env!("CARGO_MANIFEST_DIR")) else { return };
+        // Beside this program, which is on no file system in memory.
+        let program = std::env::current_exe().unwrap();
+        let file = tempfile::tempfile_in(program.parent().unwrap()).unwrap();
         file.write_all_at(&vec![1; 8 << 20], 0).unwrap();
         crate::file::clean_pages(&file, true).unwrap();
         let inode = file.metadata().unwrap().ino();
