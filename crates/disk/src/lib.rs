@@ -1,8 +1,8 @@
 //! The files of containers: images by digest, layers that travel, overlays and tmpfs.
 //!
-//! A tree of files crosses between nodes as a *layer stream* ([`layer`]): the same tree always gives the same bytes,
-//! so the stream's SHA-256 names an image ([`ImageStore`]). A container's root is an overlay ([`Overlay`]) whose lower
-//! layer is an image and whose upper layer travels with it.
+//! An image ([`ImageStore`]) is what the OCI image specification calls one; its layers are trees, each here once. A
+//! container's root is an overlay ([`Overlay`]) whose lower layers are those of an image and whose upper layer travels with
+//! it, as a *layer stream* ([`layer`]): the same tree always gives the same bytes.
 //!
 //! Everything here blocks.
 //!
@@ -19,7 +19,10 @@ mod place;
 mod tmpfs;
 mod xattr;
 
-pub use image::{Image, ImageConfig, ImageError, ImageStore};
+pub use image::{
+    Choice, Draft, Fetch, Image, ImageError, ImageStore, LARGEST_CONFIG, Lacking, MOST_LAYERS, Partial, Pruned, View,
+    architecture, decompress,
+};
 pub use layer::LayerError;
-pub use overlay::{MountError, Overlay, is_mounted, unmount};
+pub use overlay::{Above, MountError, Overlay, is_mounted, unmount};
 pub use tmpfs::mount_tmpfs;

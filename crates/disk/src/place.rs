@@ -27,7 +27,11 @@ pub(crate) fn open_directory(top: impl AsFd, path: &TreePath, flags: OFlags, lin
         Links::Inside => ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
     };
     let path = if path.is_top() { b"." } else { path.as_bytes() };
-    let flags = flags | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    open_within(top, path, flags | OFlags::DIRECTORY | OFlags::CLOEXEC, resolve)
+}
+
+/// Opens what is there, below `top`.
+pub(crate) fn open_within(top: impl AsFd, path: &[u8], flags: OFlags, resolve: ResolveFlags) -> Result<OwnedFd, Errno> {
     // AGAIN: a rename somewhere made the kernel unsure whether `..` stayed inside.
     let attempt = || rustix::fs::openat2(&top, path, flags, Mode::empty(), resolve);
     match attempt() {

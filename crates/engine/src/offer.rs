@@ -10,6 +10,7 @@ use drover_protocol::{Offer, Source};
 
 use crate::clock::moment;
 use crate::container::Container;
+use crate::crossing;
 use crate::error::{NodeError, failure};
 use crate::journal::{Entry, Mark};
 use crate::node::{Inner, blocking, fresh_id, now};
@@ -67,6 +68,7 @@ impl Inner {
         let stored = container.stored();
         let offer = Offer {
             migration: fresh_id::<8>().parse().map_err(|error| failure("cannot name the migration", &error))?,
+            image: crossing::offer(&self.images, &stored.spec)?,
             spec: stored.spec,
             generation: stored.generation + 1,
             restarts: stored.restarts,

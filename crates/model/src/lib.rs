@@ -5,6 +5,7 @@
 mod container;
 mod digest;
 mod id;
+mod image;
 mod log;
 mod migration;
 mod network;
@@ -12,6 +13,7 @@ mod node;
 mod phase;
 mod report;
 mod settings;
+mod signal;
 mod unit;
 
 pub use container::{
@@ -19,6 +21,7 @@ pub use container::{
 };
 pub use digest::{Digest, InvalidDigest};
 pub use id::{ContainerId, ContainerName, InvalidName, MigrationId, NodeName};
+pub use image::{ImageConfig, ImageLayer, ImageStep};
 pub use log::{LogRecord, LogStream};
 pub use migration::MigrationState;
 pub use network::{Interface, InvalidMac, Mac, Neighbour};
@@ -26,4 +29,5 @@ pub use node::{Explained, Feature, NodeFeatures, NodeInfo};
 pub use phase::Phase;
 pub use report::{Outcome, PackedPages, Report, Round};
 pub use settings::{Compression, Fallback, InvalidStopRule, Mode, Settings, StopRule};
+pub use signal::signal;
 pub use unit::{Bandwidth, Bytes, InvalidUnit, Moment, PageCount};
