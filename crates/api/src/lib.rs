@@ -13,8 +13,8 @@ pub mod stream;
 pub mod tls;
 
 pub use body::{
-    ApiError, ExecRequest, ExitStatus, ImageInfo, KillRequest, LogQuery, MigrateRequest, MigrationQuery, RemoveQuery,
-    RunRequest, SessionInput, SessionOutput, StopRequest,
+    ApiError, CreateVolumeRequest, ExecRequest, ExitStatus, ImageInfo, KillRequest, LogQuery, MigrateRequest,
+    MigrationQuery, RemoveQuery, RunRequest, SessionInput, SessionOutput, StopRequest,
 };
 pub use client::{Client, ImageChunks, SessionLink};
 pub use connection::{ClientError, keep_alive};

@@ -37,10 +37,15 @@ pub const MIGRATIONS: &str = "/v1/migrations";
 /// `GET`: one migration, when it changes; `DELETE`: cancel it.
 pub const MIGRATION: &str = "/v1/migrations/{id}";
 
+/// `GET`: all volumes; `POST`: declare one.
+pub const VOLUMES: &str = "/v1/volumes";
+/// `GET`: one volume; `DELETE`: remove it.
+pub const VOLUME: &str = "/v1/volumes/{name}";
+
 /// Every pattern.
-pub const ALL: [&str; 17] = [
+pub const ALL: [&str; 19] = [
     NODE, FEATURES, OPENAPI, CONTAINERS, CONTAINER, START, STOP, KILL, STATS, LOGS, ATTACH, EXEC, WAIT, IMAGES, IMAGE,
-    MIGRATIONS, MIGRATION,
+    MIGRATIONS, MIGRATION, VOLUMES, VOLUME,
 ];
 
 /// The value of the `Upgrade` header for `attach` and `exec`.

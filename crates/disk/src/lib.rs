@@ -2,7 +2,7 @@
 //!
 //! A tree of files crosses between nodes as a *layer stream* ([`layer`]): the same tree always gives the same bytes,
 //! so the stream's SHA-256 names an image ([`ImageStore`]). A container's root is an overlay ([`Overlay`]) whose lower
-//! layer is an image and whose upper layer travels with it.
+//! layer is an image and whose upper layer travels with it. Files that outlive a container are in volumes ([`VolumeStore`]).
 //!
 //! Everything here blocks.
 //!
@@ -16,8 +16,10 @@ pub mod layer;
 mod overlay;
 mod place;
 mod tmpfs;
+mod volume;
 mod xattr;
 
 pub use image::{Image, ImageConfig, ImageError, ImageStore};
-pub use overlay::{MountError, Overlay, is_mounted, unmount};
+pub use overlay::{MountError, Overlay, bind, is_mounted, unmount};
 pub use tmpfs::mount_tmpfs;
+pub use volume::{Claim, Volume, VolumeError, VolumeStore};

@@ -17,6 +17,7 @@ mod run;
 mod settings;
 mod shim;
 mod stats;
+mod volume;
 
 use std::future::Future;
 use std::process::ExitCode;
@@ -68,6 +69,9 @@ pub enum Command {
     /// Images on the nodes
     #[command(subcommand)]
     Image(image::ImageCommand),
+    /// Volumes on the nodes
+    #[command(subcommand)]
+    Volume(volume::VolumeCommand),
     /// Move a running container to another node
     Migrate(migrate::MigrateArgs),
     /// List migrations, or show one
@@ -133,6 +137,7 @@ pub fn execute(command: Command, printer: Printer) -> Result<ExitCode, Failure> 
         Command::Kill(args) => in_runtime(lifecycle::kill(args, printer)).map(done),
         Command::Rm(args) => in_runtime(lifecycle::rm(args, printer)),
         Command::Image(command) => in_runtime(image::execute(command, printer)).map(done),
+        Command::Volume(command) => in_runtime(volume::execute(command, printer)).map(done),
         Command::Migrate(args) => in_runtime(migrate::execute(args, printer)),
         Command::Migrations(args) => in_runtime(migrations::execute(args, printer)).map(done),
         Command::Pong(args) => in_runtime(pong::execute(args, printer)).map(done),

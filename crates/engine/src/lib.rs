@@ -29,6 +29,7 @@ mod recovery;
 mod request;
 mod session;
 mod standstill;
+mod volumes;
 
 pub use error::NodeError;
 pub use features::features_here;

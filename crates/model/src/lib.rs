@@ -7,23 +7,27 @@ mod digest;
 mod id;
 mod log;
 mod migration;
+mod mount;
 mod network;
 mod node;
 mod phase;
 mod report;
 mod settings;
 mod unit;
+mod volume;
 
 pub use container::{
     ContainerRecord, ContainerSpec, ContainerState, ContainerStats, Follows, Limits, ProcessSpec, RestartPolicy,
 };
 pub use digest::{Digest, InvalidDigest};
-pub use id::{ContainerId, ContainerName, InvalidName, MigrationId, NodeName};
+pub use id::{ContainerId, ContainerName, InvalidName, MigrationId, NodeName, VolumeName};
 pub use log::{LogRecord, LogStream};
 pub use migration::MigrationState;
+pub use mount::{InvalidMount, Mount, MountKind, MountPoint, TmpfsMount, VolumeMount};
 pub use network::{Interface, InvalidMac, Mac, Neighbour};
 pub use node::{Explained, Feature, NodeFeatures, NodeInfo};
 pub use phase::Phase;
 pub use report::{Outcome, PackedPages, Report, Round};
 pub use settings::{Compression, Fallback, InvalidStopRule, Mode, Settings, StopRule};
 pub use unit::{Bandwidth, Bytes, InvalidUnit, Moment, PageCount};
+pub use volume::{Driver, VolumeRecord, VolumeSpec};

@@ -14,3 +14,4 @@ mod races;
 mod rollback;
 mod sessions;
 mod soak;
+mod volumes;
