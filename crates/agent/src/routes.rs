@@ -6,6 +6,7 @@ mod image;
 mod migration;
 mod refusal;
 mod session;
+mod volume;
 
 use std::sync::Arc;
 
@@ -44,6 +45,8 @@ pub fn router(node: Arc<Node>) -> Router {
         .route(routes::PRUNE_IMAGES, post(image::prune))
         .route(routes::MIGRATIONS, get(migration::list).post(migration::begin))
         .route(routes::MIGRATION, get(migration::show).delete(migration::cancel))
+        .route(routes::VOLUMES, get(volume::list).post(volume::create))
+        .route(routes::VOLUME, get(volume::show).delete(volume::remove))
         .fallback(async || Refusal::no_route())
         .method_not_allowed_fallback(async || Refusal::no_method())
         .layer(DefaultBodyLimit::max(LONGEST_BODY))
@@ -60,7 +63,7 @@ pub fn openapi() -> Document {
 #[openapi(
     info(
         title = "Drover node API",
-        description = "One node: its containers, images and migrations. TLS 1.3 with \
+        description = "One node: its containers, images, volumes and migrations. TLS 1.3 with \
         certificates on both sides; ALPN protocol `drover-api/1`. Every answer outside 2xx is an `ApiError`."
     ),
     paths(
@@ -89,6 +92,10 @@ pub fn openapi() -> Document {
         migration::begin,
         migration::show,
         migration::cancel,
+        volume::list,
+        volume::create,
+        volume::show,
+        volume::remove,
     )
 )]
 struct Description;

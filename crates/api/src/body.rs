@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use drover_model::{
-    Bytes, ContainerName, Digest, ImageConfig, ImageLayer, ImageStep, Limits, LogStream, Mac, NodeName, RestartPolicy,
-    Settings,
+    Bytes, ContainerName, Digest, Driver, ImageConfig, ImageLayer, ImageStep, Limits, LogStream, Mac, NodeName,
+    RestartPolicy, Settings, TmpfsMount, VolumeMount, VolumeName,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -62,6 +62,12 @@ pub struct RunRequest {
     #[serde(default)]
     #[schema(value_type = String, example = "on-failure:3")]
     pub restart: RestartPolicy,
+    /// Volumes to mount; a local one that does not exist is made.
+    #[serde(default)]
+    pub volumes: Vec<VolumeMount>,
+    /// File systems in memory to mount.
+    #[serde(default)]
+    pub tmpfs: Vec<TmpfsMount>,
     /// Whether it gets a terminal.
     #[serde(default)]
     pub terminal: bool,
@@ -107,6 +113,17 @@ pub struct ExecRequest {
     /// Whether standard input follows in the stream; otherwise it is empty.
     #[serde(default)]
     pub stdin: bool,
+}
+
+/// `POST /v1/volumes`: declare a volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateVolumeRequest {
+    /// Its name.
+    pub name: VolumeName,
+    /// Where its files are.
+    #[serde(default)]
+    pub driver: Driver,
 }
 
 /// `POST /v1/migrations`.

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use drover_model::{
-    ContainerRecord, ContainerStats, Digest, MigrationId, MigrationState, NodeFeatures, NodeInfo, NodeName,
+    ContainerRecord, ContainerStats, Digest, MigrationId, MigrationState, NodeFeatures, NodeInfo, NodeName, VolumeName,
+    VolumeRecord,
 };
 use http::header::{CONNECTION, CONTENT_TYPE, HOST, UPGRADE};
 use http::{Method, Request, Response, StatusCode};
@@ -22,8 +23,8 @@ use tokio::sync::mpsc;
 use crate::connection::{ClientError, Outgoing, open};
 use crate::routes::{self, fill, with_query};
 use crate::{
-    ApiError, CommitRequest, ExecRequest, ExitStatus, ImageDetail, ImageInfo, ImportQuery, KillRequest, LogLines,
-    LogQuery, MigrateRequest, NodeEndpoint, PruneReport, RunRequest, StopRequest,
+    ApiError, CommitRequest, CreateVolumeRequest, ExecRequest, ExitStatus, ImageDetail, ImageInfo, ImportQuery,
+    KillRequest, LogLines, LogQuery, MigrateRequest, NodeEndpoint, PruneReport, RunRequest, StopRequest,
 };
 
 /// How long a node may take to answer what it does at once.
@@ -176,6 +177,26 @@ impl Client {
     /// Removes an image's name, and the image when no name is left; its digest.
     pub async fn remove_image(&self, name: &str) -> Result<Digest, ClientError> {
         self.ask(Method::DELETE, fill(routes::IMAGE, name), empty(), WORK).await
+    }
+
+    /// All volumes on the node.
+    pub async fn volumes(&self) -> Result<Vec<VolumeRecord>, ClientError> {
+        self.ask(Method::GET, routes::VOLUMES.into(), empty(), PROMPT).await
+    }
+
+    /// Declares a volume.
+    pub async fn create_volume(&self, request: &CreateVolumeRequest) -> Result<VolumeRecord, ClientError> {
+        self.ask(Method::POST, routes::VOLUMES.into(), self.json(request)?, PROMPT).await
+    }
+
+    /// One volume.
+    pub async fn volume(&self, name: &VolumeName) -> Result<VolumeRecord, ClientError> {
+        self.ask(Method::GET, fill(routes::VOLUME, name.as_str()), empty(), PROMPT).await
+    }
+
+    /// Removes a volume that no container uses, with the files of a local one.
+    pub async fn remove_volume(&self, name: &VolumeName) -> Result<(), ClientError> {
+        self.order(Method::DELETE, fill(routes::VOLUME, name.as_str()), empty(), WORK).await
     }
 
     /// Begins a migration away from the node.

@@ -13,9 +13,9 @@ pub mod stream;
 pub mod tls;
 
 pub use body::{
-    ApiError, CommitRequest, ExecRequest, ExitStatus, ImageDetail, ImageInfo, ImportQuery, KillRequest, LogQuery,
-    MigrateRequest, MigrationQuery, PruneQuery, PruneReport, RemoveQuery, RunRequest, SessionInput, SessionOutput,
-    StopRequest,
+    ApiError, CommitRequest, CreateVolumeRequest, ExecRequest, ExitStatus, ImageDetail, ImageInfo, ImportQuery,
+    KillRequest, LogQuery, MigrateRequest, MigrationQuery, PruneQuery, PruneReport, RemoveQuery, RunRequest,
+    SessionInput, SessionOutput, StopRequest,
 };
 pub use client::{Client, ImageChunks, SessionLink};
 pub use connection::{ClientError, keep_alive};

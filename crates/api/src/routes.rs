@@ -41,8 +41,13 @@ pub const MIGRATIONS: &str = "/v1/migrations";
 /// `GET`: one migration, when it changes; `DELETE`: cancel it.
 pub const MIGRATION: &str = "/v1/migrations/{id}";
 
+/// `GET`: all volumes; `POST`: declare one.
+pub const VOLUMES: &str = "/v1/volumes";
+/// `GET`: one volume; `DELETE`: remove it.
+pub const VOLUME: &str = "/v1/volumes/{name}";
+
 /// Every pattern.
-pub const ALL: [&str; 19] = [
+pub const ALL: [&str; 21] = [
     NODE,
     FEATURES,
     OPENAPI,
@@ -62,6 +67,8 @@ pub const ALL: [&str; 19] = [
     PRUNE_IMAGES,
     MIGRATIONS,
     MIGRATION,
+    VOLUMES,
+    VOLUME,
 ];
 
 /// The value of the `Upgrade` header for `attach` and `exec`.

@@ -2,8 +2,9 @@
 //!
 //! CRIU would pack each tmpfs with forked `tar` and `gzip` (10 ms each at dump, 5 at restore, even empty).
 
+use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use serde::{Deserialize, Serialize};
@@ -29,6 +30,8 @@ pub enum ExternalSource {
     Shm,
     /// Nothing: an empty directory that masks another.
     Empty,
+    /// What the specification mounts at this place in its list.
+    Volume(usize),
 }
 
 /// A mount that can be neither dumped by CRIU nor made anew.
@@ -64,9 +67,13 @@ impl External {
             Err(error) => Err(UnknownMount::Read(path, error)),
         };
         let own = Own { dev: device(layout.dev())?, shm: device(layout.shm())?, empty: device(layout.empty())? };
-        let path = PathBuf::from(format!("/proc/{pid}/mountinfo"));
-        let text = fs::read_to_string(&path).map_err(|error| UnknownMount::Read(path, error))?;
-        classify(&text, own)
+        let mounts = |process: &str| {
+            let path = PathBuf::from(format!("/proc/{process}/mountinfo"));
+            fs::read_to_string(&path).map_err(|error| UnknownMount::Read(path, error))
+        };
+        // No file system is asked: one that cannot be reached would not answer.
+        let staged = staged(&mounts("self")?, &layout.volumes());
+        classify(&mounts(&pid.to_string())?, own, &staged)
     }
 
     /// Where the target finds it.
@@ -76,6 +83,7 @@ impl External {
             ExternalSource::Dev(file) => layout.dev().join(file),
             ExternalSource::Shm => layout.shm(),
             ExternalSource::Empty => layout.empty(),
+            ExternalSource::Volume(index) => layout.volume(*index),
         }
     }
 }
@@ -88,7 +96,20 @@ struct Own {
     empty: u64,
 }
 
-fn classify(mountinfo: &str, own: Own) -> Result<Vec<External>, UnknownMount> {
+/// What stands ready for the container: the device and the directory on it, and the place in the specification's list.
+type Staged = HashMap<(u64, String), usize>;
+
+/// Finds in our own list of mounts what stands ready below `volumes`.
+fn staged(mountinfo: &str, volumes: &Path) -> Staged {
+    let mounts = mountinfo.lines().filter_map(Mount::parse);
+    let staged = mounts.filter_map(|mount| {
+        let name = Path::new(mount.mountpoint).strip_prefix(volumes).ok()?;
+        Some(((mount.device, mount.root.to_owned()), name.to_str()?.parse().ok()?))
+    });
+    staged.collect()
+}
+
+fn classify(mountinfo: &str, own: Own, staged: &Staged) -> Result<Vec<External>, UnknownMount> {
     let mut externals = Vec::new();
     for line in mountinfo.lines() {
         let mount = Mount::parse(line).ok_or_else(|| UnknownMount::Parse(line.to_owned()))?;
@@ -99,6 +120,8 @@ fn classify(mountinfo: &str, own: Own) -> Result<Vec<External>, UnknownMount> {
             ExternalSource::Dev(mount.root.trim_start_matches('/').to_owned())
         } else if mount.device == own.shm {
             ExternalSource::Shm
+        } else if let Some(index) = staged.get(&(mount.device, mount.root.to_owned())) {
+            ExternalSource::Volume(*index)
         } else if mount.device == own.empty || mount.kind == "tmpfs" && mount.read_only {
             // runc masks with a read-only tmpfs; after a restore the same is done by our empty one.
             ExternalSource::Empty
@@ -158,7 +181,7 @@ mod tests {
 
     #[test]
     fn our_mounts_are_external_and_the_kernels_own_are_not() {
-        let found = classify(MOUNTINFO, OWN).unwrap();
+        let found = classify(MOUNTINFO, OWN, &Staged::new()).unwrap();
         let found: Vec<_> = found.into_iter().map(|external| (external.mountpoint, external.source)).collect();
         assert_eq!(
             found,
@@ -172,21 +195,40 @@ mod tests {
     }
 
     #[test]
+    fn volumes_are_known_by_what_they_show_wherever_a_link_has_put_them() {
+        let own = "\
+60 20 0:70 / /run/drover/containers/aa/volumes/0 rw,nodev - tmpfs tmpfs rw
+61 20 8:1 /volumes/data/data /run/drover/containers/aa/volumes/1 rw,nodev - ext4 /dev/sda1 rw
+62 20 8:1 /other /run/drover/containers/bb/volumes/0 rw,nodev - ext4 /dev/sda1 rw
+";
+        let staged = staged(own, Path::new("/run/drover/containers/aa/volumes"));
+        let inside = "\
+101 100 8:1 /volumes/data/data /run/data rw - ext4 /dev/sda1 rw
+102 100 0:70 / /cache ro - tmpfs tmpfs rw
+";
+        let found = classify(inside, OWN, &staged).unwrap();
+        assert_eq!(found[0], External { mountpoint: "/run/data".into(), source: ExternalSource::Volume(1) });
+        assert_eq!(found[1], External { mountpoint: "/cache".into(), source: ExternalSource::Volume(0) });
+        let error = classify("103 100 8:1 /other /data rw - ext4 /dev/sda1 rw\n", OWN, &staged).unwrap_err();
+        assert_eq!(error.to_string(), "mount /data of type ext4 cannot travel");
+    }
+
+    #[test]
     fn masks_made_by_a_restore_travel_again() {
         let text = "106 101 0:42 / /sys/firmware rw,nosuid - tmpfs tmpfs rw,size=4k\n";
-        let found = classify(text, OWN).unwrap();
+        let found = classify(text, OWN, &Staged::new()).unwrap();
         assert_eq!(found[0].source, ExternalSource::Empty);
     }
 
     #[test]
     fn a_foreign_mount_is_named_in_the_error() {
         let text = "108 100 8:1 / /data rw - ext4 /dev/sda1 rw\n";
-        let error = classify(text, OWN).unwrap_err();
+        let error = classify(text, OWN, &Staged::new()).unwrap_err();
         assert_eq!(error.to_string(), "mount /data of type ext4 cannot travel");
     }
 
     #[test]
     fn a_line_that_makes_no_sense_is_refused() {
-        assert!(matches!(classify("nonsense\n", OWN), Err(UnknownMount::Parse(_))));
+        assert!(matches!(classify("nonsense\n", OWN, &Staged::new()), Err(UnknownMount::Parse(_))));
     }
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use drover_model::ContainerId;
+use drover_model::{ContainerId, ContainerSpec};
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 use serde::{Deserialize, Serialize};
 
@@ -84,6 +84,25 @@ impl Layout {
     #[must_use]
     pub fn shm(&self) -> PathBuf {
         self.run.join("shm")
+    }
+
+    /// Where what a specification mounts stands ready, each in a directory called by its place in the list.
+    #[must_use]
+    pub fn volumes(&self) -> PathBuf {
+        self.run.join("volumes")
+    }
+
+    /// Where one of them stands ready: the files that the container sees, on either node.
+    #[must_use]
+    pub fn volume(&self, index: usize) -> PathBuf {
+        self.volumes().join(index.to_string())
+    }
+
+    /// The trees that travel with a container beside its upper layer, `/dev` and `/dev/shm`, in the same order on both nodes.
+    #[must_use]
+    pub fn travelling(&self, spec: &ContainerSpec) -> Vec<PathBuf> {
+        let travelling = spec.volumes.iter().enumerate().filter(|(_, mount)| mount.travels());
+        travelling.map(|(index, _)| self.volume(index)).collect()
     }
 
     /// The empty tmpfs that covers masked directories after a restore.

@@ -43,20 +43,24 @@ const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys",
 
 /// The specification of a container with its root mounted at `root`; `cgroup` is its path in every hierarchy.
 ///
-/// `/dev` and `/dev/shm` are bound from tmpfs mounts of the node, so that they can travel without CRIU's help. There is
+/// `/dev`, `/dev/shm` and volumes are bound from mounts of the node, so that they can travel without CRIU's help. There is
 /// no control group namespace: CRIU need not know of control groups at all.
 #[must_use]
 pub fn oci_spec(container: &ContainerSpec, layout: &Layout, root: &Path, cgroup: &str, process: Value) -> Value {
     let bind = |source: &Path, destination: &str, options: Value| json!({"destination": destination, "type": "bind", "source": source, "options": options});
     let kernel = |kind: &str, destination: &str, options: Value| json!({"destination": destination, "type": kind, "source": kind, "options": options});
-    let mounts = json!([
+    let mut mounts = vec![
         kernel("proc", "/proc", json!(["nosuid", "noexec", "nodev"])),
         bind(&layout.dev(), "/dev", json!(["bind", "nosuid", "noexec"])),
         kernel("devpts", "/dev/pts", json!(["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"])),
         bind(&layout.shm(), "/dev/shm", json!(["bind", "nosuid", "noexec", "nodev"])),
         kernel("mqueue", "/dev/mqueue", json!(["nosuid", "noexec", "nodev"])),
         kernel("sysfs", "/sys", json!(["nosuid", "noexec", "nodev", "ro"])),
-    ]);
+    ];
+    mounts.extend(container.volumes.iter().enumerate().map(|(index, mount)| {
+        let options = ["bind", "nosuid", "nodev", if mount.read_only { "ro" } else { "rw" }];
+        bind(&layout.volume(index), mount.destination.as_str(), json!(options))
+    }));
     json!({
         "ociVersion": "1.0.2",
         "process": process,

@@ -2,7 +2,8 @@
 //!
 //! An image ([`ImageStore`]) is what the OCI image specification calls one; its layers are trees, each here once. A
 //! container's root is an overlay ([`Overlay`]) whose lower layers are those of an image and whose upper layer travels with
-//! it, as a *layer stream* ([`layer`]): the same tree always gives the same bytes.
+//! it, as a *layer stream* ([`layer`]): the same tree always gives the same bytes. Files that outlive a
+//! container are in volumes ([`VolumeStore`]).
 //!
 //! Everything here blocks.
 //!
@@ -17,6 +18,7 @@ pub mod layer;
 mod overlay;
 mod place;
 mod tmpfs;
+mod volume;
 mod xattr;
 
 pub use image::{
@@ -24,5 +26,6 @@ pub use image::{
     architecture, decompress,
 };
 pub use layer::LayerError;
-pub use overlay::{Above, MountError, Overlay, is_mounted, unmount};
+pub use overlay::{Above, MountError, Overlay, bind, is_mounted, unmount};
 pub use tmpfs::mount_tmpfs;
+pub use volume::{Claim, Volume, VolumeError, VolumeStore};

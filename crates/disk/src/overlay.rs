@@ -98,6 +98,21 @@ fn escape(path: &[u8]) -> Vec<u8> {
     escaped
 }
 
+/// Shows the directory `source` at the directory `target`; devices in it open nothing.
+///
+/// # Errors
+/// When the kernel refuses. Nothing is left mounted then.
+pub fn bind(source: &Path, target: &Path) -> Result<(), MountError> {
+    let failed = |attempt| move |errno: Errno| MountError { attempt, target: target.to_owned(), source: errno.into() };
+    rustix::mount::mount_bind(source, target).map_err(failed("show a directory at"))?;
+    let remounted = rustix::mount::mount_remount(target, MountFlags::BIND | MountFlags::NODEV, c"");
+    if remounted.is_err() {
+        // The error that matters is the first one.
+        let _ = unmount(target, true);
+    }
+    remounted.map_err(failed("set the flags of"))
+}
+
 /// Unmounts what is mounted on `target`; where nothing is mounted that is no error. `lazily`: it vanishes from the
 /// tree at once, and ends when its last user has gone.
 ///

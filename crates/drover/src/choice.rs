@@ -30,6 +30,7 @@ impl ChoiceError {
         match self {
             Self::NotFound { unreached, .. } if !unreached.is_empty() => None,
             Self::NotFound { what: "container", .. } => Some("`drover ps -a` lists all containers".into()),
+            Self::NotFound { what: "volume", .. } => Some("`drover volume ls` lists the volumes".into()),
             Self::NotFound { .. } => Some("`drover migrations` lists all migrations".into()),
             Self::Ambiguous { .. } => Some("choose one with --node".into()),
             Self::UnknownNode { known, .. } => Some(format!("use {}", list(known, "or"))),

@@ -18,6 +18,7 @@ mod run;
 mod settings;
 mod shim;
 mod stats;
+mod volume;
 
 use std::future::Future;
 use std::process::ExitCode;
@@ -71,6 +72,9 @@ pub enum Command {
     /// Images on the nodes
     #[command(subcommand)]
     Image(image::ImageCommand),
+    /// Volumes on the nodes
+    #[command(subcommand)]
+    Volume(volume::VolumeCommand),
     /// Move a running container to another node
     Migrate(migrate::MigrateArgs),
     /// List migrations, or show one
@@ -137,6 +141,7 @@ pub fn execute(command: Command, printer: Printer) -> Result<ExitCode, Failure> 
         Command::Rm(args) => in_runtime(lifecycle::rm(args, printer)),
         Command::Commit(args) => in_runtime(commit::execute(args, printer)).map(done),
         Command::Image(command) => in_runtime(image::execute(command, printer)).map(done),
+        Command::Volume(command) => in_runtime(volume::execute(command, printer)).map(done),
         Command::Migrate(args) => in_runtime(migrate::execute(args, printer)),
         Command::Migrations(args) => in_runtime(migrations::execute(args, printer)).map(done),
         Command::Pong(args) => in_runtime(pong::execute(args, printer)).map(done),

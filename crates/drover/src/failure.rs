@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use drover_agent::AgentError;
 use drover_api::tls::TlsError;
 use drover_api::{ApiError, ClientError, ContextError};
-use drover_model::{ContainerState, Explained, NodeName, Outcome};
+use drover_model::{ContainerState, Explained, InvalidMount, NodeName, Outcome};
 
 use crate::choice::ChoiceError;
 
@@ -60,6 +60,8 @@ pub enum Cause {
     /// The container does not run.
     #[error("it is {0}")]
     State(ContainerState),
+    #[error(transparent)]
+    Mount(#[from] InvalidMount),
     /// A name that images or archives cannot have.
     #[error("{0}")]
     Invalid(&'static str),
@@ -154,6 +156,7 @@ impl Cause {
                 )
             }
             Self::Agent(error) => error.hint(),
+            Self::Mount(error) => error.hint().map(str::to_owned),
             Self::Lab(hinted) => hinted.0.hint.clone(),
             Self::AgentGone { hint, .. } => Some(hint.clone()),
             Self::NoTerminal => Some("leave -t out to pass on what comes from a pipe or a file".into()),

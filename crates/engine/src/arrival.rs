@@ -1,14 +1,14 @@
 //! What the target does at each step of a migration. Everything here blocks.
 
 use std::io::{BufReader, Read};
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use drover_container::shim::{Request, Shim};
 use drover_container::{Notes, RuncError, criu, prepare_dev, prepare_template};
-use drover_disk::{Fetch, layer};
+use drover_disk::{Claim, Fetch, layer};
 use drover_memory::{Arrived, Inflow, MachineMemory, Placed, Room, StoreError};
 use drover_model::{Bytes, ContainerState, Explained};
 use drover_network::Gate;
@@ -22,6 +22,7 @@ use crate::following::Relay;
 use crate::link::{ChannelReader, Link};
 use crate::node::Inner;
 use crate::place;
+use crate::volumes::Fate;
 
 /// The oldest CRIU that can dump connections on present kernels and read our page maps.
 const OLDEST_CRIU: (u32, u32) = (4, 2);
@@ -105,6 +106,7 @@ impl Arrival {
         std::fs::create_dir_all(&layout.state)
             .and_then(|()| container.change(|_| ()))
             .map_err(|error| failure("cannot write the container's record", &error))?;
+        container.volumes.claim(&container.spec(), Claim::Arrives)?;
         place::make(container, &self.inner.config.uplink, Gate::Closed)?;
         place::make_checkpoint(layout)?;
         let attempt = "cannot set up the container's sandbox";
@@ -139,21 +141,23 @@ impl Arrival {
         happened: impl Fn(TargetInput) + Clone + Send + 'static,
     ) -> Result<(), Explained> {
         let layout = &self.container.layout;
+        let one = |place| vec![place];
         let places = [
-            (Stream::Upper, layout.upper()),
-            (Stream::Dev, layout.dev()),
-            (Stream::Shm, layout.shm()),
-            (Stream::Log, layout.log()),
-            (Stream::Checkpoint, layout.images()),
-            (Stream::Memory, layout.images()),
-            (Stream::Pages, layout.store()),
+            (Stream::Upper, one(layout.upper())),
+            (Stream::Dev, one(layout.dev())),
+            (Stream::Shm, one(layout.shm())),
+            (Stream::Log, one(layout.log())),
+            (Stream::Checkpoint, one(layout.images())),
+            (Stream::Memory, one(layout.images())),
+            (Stream::Pages, one(layout.store())),
+            (Stream::Volumes, layout.travelling(&self.container.spec())),
         ];
-        for (stream, place) in places {
+        for (stream, places) in places {
             let again = || Explained { reason: format!("the stream {stream:?} came twice"), hint: None };
             let input = link.take_stream(stream).ok_or_else(again)?;
             let (shared, happened) = (Arc::clone(&self.shared), happened.clone());
             let receive = move || {
-                let received = receive(stream, &place, input, &shared, || happened(TargetInput::RoundStored));
+                let received = receive(stream, &places, input, &shared, || happened(TargetInput::RoundStored));
                 if let Err(why) = &received {
                     happened(TargetInput::ReceiveFailed(why.clone()));
                 }
@@ -258,9 +262,10 @@ impl Arrival {
         self.adopt()?;
         let container = &self.container;
         // The source destroys its files next: ours must survive a loss of power by then.
-        let upper = std::fs::File::open(container.layout.upper());
-        let synced = upper.and_then(|upper| Ok(rustix::fs::syncfs(upper)?));
-        synced.map_err(|error| failure("cannot make the container's files durable", &error))?;
+        for files in container.volumes.files(&container.spec()).into_iter().chain([container.layout.upper()]) {
+            let synced = std::fs::File::open(files).and_then(|files| Ok(rustix::fs::syncfs(files)?));
+            synced.map_err(|error| failure("cannot make the container's files durable", &error))?;
+        }
         container
             .change(|stored| stored.state = ContainerState::Running)
             .map_err(|error| failure("cannot write the container's record", &error))?;
@@ -271,7 +276,8 @@ impl Arrival {
 
     /// Removes everything of it.
     pub fn discard(&self) {
-        let removed = place::end(&self.container, true).and_then(|()| place::unmake(&self.container, &self.inner.runc));
+        let removed =
+            place::end(&self.container, true).and_then(|()| place::unmake(&self.container, &self.inner.runc, Fate::Go));
         if let Err(error) = removed {
             tracing::warn!(container = %self.container.spec().name, %error, "leftovers of a refused container");
         }
@@ -281,16 +287,16 @@ impl Arrival {
     }
 }
 
-/// Receives a stream to its end. `stored` is called when all of a round has arrived.
+/// Receives a stream to its end, into one place or several, one after the other. `stored` is called when all of a round has arrived.
 fn receive(
     stream: Stream,
-    place: &Path,
+    places: &[PathBuf],
     input: ChannelReader,
     shared: &Mutex<Arrived>,
     stored: impl FnMut(),
 ) -> Result<(), Explained> {
-    let attempt = format!("cannot receive {}", place.display());
-    if stream == Stream::Pages {
+    if let (Stream::Pages, [place]) = (stream, places) {
+        let attempt = format!("cannot receive {}", place.display());
         let mut input = Inflow::new(input);
         // Nothing comes when there were no rounds.
         if !input.is_over() {
@@ -305,15 +311,18 @@ fn receive(
         return Ok(());
     }
     let mut input = BufReader::with_capacity(GULP, input);
-    if stream == Stream::Memory {
-        let received = drover_memory::receive(place, &mut input, Room::default());
-        received.map(drop).map_err(|error| failure(&attempt, &error))?;
-    } else {
-        layer::apply(place, &mut input).map(drop).map_err(|error| failure(&attempt, &error))?;
+    for place in places {
+        let attempt = format!("cannot receive {}", place.display());
+        if stream == Stream::Memory {
+            let received = drover_memory::receive(place, &mut input, Room::default());
+            received.map(drop).map_err(|error| failure(&attempt, &error))?;
+        } else {
+            layer::apply(place, &mut input).map(drop).map_err(|error| failure(&attempt, &error))?;
+        }
     }
     // What stands behind the end of a stream is read over, or its sender would wait for ever.
-    std::io::copy(&mut input.by_ref(), &mut std::io::sink()).map_err(|error| failure(&attempt, &error))?;
-    Ok(())
+    let read = std::io::copy(&mut input.by_ref(), &mut std::io::sink());
+    read.map(drop).map_err(|error| failure("cannot receive the container", &error))
 }
 
 /// Waits for the place of a container that is being discarded: its move may be ordered again before the last one is cleaned

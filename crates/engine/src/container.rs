@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::error::NodeError;
+use crate::volumes::Volumes;
 
 /// What is kept on disk of a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +37,7 @@ pub(crate) struct Container {
     pub id: ContainerId,
     pub layout: Layout,
     pub cgroup: Cgroup,
+    pub volumes: Arc<Volumes>,
     stored: Mutex<Stored>,
     wire: Mutex<Option<Arc<Wire>>>,
     pid: Mutex<Option<u32>>,
@@ -63,12 +65,18 @@ pub(crate) fn cgroup_path(id: &ContainerId) -> String {
 pub(crate) const SHIMS_CGROUP: &str = "drover/shims";
 
 impl Container {
-    pub fn new(layout: Layout, hierarchies: &Hierarchies, stored: Stored) -> Result<Arc<Self>, CgroupError> {
+    pub fn new(
+        layout: Layout,
+        hierarchies: &Hierarchies,
+        volumes: Arc<Volumes>,
+        stored: Stored,
+    ) -> Result<Arc<Self>, CgroupError> {
         let id = stored.spec.id.clone();
         Ok(Arc::new(Self {
             cgroup: Cgroup::at(hierarchies, cgroup_path(&id).trim_start_matches('/'))?,
             id,
             layout,
+            volumes,
             stored: Mutex::new(stored),
             wire: Mutex::default(),
             pid: Mutex::default(),

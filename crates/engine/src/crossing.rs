@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use drover_disk::{Fetch, ImageStore};
-use drover_memory::{LinkRate, Outlet};
 use drover_model::{Compression, ContainerSpec, Digest, Explained};
+use drover_packing::{LinkRate, Outlet};
 use drover_protocol::{Offer, OfferedImage, WantedLayer};
 
 use crate::error::failure;

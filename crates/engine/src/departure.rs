@@ -25,6 +25,7 @@ use crate::link::{Link, StreamSender};
 use crate::node::Inner;
 use crate::offer::refuse_strangers;
 use crate::place;
+use crate::volumes::Fate;
 
 mod copy;
 
@@ -288,8 +289,8 @@ impl Departure {
         Ok((Coverage { pages: covered, shared }, pages, Some(rest)))
     }
 
-    /// Sends what is left: files, what is in memory file systems, the log, CRIU's images.
-    pub fn transfer(&self, streams: [StreamSender; 5]) -> Result<(), Explained> {
+    /// Sends what is left: files, what is in memory file systems, the log, CRIU's images, volumes that travel.
+    pub fn transfer(&self, (streams, volumes): ([StreamSender; 5], StreamSender)) -> Result<(), Explained> {
         let layout = &self.container.layout;
         let trees = [layout.upper(), layout.dev(), layout.shm(), layout.log(), layout.images()];
         for (tree, stream) in trees.iter().zip(streams) {
@@ -299,7 +300,13 @@ impl Departure {
             let stream = out.into_inner().map_err(|error| failure(&attempt(), error.error()))?;
             stream.finish().map_err(|error| failure(&attempt(), &error))?;
         }
-        Ok(())
+        let attempt = "cannot send the container's volumes";
+        let mut out = io::BufWriter::with_capacity(1 << 20, volumes);
+        for tree in layout.travelling(&self.container.spec()) {
+            layer::pack(&tree, &mut out).map_err(|error| failure(attempt, &error))?;
+        }
+        let volumes = out.into_inner().map_err(|error| failure(attempt, error.error()))?;
+        volumes.finish().map_err(|error| failure(attempt, &error))
     }
 
     /// Confirms what the dump relied on, which has been looked at since: the target must not run it otherwise.
@@ -313,8 +320,9 @@ impl Departure {
     }
 
     /// The streams that `transfer` sends, in its order.
-    pub fn transfer_streams(link: &Link) -> [StreamSender; 5] {
-        [Stream::Upper, Stream::Dev, Stream::Shm, Stream::Log, Stream::Checkpoint].map(|stream| link.sender(stream))
+    pub fn transfer_streams(link: &Link) -> ([StreamSender; 5], StreamSender) {
+        let trees = [Stream::Upper, Stream::Dev, Stream::Shm, Stream::Log, Stream::Checkpoint];
+        (trees.map(|stream| link.sender(stream)), link.sender(Stream::Volumes))
     }
 
     /// Undoes the freeze. The gate opens first, so that the first packet passes.
@@ -360,7 +368,7 @@ impl Departure {
     /// Destroys what is left here. The gate is closed: no connection is told of the end.
     pub fn destroy(&self) -> Result<(), Explained> {
         let destroyed =
-            place::end(&self.container, true).and_then(|()| place::unmake(&self.container, &self.inner.runc));
+            place::end(&self.container, true).and_then(|()| place::unmake(&self.container, &self.inner.runc, Fate::Go));
         // It runs elsewhere, whatever could not be removed here.
         self.inner.registry.remove(&self.container.id);
         self.container.show(ContainerState::Exited { status: 0 });

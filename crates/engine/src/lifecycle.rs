@@ -15,6 +15,7 @@ use crate::error::{NodeError, failure};
 use crate::journal::{Entry, Mark};
 use crate::node::{Inner, blocking, now};
 use crate::place;
+use crate::volumes::Fate;
 
 /// The first pause before a restart; it doubles with each.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -46,11 +47,13 @@ impl Inner {
     /// Makes a container and starts it; one that does not start leaves nothing behind.
     pub(crate) async fn run(self: &Arc<Self>, request: RunRequest) -> Result<Arc<Container>, NodeError> {
         let inner = Arc::clone(self);
-        let container = blocking(move || inner.create(request)).await?;
+        let (container, made) = blocking(move || inner.create(request)).await?;
         let _operation = self.hold(&container).await?;
         if let Err(why) = self.launch(&container).await {
             let (inner, own) = (Arc::clone(self), Arc::clone(&container));
-            let removed = blocking(move || place::unmake(&own, &inner.runc)).await;
+            let removed =
+                blocking(move || place::unmake(&own, &inner.runc, Fate::Stay).map(|()| inner.volumes.forget(&made)));
+            let removed = removed.await;
             if let Err(error) = removed {
                 tracing::warn!(container = %container.spec().name, %error, "leftovers of a container that did not start");
             }
@@ -90,6 +93,7 @@ impl Inner {
         let image = image.map_err(|error| failure("cannot find the container's image", &error))?;
         place::make(container, &self.config.uplink, Gate::Open)?;
         place::mount_root(&container.layout, &image.trees)?;
+        container.volumes.fill(&spec, &container.layout.rootfs())?;
         place::fill(&container.layout, &spec)?;
         let started = self.start_program(container);
         if started.is_err() {
@@ -308,7 +312,9 @@ impl Inner {
             return Err(NodeError::conflict(reason, hint));
         }
         let (inner, own) = (Arc::clone(self), Arc::clone(&container));
-        let removed = blocking(move || place::end(&own, true).and_then(|()| place::unmake(&own, &inner.runc))).await;
+        let removed =
+            blocking(move || place::end(&own, true).and_then(|()| place::unmake(&own, &inner.runc, Fate::Stay)));
+        let removed = removed.await;
         removed.map_err(NodeError::Failed)?;
         self.registry.remove(&container.id);
         container.show(ContainerState::Exited { status: KILLED });

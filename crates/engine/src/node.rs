@@ -28,6 +28,7 @@ use crate::lead::Lead;
 use crate::lifecycle::own_program;
 use crate::receive::{self, Resumed};
 use crate::session::Session;
+use crate::volumes::Volumes;
 
 /// How a node is set up; the agent reads it from its configuration file.
 #[derive(Debug, Clone)]
@@ -100,6 +101,7 @@ const REMEMBERED: usize = 200;
 pub(crate) struct Inner {
     pub config: Config,
     pub images: ImageStore,
+    pub volumes: Arc<Volumes>,
     pub runc: Runc,
     pub registry: Registry,
     pub closing: watch::Sender<()>,
@@ -173,7 +175,7 @@ impl Inner {
 
     pub fn new_container(&self, stored: Stored) -> Result<Arc<Container>, NodeError> {
         let layout = Layout::new(&self.config.state, &self.config.run, &stored.spec.id);
-        Container::new(layout, &self.hierarchies, stored)
+        Container::new(layout, &self.hierarchies, Arc::clone(&self.volumes), stored)
             .map_err(|error| NodeError::failed("cannot find the node's control groups", &error))
     }
 
@@ -255,6 +257,7 @@ impl Node {
         }
         Ok(Arc::new(Inner {
             images: ImageStore::open(&state.join("images")).map_err(|error| failed(&error))?,
+            volumes: Arc::new(Volumes::open(&state).map_err(|error| failed(&error))?),
             journal: Mutex::new(Journal::open(&state.join("migrations.jsonl")).map_err(|error| failed(&error))?),
             runc: Runc::new(&run),
             registry: Registry::default(),

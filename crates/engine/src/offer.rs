@@ -66,6 +66,8 @@ impl Inner {
         let (major, minor, _) = criu::version().map_err(|error| failure("cannot checkpoint on this node", &error))?;
         let usage = container.cgroup.stats().map_err(|error| failure("cannot measure the container", &error))?;
         let stored = container.stored();
+        let mut files = container.volumes.files(&stored.spec);
+        files.push(container.layout.upper());
         let offer = Offer {
             migration: fresh_id::<8>().parse().map_err(|error| failure("cannot name the migration", &error))?,
             image: crossing::offer(&self.images, &stored.spec)?,
@@ -78,7 +80,7 @@ impl Inner {
             kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
             architecture: std::env::consts::ARCH.to_owned(),
             memory: usage.memory,
-            upper: tree_size(&container.layout.upper()),
+            upper: files.iter().map(|tree| tree_size(tree)).sum(),
         };
         let entry = Entry {
             migration: offer.migration.clone(),

@@ -20,6 +20,7 @@ use rustix::mount::MountFlags;
 
 use crate::container::Container;
 use crate::error::failure;
+use crate::volumes::Fate;
 
 /// The sizes of a container's tmpfs mounts.
 const DEV: Bytes = Bytes(1 << 20);
@@ -54,6 +55,7 @@ pub(crate) fn make(container: &Container, uplink: &str, gate: Gate) -> Result<()
     // What masks other directories must not become a place to leave files in.
     rustix::mount::mount_remount(layout.empty(), MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV, c"")
         .map_err(step("cannot make a mask read-only"))?;
+    container.volumes.ready(&spec, layout)?;
     make_group(&container.cgroup, &spec)?;
     if !layout.netns().exists() {
         let wire = Wire::create(&layout.netns(), uplink, spec.interface.as_ref(), gate);
@@ -182,13 +184,16 @@ pub(crate) fn unmake_run(container: &Container, runc: &Runc) -> Result<(), Expla
     for place in layout.tmpfs_mounts() {
         unmount(&place, true).map_err(&failed)?;
     }
+    container.volumes.unready(layout).map_err(&failed)?;
     container.cgroup.remove().map_err(step("cannot remove the container's control group"))?;
     remove_tree(&layout.run)
 }
 
-/// Removes everything.
-pub(crate) fn unmake(container: &Container, runc: &Runc) -> Result<(), Explained> {
+/// Removes everything but, perhaps, the files of local volumes.
+pub(crate) fn unmake(container: &Container, runc: &Runc, volumes: Fate) -> Result<(), Explained> {
     unmake_run(container, runc)?;
+    // Before the record goes: whose they are must not be forgotten.
+    container.volumes.leave(&container.id, volumes)?;
     remove_tree(&container.layout.state)
 }
 

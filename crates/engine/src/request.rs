@@ -4,8 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use drover_api::RunRequest;
-use drover_disk::{Image, ImageError};
-use drover_model::{ContainerId, ContainerSpec, ContainerState, Explained, ImageConfig, ProcessSpec};
+use drover_disk::{Claim, Image, ImageError};
+use drover_model::{ContainerId, ContainerSpec, ContainerState, Explained, ImageConfig, ProcessSpec, VolumeName};
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
 use crate::container::{Container, Stored};
@@ -30,8 +30,8 @@ impl Inner {
         })
     }
 
-    /// Makes the container's record; nothing of it runs yet.
-    pub(crate) fn create(&self, request: RunRequest) -> Result<Arc<Container>, NodeError> {
+    /// Makes the container's record, and gives the volumes that were made for it; nothing of it runs yet.
+    pub(crate) fn create(&self, request: RunRequest) -> Result<(Arc<Container>, Vec<VolumeName>), NodeError> {
         let image = self.find_image(&request.image)?;
         let id: ContainerId =
             fresh_id::<16>().parse().map_err(|error| NodeError::failed("cannot name the container", &error))?;
@@ -47,12 +47,20 @@ impl Inner {
         let written = std::fs::create_dir_all(&container.layout.state)
             .and_then(|()| std::fs::create_dir_all(&container.layout.run))
             .and_then(|()| container.change(|_| ()));
-        written.map_err(|error| {
-            self.registry.remove(&container.id);
-            let _ = drover_sys::tree::remove(&container.layout.state);
-            NodeError::failed("cannot write the container's record", &error)
-        })?;
-        Ok(container)
+        let claimed = match written {
+            Ok(()) => container.volumes.claim(&container.spec(), Claim::Starts).map_err(NodeError::Conflict),
+            Err(error) => Err(NodeError::failed("cannot write the container's record", &error)),
+        };
+        match claimed {
+            Ok(made) => Ok((container, made)),
+            Err(why) => {
+                self.registry.remove(&container.id);
+                for directory in [&container.layout.state, &container.layout.run] {
+                    let _ = drover_sys::tree::remove(directory);
+                }
+                Err(why)
+            }
+        }
     }
 
     fn specify(&self, request: RunRequest, image: &Image, id: ContainerId) -> Result<ContainerSpec, NodeError> {
@@ -90,6 +98,7 @@ impl Inner {
             interface,
             hostname,
             restart: request.restart,
+            volumes: self.volumes.specify(request.volumes, request.tmpfs)?,
             created_at: now(),
             exposed_ports: image.config.exposed_ports.clone(),
             stop_signal,

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{Bytes, ContainerId, ContainerName, Digest, Interface, NodeName};
+use crate::{Bytes, ContainerId, ContainerName, Digest, Interface, Mount, NodeName};
 
 /// What was asked for. It never changes over the life of a container and travels with it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -30,6 +30,9 @@ pub struct ContainerSpec {
     /// What happens when the program ends.
     #[schema(value_type = String, example = "on-failure:3")]
     pub restart: RestartPolicy,
+    /// What is mounted inside beside the root, parents before what lies in them.
+    #[serde(default)]
+    pub volumes: Vec<Mount>,
     /// When it was made: RFC 3339, UTC.
     pub created_at: String,
     /// The ports on which its image says that it listens, `80/tcp` each.

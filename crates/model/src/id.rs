@@ -99,6 +99,13 @@ checked_string!(
     "use up to 63 lower-case hexadecimal digits",
     |c| c.is_ascii_hexdigit() && !c.is_ascii_uppercase()
 );
+checked_string!(
+    /// The name of a volume; unique on a node, and a directory's name there.
+    VolumeName,
+    "volume name",
+    "use up to 63 letters, digits, '.', '_' or '-', beginning with a letter or digit",
+    |c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')
+);
 
 #[cfg(test)]
 mod tests {
@@ -110,6 +117,7 @@ mod tests {
             assert!(bad.parse::<ContainerName>().is_err(), "{bad:?}");
             assert!(bad.parse::<ContainerId>().is_err(), "{bad:?}");
             assert!(bad.parse::<MigrationId>().is_err(), "{bad:?}");
+            assert!(bad.parse::<VolumeName>().is_err(), "{bad:?}");
         }
         assert_eq!("web-1.a_b".parse::<ContainerName>().unwrap().as_str(), "web-1.a_b");
     }

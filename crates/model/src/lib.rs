@@ -8,6 +8,7 @@ mod id;
 mod image;
 mod log;
 mod migration;
+mod mount;
 mod network;
 mod node;
 mod phase;
@@ -15,15 +16,17 @@ mod report;
 mod settings;
 mod signal;
 mod unit;
+mod volume;
 
 pub use container::{
     ContainerRecord, ContainerSpec, ContainerState, ContainerStats, Follows, Limits, ProcessSpec, RestartPolicy,
 };
 pub use digest::{Digest, InvalidDigest};
-pub use id::{ContainerId, ContainerName, InvalidName, MigrationId, NodeName};
+pub use id::{ContainerId, ContainerName, InvalidName, MigrationId, NodeName, VolumeName};
 pub use image::{ImageConfig, ImageLayer, ImageStep};
 pub use log::{LogRecord, LogStream};
 pub use migration::MigrationState;
+pub use mount::{InvalidMount, Mount, MountKind, MountPoint, TmpfsMount, VolumeMount};
 pub use network::{Interface, InvalidMac, Mac, Neighbour};
 pub use node::{Explained, Feature, NodeFeatures, NodeInfo};
 pub use phase::Phase;
@@ -31,3 +34,4 @@ pub use report::{Outcome, PackedPages, Report, Round};
 pub use settings::{Compression, Fallback, InvalidStopRule, Mode, Settings, StopRule};
 pub use signal::signal;
 pub use unit::{Bandwidth, Bytes, InvalidUnit, Moment, PageCount};
+pub use volume::{Driver, VolumeRecord, VolumeSpec};

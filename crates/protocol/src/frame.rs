@@ -35,11 +35,13 @@ pub enum Stream {
     Following = 9,
     /// From the target to the source: which of them are wanted next, in the format of wishes.
     Wishes = 10,
+    /// The contents of volumes that travel, one after the other.
+    Volumes = 11,
 }
 
 impl Stream {
     /// All of them.
-    pub const ALL: [Stream; 10] = [
+    pub const ALL: [Stream; 11] = [
         Stream::Image,
         Stream::Upper,
         Stream::Dev,
@@ -50,10 +52,19 @@ impl Stream {
         Stream::Pages,
         Stream::Following,
         Stream::Wishes,
+        Stream::Volumes,
     ];
     /// The streams that must have ended before the container is restored.
-    pub const AWAITED: [Stream; 7] =
-        [Stream::Pages, Stream::Memory, Stream::Upper, Stream::Dev, Stream::Shm, Stream::Log, Stream::Checkpoint];
+    pub const AWAITED: [Stream; 8] = [
+        Stream::Pages,
+        Stream::Memory,
+        Stream::Upper,
+        Stream::Dev,
+        Stream::Shm,
+        Stream::Log,
+        Stream::Checkpoint,
+        Stream::Volumes,
+    ];
 
     fn from_wire(byte: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|stream| *stream as u8 == byte)

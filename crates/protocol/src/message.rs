@@ -31,7 +31,7 @@ pub struct Offer {
     pub architecture: String,
     /// Memory in use, in bytes: the room that the target must have.
     pub memory: u64,
-    /// The size of the upper layer in bytes: the disk room that the target must have.
+    /// The size of the upper layer and of local volumes in bytes: the disk room that the target must have.
     pub upper: u64,
 }
 

@@ -36,6 +36,7 @@ fn offer(settings: Settings) -> Offer {
         interface: None,
         hostname: "web".into(),
         restart: RestartPolicy::No,
+        volumes: vec![],
         created_at: String::new(),
         exposed_ports: Vec::new(),
         stop_signal: None,

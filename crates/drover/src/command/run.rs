@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use drover_api::{ClientError, KillRequest, RunRequest};
-use drover_model::{Bytes, ContainerName, Limits, NodeName, RestartPolicy};
+use drover_model::{Bytes, ContainerName, InvalidMount, Limits, NodeName, RestartPolicy, TmpfsMount};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::exec::check_input;
@@ -54,6 +54,12 @@ pub struct RunArgs {
     /// no, on-failure[:N], unless-stopped or always
     #[arg(long, default_value = "no", value_name = "POLICY")]
     restart: RestartPolicy,
+    /// Mount a volume: NAME:/PATH[:ro]; a local one that does not exist is made, and travels with the container
+    #[arg(short, long = "volume", value_name = "NAME:/PATH[:ro]")]
+    volumes: Vec<String>,
+    /// Mount a file system in memory: /PATH[:size=64m,mode=1777]
+    #[arg(long, value_name = "/PATH[:size=64m,mode=1777]")]
+    tmpfs: Vec<TmpfsMount>,
     /// Do not wait for it to end
     #[arg(short, long)]
     detach: bool,
@@ -80,8 +86,9 @@ pub fn variable(text: &str) -> Result<String, String> {
 }
 
 impl RunArgs {
-    fn request(self, name: ContainerName) -> RunRequest {
-        RunRequest {
+    fn request(self, name: ContainerName) -> Result<RunRequest, InvalidMount> {
+        let volumes = self.volumes.iter().map(|text| text.parse()).collect::<Result<_, _>>()?;
+        Ok(RunRequest {
             name,
             image: self.image,
             args: self.command,
@@ -96,7 +103,9 @@ impl RunArgs {
             restart: self.restart,
             terminal: self.terminal,
             stdin_open: self.interactive,
-        }
+            volumes,
+            tmpfs: self.tmpfs,
+        })
     }
 }
 
@@ -126,7 +135,8 @@ async fn begin(args: RunArgs, printer: Printer) -> Result<(Cluster, Located), Fa
     let client = cluster.one(args.node.as_ref()).doing(action)?.clone();
     let name = args.name.clone().or_else(|| names::generate(&mut rand::rng()));
     let name = name.ok_or(Cause::Invalid("no name could be made up")).doing(action)?;
-    let record = client.run(&args.request(name)).await.doing(action)?;
+    let request = args.request(name).doing(action)?;
+    let record = client.run(&request).await.doing(action)?;
     Ok((cluster, Located { client, record }))
 }
 

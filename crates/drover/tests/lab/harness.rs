@@ -253,6 +253,11 @@ impl Lab {
         self.drover((format!("exec {container} sh -c"), script)).well()
     }
 
+    /// The directory with its hosts' files, below that of all labs.
+    pub fn directory(&self) -> String {
+        format!("lab-{}", self.name)
+    }
+
     /// What every name on the machine that belongs to this lab has in it.
     pub fn mark(&self) -> String {
         format!("drover-lab-{}", self.name)
@@ -345,7 +350,7 @@ impl Lab {
 
     /// What a node's agent has said.
     pub fn agent_log(&self, node: &str) -> String {
-        let path = home().join(format!("lab-{}/{node}/agent.log", self.name));
+        let path = home().join(self.directory()).join(node).join("agent.log");
         std::fs::read_to_string(path).unwrap_or_default()
     }
 
@@ -408,7 +413,8 @@ impl Drop for Lab {
     }
 }
 
-fn home() -> PathBuf {
+/// The directory of labs, base and cache.
+pub fn home() -> PathBuf {
     std::env::var_os("DROVER_HOME").map_or_else(|| PathBuf::from("/var/lib/drover"), PathBuf::from)
 }
 

@@ -15,3 +15,4 @@ mod races;
 mod rollback;
 mod sessions;
 mod soak;
+mod volumes;

@@ -1,0 +1,190 @@
+//! `drover volume`.
+
+use clap::{Args, Subcommand};
+use drover_api::{Client, CreateVolumeRequest};
+use drover_model::{Driver, NodeName, VolumeName, VolumeRecord};
+use serde_json::json;
+
+use super::open;
+use crate::choice::ChoiceError;
+use crate::cluster::{Cluster, ask_each};
+use crate::failure::{Cause, Doing, Failure};
+use crate::print::{self, Printer};
+use crate::table::Table;
+
+#[derive(Debug, Subcommand)]
+pub enum VolumeCommand {
+    /// Declare a volume
+    Create(CreateArgs),
+    /// List volumes
+    Ls(LsArgs),
+    /// Show everything about a volume
+    Inspect(OneArgs),
+    /// Remove a volume that no container uses, with its files if it is a local one
+    Rm(OneArgs),
+    /// Remove all local volumes that no container uses, with their files
+    Prune(LsArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct CreateArgs {
+    /// The volume's name
+    name: VolumeName,
+    /// The node; needed when there is more than one
+    #[arg(long)]
+    node: Option<NodeName>,
+    /// Where its files are: local
+    #[arg(long, default_value = "local")]
+    driver: Driver,
+}
+
+#[derive(Debug, Args)]
+pub struct LsArgs {
+    /// Only those on this node
+    #[arg(long)]
+    node: Option<NodeName>,
+}
+
+#[derive(Debug, Args)]
+pub struct OneArgs {
+    /// The volume's name
+    name: VolumeName,
+    /// The node; by default all nodes that have one of this name
+    #[arg(long)]
+    node: Option<NodeName>,
+}
+
+/// Does what was asked of the volumes.
+pub async fn execute(command: VolumeCommand, printer: Printer) -> Result<(), Failure> {
+    match command {
+        VolumeCommand::Create(args) => create(args, printer).await,
+        VolumeCommand::Ls(args) => list(args, printer).await,
+        VolumeCommand::Inspect(args) => inspect(args, printer).await,
+        VolumeCommand::Rm(args) => remove(args, printer).await,
+        VolumeCommand::Prune(args) => prune(args, printer).await,
+    }
+}
+
+async fn create(args: CreateArgs, printer: Printer) -> Result<(), Failure> {
+    let CreateArgs { name, node, driver } = args;
+    let action = || format!("create volume {name}");
+    let cluster = open(printer, action)?;
+    let client = cluster.one(node.as_ref()).doing(action)?;
+    let record = client.create_volume(&CreateVolumeRequest { name: name.clone(), driver }).await.doing(action)?;
+    printer.either(&vec![&record], || table(std::slice::from_ref(&record)))
+}
+
+async fn all(cluster: &Cluster, node: Option<&NodeName>) -> Result<Vec<(Client, VolumeRecord)>, Cause> {
+    let answers = cluster.ask(node, async |client: Client| client.volumes().await).await?;
+    let each = |(client, volumes): (Client, Vec<VolumeRecord>)| {
+        volumes.into_iter().map(move |volume| (client.clone(), volume))
+    };
+    Ok(answers.into_iter().flat_map(each).collect())
+}
+
+async fn list(args: LsArgs, printer: Printer) -> Result<(), Failure> {
+    let action = || "list volumes".to_owned();
+    let cluster = open(printer, action)?;
+    let mut records: Vec<_> =
+        all(&cluster, args.node.as_ref()).await.doing(action)?.into_iter().map(|(_, record)| record).collect();
+    records.sort_by(|a, b| (&a.spec.name, &a.node).cmp(&(&b.spec.name, &b.node)));
+    printer.either(&records, || table(&records))
+}
+
+/// All nodes that have it tell about it.
+async fn inspect(args: OneArgs, printer: Printer) -> Result<(), Failure> {
+    let action = || format!("show volume {}", args.name);
+    let cluster = open(printer, action)?;
+    let mut records: Vec<_> =
+        all(&cluster, args.node.as_ref()).await.doing(action)?.into_iter().map(|(_, record)| record).collect();
+    records.retain(|record| record.spec.name == args.name);
+    if records.is_empty() {
+        return Err(missing(&args.name)).doing(action);
+    }
+    printer.value(&records)
+}
+
+fn missing(name: &VolumeName) -> ChoiceError {
+    ChoiceError::NotFound { what: "volume", name: name.to_string(), unreached: Vec::new() }
+}
+
+/// Nodes that do not have it do not matter, as long as one has.
+async fn remove(args: OneArgs, printer: Printer) -> Result<(), Failure> {
+    let action = || format!("remove volume {}", args.name);
+    let cluster = open(printer, action)?;
+    let name = args.name.clone();
+    let answers = ask_each(cluster.some(args.node.as_ref()).doing(action)?, move |client: Client| {
+        let name = name.clone();
+        async move { client.remove_volume(&name).await }
+    });
+    let mut removed = Vec::new();
+    let (mut absent, mut failed) = (None, None);
+    for (client, answer) in answers.await {
+        match answer {
+            Ok(()) => removed.push(client.node_name().clone()),
+            Err(error) if error.is_not_found() => absent = Some(error),
+            Err(error) if failed.is_none() => failed = Some(error),
+            Err(error) => cluster.warn(&error),
+        }
+    }
+    let lost = if removed.is_empty() { failed.or(absent) } else { failed };
+    let value: Vec<_> = removed.iter().map(|node| json!({ "volume": args.name, "node": node })).collect();
+    if !removed.is_empty() {
+        printer.either(&value, || removed.iter().map(|node| format!("{node}: {}\n", args.name)).collect())?;
+    }
+    lost.map_or(Ok(()), Err).doing(action)
+}
+
+/// One that a container took meanwhile stays: the node refuses, and that is a warning.
+async fn prune(args: LsArgs, printer: Printer) -> Result<(), Failure> {
+    let action = || "remove volumes".to_owned();
+    let cluster = open(printer, action)?;
+    let mut removed = Vec::new();
+    for (client, record) in all(&cluster, args.node.as_ref()).await.doing(action)? {
+        if record.spec.driver != Driver::Local || !record.used_by.is_empty() {
+            continue;
+        }
+        match client.remove_volume(&record.spec.name).await {
+            Ok(()) => removed.push((record.spec.name, record.node)),
+            Err(error) => cluster.warn(&error),
+        }
+    }
+    let value: Vec<_> = removed.iter().map(|(name, node)| json!({ "volume": name, "node": node })).collect();
+    printer.either(&value, || removed.iter().map(|(name, node)| format!("{node}: {name}\n")).collect())
+}
+
+fn table(records: &[VolumeRecord]) -> String {
+    let mut table = Table::new(&["NAME", "NODE", "DRIVER", "CREATED", "USED BY"]);
+    for VolumeRecord { spec, node, used_by, .. } in records {
+        let created = print::since(&spec.created_at).map(|span| format!("{span} ago"));
+        let users: Vec<&str> = used_by.iter().map(|name| name.as_str()).collect();
+        table.row([
+            spec.name.to_string(),
+            node.to_string(),
+            spec.driver.to_string(),
+            created.unwrap_or_default(),
+            users.join(","),
+        ]);
+    }
+    table.render()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use drover_model::VolumeSpec;
+
+    #[test]
+    fn volumes_are_listed_with_their_users() {
+        let record = |name: &str, users: &[&str]| VolumeRecord {
+            spec: VolumeSpec { name: name.parse().unwrap(), driver: Driver::Local, created_at: String::new() },
+            node: "n1".parse().unwrap(),
+            used_by: users.iter().map(|user| user.parse().unwrap()).collect(),
+            path: None,
+        };
+        let expected = "NAME    NODE   DRIVER   CREATED   USED BY\n\
+                        data    n1     local    -         web\n\
+                        spare   n1     local    -         -\n";
+        assert_eq!(table(&[record("data", &["web"]), record("spare", &[])]), expected);
+    }
+}
