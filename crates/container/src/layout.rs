@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use drover_model::{ContainerId, ContainerSpec};
+use drover_model::ContainerId;
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 use serde::{Deserialize, Serialize};
 
@@ -96,13 +96,6 @@ impl Layout {
     #[must_use]
     pub fn volume(&self, index: usize) -> PathBuf {
         self.volumes().join(index.to_string())
-    }
-
-    /// The trees that travel with a container beside its upper layer, `/dev` and `/dev/shm`, in the same order on both nodes.
-    #[must_use]
-    pub fn travelling(&self, spec: &ContainerSpec) -> Vec<PathBuf> {
-        let travelling = spec.volumes.iter().enumerate().filter(|(_, mount)| mount.travels());
-        travelling.map(|(index, _)| self.volume(index)).collect()
     }
 
     /// The empty tmpfs that covers masked directories after a restore.

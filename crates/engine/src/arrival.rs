@@ -1,18 +1,19 @@
 //! What the target does at each step of a migration. Everything here blocks.
 
 use std::io::{BufReader, Read};
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use drover_container::shim::{Request, Shim};
 use drover_container::{Notes, RuncError, criu, prepare_dev, prepare_template};
+use drover_disk::delta::{self, Place};
 use drover_disk::{Claim, Fetch, layer};
 use drover_memory::{Arrived, Inflow, MachineMemory, Placed, Room, StoreError};
 use drover_model::{Bytes, ContainerState, Explained};
 use drover_network::Gate;
-use drover_protocol::{Offer, Stream, TargetInput, WantedLayer};
+use drover_protocol::{Offer, Part, Stream, TargetInput, WantedLayer};
 use tokio::sync::OwnedMutexGuard;
 
 use crate::container::{Container, Stored, cgroup_path, lock};
@@ -22,6 +23,7 @@ use crate::following::Relay;
 use crate::link::{ChannelReader, Link};
 use crate::node::Inner;
 use crate::place;
+use crate::trees;
 use crate::volumes::Fate;
 
 /// The oldest CRIU that can dump connections on present kernels and read our page maps.
@@ -141,23 +143,21 @@ impl Arrival {
         happened: impl Fn(TargetInput) + Clone + Send + 'static,
     ) -> Result<(), Explained> {
         let layout = &self.container.layout;
-        let one = |place| vec![place];
+        let trees = trees::places(&self.container)?;
+        let place = |path| vec![Place { path, aside: None }];
         let places = [
-            (Stream::Upper, one(layout.upper())),
-            (Stream::Dev, one(layout.dev())),
-            (Stream::Shm, one(layout.shm())),
-            (Stream::Log, one(layout.log())),
-            (Stream::Checkpoint, one(layout.images())),
-            (Stream::Memory, one(layout.images())),
-            (Stream::Pages, one(layout.store())),
-            (Stream::Volumes, layout.travelling(&self.container.spec())),
+            (Stream::Files, trees),
+            (Stream::Checkpoint, place(layout.images())),
+            (Stream::Memory, place(layout.images())),
+            (Stream::Pages, place(layout.store())),
         ];
         for (stream, places) in places {
             let again = || Explained { reason: format!("the stream {stream:?} came twice"), hint: None };
             let input = link.take_stream(stream).ok_or_else(again)?;
             let (shared, happened) = (Arc::clone(&self.shared), happened.clone());
             let receive = move || {
-                let received = receive(stream, &places, input, &shared, || happened(TargetInput::RoundStored));
+                let stored = |part| happened(TargetInput::RoundStored(part));
+                let received = receive(stream, &places, input, &shared, stored);
                 if let Err(why) = &received {
                     happened(TargetInput::ReceiveFailed(why.clone()));
                 }
@@ -270,6 +270,7 @@ impl Arrival {
             .change(|stored| stored.state = ContainerState::Running)
             .map_err(|error| failure("cannot write the container's record", &error))?;
         place::remove_checkpoint(&container.layout);
+        trees::clear(container);
         self.held = None;
         Ok(())
     }
@@ -287,42 +288,59 @@ impl Arrival {
     }
 }
 
-/// Receives a stream to its end, into one place or several, one after the other. `stored` is called when all of a round has arrived.
+/// Receives a stream to its end. `stored` is called when all of a part of a round has arrived.
 fn receive(
     stream: Stream,
-    places: &[PathBuf],
+    places: &[Place],
+    input: ChannelReader,
+    shared: &Mutex<Arrived>,
+    stored: impl Fn(Part),
+) -> Result<(), Explained> {
+    let attempt = "cannot receive the container";
+    let mut input = BufReader::with_capacity(GULP, input);
+    match (stream, places) {
+        (Stream::Pages, [place]) => {
+            return receive_pages(&place.path, input.into_inner(), shared, || stored(Part::Memory));
+        }
+        (Stream::Memory, [place]) => {
+            let received = drover_memory::receive(&place.path, &mut input, Room::default());
+            received.map(drop).map_err(|error| failure("cannot receive memory", &error))?;
+        }
+        (Stream::Files, places) => {
+            let received = delta::receive(places, &mut input, || stored(Part::Files));
+            received.map(drop).map_err(|error| failure("cannot receive the container's files", &error))?;
+        }
+        (_, [place]) => {
+            let received = layer::apply(&place.path, &mut input);
+            received.map(drop).map_err(|error| failure("cannot receive the checkpoint", &error))?;
+        }
+        _ => {}
+    }
+    // What stands behind the end of a stream is read over, or its sender would wait for ever.
+    let read = std::io::copy(&mut input.by_ref(), &mut std::io::sink());
+    read.map(drop).map_err(|error| failure(attempt, &error))
+}
+
+/// Receives the pages that cross in rounds.
+fn receive_pages(
+    place: &Path,
     input: ChannelReader,
     shared: &Mutex<Arrived>,
     stored: impl FnMut(),
 ) -> Result<(), Explained> {
-    if let (Stream::Pages, [place]) = (stream, places) {
-        let attempt = format!("cannot receive {}", place.display());
-        let mut input = Inflow::new(input);
-        // Nothing comes when there were no rounds.
-        if !input.is_over() {
-            std::fs::create_dir(place).map_err(|error| failure(&attempt, &error))?;
-            let arrived = drover_memory::store(place, &mut input, Room::default(), stored);
-            *lock(shared) = arrived.map_err(|error| match &error {
-                StoreError::Room(_) => failure(&attempt, &error).with_hint(ANOTHER_NODE),
-                _ => failure(&attempt, &error),
-            })?;
-        }
-        input.drain();
-        return Ok(());
+    let attempt = "cannot receive memory";
+    let mut input = Inflow::new(input);
+    // Nothing comes when there were no rounds.
+    if !input.is_over() {
+        std::fs::create_dir(place).map_err(|error| failure(attempt, &error))?;
+        let arrived = drover_memory::store(place, &mut input, Room::default(), stored);
+        *lock(shared) = arrived.map_err(|error| match &error {
+            StoreError::Room(_) => failure(attempt, &error).with_hint(ANOTHER_NODE),
+            _ => failure(attempt, &error),
+        })?;
     }
-    let mut input = BufReader::with_capacity(GULP, input);
-    for place in places {
-        let attempt = format!("cannot receive {}", place.display());
-        if stream == Stream::Memory {
-            let received = drover_memory::receive(place, &mut input, Room::default());
-            received.map(drop).map_err(|error| failure(&attempt, &error))?;
-        } else {
-            layer::apply(place, &mut input).map(drop).map_err(|error| failure(&attempt, &error))?;
-        }
-    }
-    // What stands behind the end of a stream is read over, or its sender would wait for ever.
-    let read = std::io::copy(&mut input.by_ref(), &mut std::io::sink());
-    read.map(drop).map_err(|error| failure("cannot receive the container", &error))
+    input.drain();
+    Ok(())
 }
 
 /// Waits for the place of a container that is being discarded: its move may be ordered again before the last one is cleaned

@@ -10,18 +10,18 @@ use std::time::{Duration, Instant};
 
 use drover_container::criu::{Coverage, Mappings, Sleepers, Unconfirmed, Worker, is_starting};
 use drover_container::{DumpRequest, PAGE_SERVER, dump};
-use drover_disk::layer;
+use drover_disk::{delta, layer};
 use drover_memory::{Last, Rest, Rounds, Sums, Tracker};
-use drover_model::{Compression, ContainerState, Explained, Neighbour, PageCount};
+use drover_model::{Bytes, Compression, ContainerState, Explained, Neighbour, PageCount};
 use drover_network::Gate;
-use drover_protocol::{Stream, WantedLayer};
+use drover_protocol::WantedLayer;
 use drover_sys::repair::end_repair;
 use tokio::sync::OwnedRwLockWriteGuard;
 
 use crate::container::{Container, lock};
 use crate::crossing;
 use crate::error::failure;
-use crate::link::{Link, StreamSender};
+use crate::link::StreamSender;
 use crate::node::Inner;
 use crate::offer::refuse_strangers;
 use crate::place;
@@ -58,6 +58,8 @@ pub(crate) struct Departure {
     reins: Reins,
     /// What is followed and sent while it runs.
     rounds: Option<Rounds<Revocable>>,
+    /// The trees of files that travel, once a round has begun.
+    files: Option<delta::Source<Revocable>>,
     /// Set when the rounds have become pointless: nobody shall wait for the rest of one.
     given_up: Arc<AtomicBool>,
     compression: Compression,
@@ -95,6 +97,15 @@ fn freeze_where_it_can_be_dumped(container: &Container) -> Result<Sleepers, Expl
     Err(Explained { reason, hint: Some("it goes on here as before; move it again".to_owned()) })
 }
 
+/// What crossed while the container was frozen.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Crossed {
+    /// Pages.
+    pub pages: PageCount,
+    /// Bytes of its files.
+    pub files: Bytes,
+}
+
 /// What is left of the rounds when the dump begins.
 type Remaining = Option<Rest<Revocable>>;
 
@@ -118,6 +129,7 @@ impl Departure {
             unprepared: None,
             reins: Arc::default(),
             rounds: None,
+            files: None,
             given_up: Arc::default(),
             compression,
             sums: Arc::default(),
@@ -194,14 +206,15 @@ impl Departure {
         Ok(())
     }
 
-    /// Dumps the processes; their memory crosses meanwhile, or is only named when it `follows`. Gives how many pages
-    /// crossed.
+    /// Dumps the processes; meanwhile their memory crosses, or is only named when it `follows`, and what was changed in
+    /// their files. Gives what crossed.
     pub fn checkpoint(
         &mut self,
         out: StreamSender,
         pages_out: StreamSender,
+        files_out: StreamSender,
         follows: bool,
-    ) -> Result<PageCount, Explained> {
+    ) -> Result<Crossed, Explained> {
         let attempt = "cannot checkpoint the container";
         let missing = || Explained { reason: format!("{attempt}: it is not frozen"), hint: None };
         let Ready { worker, pages, neighbours, unread_stdin, sleepers } = self.ready.take().ok_or_else(missing)?;
@@ -211,7 +224,9 @@ impl Departure {
         let freezer = self.container.cgroup.freezer_path().ok_or_else(missing)?;
         let processes = self.container.cgroup.pids().map_err(|error| failure(attempt, &error))?;
         let (coverage, sent, rest) = self.end_rounds(pages_out, &processes, follows)?;
+        let mut files = self.take_files(files_out)?;
         std::thread::scope(|scope| {
+            let files = scope.spawn(move || copy::end_files(&mut files).map(|sent| (files, sent)));
             let finishing = scope.spawn(move || rest.map(finish_rounds).transpose());
             let serving = scope.spawn(move || {
                 let mut out = out;
@@ -256,13 +271,15 @@ impl Departure {
             let told = dumped.map_err(|error| failure(attempt, &error))?;
             let confirming = std::thread::Builder::new().name("confirm".into()).spawn(move || told.confirm());
             self.confirmation = Some(confirming.map_err(|error| failure(attempt, &error))?);
+            let (files, sent_files) = files.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            self.files = Some(files);
             let rest = finishing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
             let mut crossed = served?.0 + sent.0;
             if let Some(all) = rest {
                 let before = std::mem::replace(&mut *lock(&self.sums), all);
                 crossed += all.since(before).pages;
             }
-            Ok(PageCount(crossed))
+            Ok(Crossed { pages: PageCount(crossed), files: sent_files })
         })
     }
 
@@ -289,24 +306,13 @@ impl Departure {
         Ok((Coverage { pages: covered, shared }, pages, Some(rest)))
     }
 
-    /// Sends what is left: files, what is in memory file systems, the log, CRIU's images, volumes that travel.
-    pub fn transfer(&self, (streams, volumes): ([StreamSender; 5], StreamSender)) -> Result<(), Explained> {
-        let layout = &self.container.layout;
-        let trees = [layout.upper(), layout.dev(), layout.shm(), layout.log(), layout.images()];
-        for (tree, stream) in trees.iter().zip(streams) {
-            let attempt = || format!("cannot send {}", tree.display());
-            let mut out = io::BufWriter::with_capacity(1 << 20, stream);
-            layer::pack(tree, &mut out).map_err(|error| failure(&attempt(), &error))?;
-            let stream = out.into_inner().map_err(|error| failure(&attempt(), error.error()))?;
-            stream.finish().map_err(|error| failure(&attempt(), &error))?;
-        }
-        let attempt = "cannot send the container's volumes";
-        let mut out = io::BufWriter::with_capacity(1 << 20, volumes);
-        for tree in layout.travelling(&self.container.spec()) {
-            layer::pack(&tree, &mut out).map_err(|error| failure(attempt, &error))?;
-        }
-        let volumes = out.into_inner().map_err(|error| failure(attempt, error.error()))?;
-        volumes.finish().map_err(|error| failure(attempt, &error))
+    /// Sends what is left: CRIU's images.
+    pub fn transfer(&self, out: StreamSender) -> Result<(), Explained> {
+        let attempt = "cannot send the checkpoint";
+        let mut out = io::BufWriter::with_capacity(1 << 20, out);
+        layer::pack(&self.container.layout.images(), &mut out).map_err(|error| failure(attempt, &error))?;
+        let out = out.into_inner().map_err(|error| failure(attempt, error.error()))?;
+        out.finish().map_err(|error| failure(attempt, &error))
     }
 
     /// Confirms what the dump relied on, which has been looked at since: the target must not run it otherwise.
@@ -317,12 +323,6 @@ impl Departure {
             let hint = Some("it goes on here as before; move it again".to_owned());
             Explained { hint, ..failure("the checkpoint cannot be relied on", &error) }
         })
-    }
-
-    /// The streams that `transfer` sends, in its order.
-    pub fn transfer_streams(link: &Link) -> ([StreamSender; 5], StreamSender) {
-        let trees = [Stream::Upper, Stream::Dev, Stream::Shm, Stream::Log, Stream::Checkpoint];
-        (trees.map(|stream| link.sender(stream)), link.sender(Stream::Volumes))
     }
 
     /// Undoes the freeze. The gate opens first, so that the first packet passes.
@@ -360,6 +360,9 @@ impl Departure {
         self.hasten();
         self.ready = None;
         self.rounds = None;
+        // The kernel takes its time to end what told us of pages.
+        let files = self.files.take();
+        std::thread::spawn(move || drop(files));
         if self.inner.registry.find(self.container.id.as_str()).is_ok() {
             place::remove_checkpoint(&self.container.layout);
         }

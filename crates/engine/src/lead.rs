@@ -18,7 +18,7 @@ use tokio::sync::{OwnedMutexGuard, mpsc, watch};
 
 use crate::clock::{instant, moment};
 use crate::container::{Container, lock};
-use crate::departure::{Departure, Reins};
+use crate::departure::{Crossed, Departure, Reins};
 use crate::error::failure;
 use crate::exec::alone;
 use crate::journal::{Decided, Entry, Mark};
@@ -47,10 +47,10 @@ pub(crate) struct Lead {
 /// What had crossed when the container could run on the target.
 #[derive(Debug, Clone, Copy)]
 struct Frozen {
-    /// Pages that crossed while it was frozen.
-    pages: PageCount,
-    /// All that crossed until then.
-    bytes: Bytes,
+    /// What crossed while it was frozen.
+    crossed: Crossed,
+    /// All bytes of memory that crossed until then.
+    memory: u64,
 }
 
 /// What a step gave.
@@ -65,7 +65,7 @@ impl Lead {
         let departure = Departure::new(Arc::clone(&self.inner), Arc::clone(&self.container), compression);
         let (reins, given_up, sums) = (departure.reins(), departure.given_up(), departure.sums());
         let departure = Arc::new(Mutex::new(departure));
-        let pages = Arc::new(Mutex::new(PageCount(0)));
+        let last = Arc::new(Mutex::new(Crossed::default()));
         let (done, mut steps) = mpsc::channel::<StepResult>(1);
         let mut link: Option<Link> = None;
         let (linked, mut links) = mpsc::channel::<Link>(1);
@@ -101,7 +101,7 @@ impl Lead {
                     }
                     SourceOutput::Conclude(result) => {
                         given_up.store(result.outcome == Outcome::RolledBack, Ordering::Relaxed);
-                        let pages = *lock(&pages);
+                        let crossed = *lock(&last);
                         let stays = result.outcome == Outcome::RolledBack;
                         let sums = *lock(&sums);
                         if stays {
@@ -110,8 +110,8 @@ impl Lead {
                             let departure = Arc::clone(&departure);
                             blocking(move || lock(&departure).clean_up()).await;
                         }
-                        let frozen = frozen.unwrap_or_else(|| traffic.memory() + traffic.files());
-                        self.conclude(result, &traffic, Frozen { pages, bytes: Bytes(frozen) }, sums);
+                        let frozen = frozen.unwrap_or_else(|| traffic.memory());
+                        self.conclude(result, &traffic, Frozen { crossed, memory: frozen }, sums);
                         drop(operation.take_if(|_| stays));
                     }
                     SourceOutput::Finish => {
@@ -122,7 +122,7 @@ impl Lead {
                     }
                     step => {
                         if matches!(step, SourceOutput::RecordCommit(_)) {
-                            frozen = Some(traffic.memory() + traffic.files());
+                            frozen = Some(traffic.memory());
                         }
                         if step == SourceOutput::Thaw && busy {
                             given_up.store(true, Ordering::Relaxed);
@@ -135,7 +135,7 @@ impl Lead {
             if !busy && let Some(step) = waiting.pop_front() {
                 busy = true;
                 let linked = (linked.clone(), bandwidth);
-                self.begin(step, &departure, link.as_ref(), &traffic, &pages, done.clone(), linked);
+                self.begin(step, &departure, link.as_ref(), &traffic, &last, done.clone(), linked);
             }
             self.show(&machine, &traffic);
             let deadline = machine.deadline().map(instant);
@@ -178,7 +178,7 @@ impl Lead {
         departure: &Arc<Mutex<Departure>>,
         link: Option<&Link>,
         traffic: &Arc<Traffic>,
-        pages: &Arc<Mutex<PageCount>>,
+        last: &Arc<Mutex<Crossed>>,
         done: mpsc::Sender<StepResult>,
         (linked, bandwidth): (mpsc::Sender<Link>, Option<Bandwidth>),
     ) {
@@ -220,11 +220,10 @@ impl Lead {
                 let out = link.sender(Stream::Image);
                 Box::new(move |departure| result(departure.send_image(&layers, out), SourceInput::ImageSent))
             }
-            (SourceOutput::SendRound, Some(link)) => {
-                let out = link.sender(Stream::Pages);
-                Box::new(move |departure| match departure.round(out) {
-                    Ok(Ok(round)) => SourceInput::RoundSent(round),
-                    Ok(Err(why)) => SourceInput::RoundRefused(why),
+            (SourceOutput::SendRound { memory }, Some(link)) => {
+                let (pages, files) = (memory.then(|| link.sender(Stream::Pages)), link.sender(Stream::Files));
+                Box::new(move |departure| match departure.round(pages, files) {
+                    Ok((round, refused)) => SourceInput::RoundSent { round, refused },
                     Err(why) => SourceInput::StepFailed(why),
                 })
             }
@@ -246,19 +245,19 @@ impl Lead {
                 return;
             }
             (SourceOutput::Checkpoint { follows }, Some(link)) => {
-                let (out, pages) = (link.sender(Stream::Memory), Arc::clone(pages));
-                let pages_out = link.sender(Stream::Pages);
-                Box::new(move |departure| match departure.checkpoint(out, pages_out, follows) {
-                    Ok(count) => {
-                        *lock(&pages) = count;
+                let (out, last) = (link.sender(Stream::Memory), Arc::clone(last));
+                let (pages_out, files_out) = (link.sender(Stream::Pages), link.sender(Stream::Files));
+                Box::new(move |departure| match departure.checkpoint(out, pages_out, files_out, follows) {
+                    Ok(crossed) => {
+                        *lock(&last) = crossed;
                         SourceInput::Checkpointed
                     }
                     Err(why) => SourceInput::StepFailed(why),
                 })
             }
             (SourceOutput::Transfer, Some(link)) => {
-                let streams = Departure::transfer_streams(link);
-                Box::new(move |departure| result(departure.transfer(streams), SourceInput::Transferred))
+                let out = link.sender(Stream::Checkpoint);
+                Box::new(move |departure| result(departure.transfer(out), SourceInput::Transferred))
             }
             (SourceOutput::RecordCommit(mode), _) => {
                 let began_at = self.state.borrow().began_at.clone();
@@ -307,7 +306,8 @@ impl Lead {
             }
             let surveyed = blocking(move || {
                 let _held = held;
-                lock(&departure).survey().map_or_else(SourceInput::StepFailed, SourceInput::Surveyed)
+                let surveyed = lock(&departure).survey();
+                surveyed.map_or_else(SourceInput::StepFailed, |(pages, files)| SourceInput::Surveyed { pages, files })
             });
             let _ = done.send(surveyed.await).await;
         });
@@ -372,18 +372,20 @@ impl Lead {
     }
 
     fn conclude(&self, result: SourceResult, traffic: &Traffic, frozen: Frozen, sums: Sums) {
-        let Frozen { pages, bytes } = frozen;
+        let Frozen { crossed: Crossed { pages, files }, memory } = frozen;
         let ms = |duration: Duration| (duration.as_secs_f64() * 1e6).round() / 1e3;
         let frozen = [drover_model::Phase::Checkpoint, drover_model::Phase::Transfer];
         let last = frozen.iter().filter_map(|phase| result.phases.get(phase)).sum::<Duration>();
         if let (Outcome::Moved, Some(downtime)) = (result.outcome, result.downtime) {
-            self.inner.learn_fixed_part(&self.container.id, &result.rounds, pages, downtime);
+            let crossed = Round { pages, files, ..Round::default() }.load();
+            self.inner.learn_fixed_part(&self.container.id, &result.rounds, crossed, downtime);
         }
-        let before_freeze: u64 = result.rounds.iter().map(|round| round.bytes.0).sum();
-        let bytes = Bytes(bytes.0.saturating_sub(before_freeze));
+        let before_freeze: u64 = result.rounds.iter().map(|round| round.bytes.0 - round.files.0).sum();
+        let bytes = Bytes(memory.saturating_sub(before_freeze) + files.0);
         let mut rounds = result.rounds;
         // What crossed while it was frozen.
-        rounds.extend((pages.0 > 0).then_some(Round { pages, bytes, ms: ms(last), dirty_after: PageCount(0) }));
+        let round = Round { pages, bytes, ms: ms(last), files, ..Round::default() };
+        rounds.extend((pages.0 > 0 || files.0 > 0).then_some(round));
         let before = self.state.borrow().clone();
         let report = Report {
             id: self.id.clone(),

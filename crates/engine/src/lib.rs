@@ -31,6 +31,7 @@ mod recovery;
 mod request;
 mod session;
 mod standstill;
+mod trees;
 mod volumes;
 
 pub use drover_disk::Choice;

@@ -221,6 +221,14 @@ impl StreamSender {
     /// # Errors
     /// When the link is broken.
     pub fn finish(self) -> io::Result<()> {
+        self.end()
+    }
+
+    /// As `finish`, for whoever cannot give it away.
+    ///
+    /// # Errors
+    /// When the link is broken.
+    pub fn end(&self) -> io::Result<()> {
         self.send_frame(Bytes::new())
     }
 
@@ -311,12 +319,12 @@ mod tests {
         let traffic = Arc::new(Traffic::default());
         let (source, mut target) = (Link::new(a, Arc::clone(&traffic)), Link::new(b, Arc::default()));
         let content: Vec<u8> = (0..3_000_000_u32).map(|i| (i % 251) as u8).collect();
-        let (mut out, expected) = (source.sender(Stream::Upper), content.clone());
+        let (mut out, expected) = (source.sender(Stream::Files), content.clone());
         let writing = tokio::task::spawn_blocking(move || {
             out.write_all(&content).unwrap();
             out.finish().unwrap();
         });
-        let mut input = target.take_stream(Stream::Upper).unwrap();
+        let mut input = target.take_stream(Stream::Files).unwrap();
         let reading = tokio::task::spawn_blocking(move || {
             let mut read = Vec::new();
             input.read_to_end(&mut read).unwrap();
@@ -347,10 +355,10 @@ mod tests {
         let begun = std::time::Instant::now();
         let source = Link::capped(a, Arc::default(), Some(Bandwidth(50_000_000)));
         let mut target = Link::new(b, Arc::default());
-        let out = source.sender(Stream::Upper);
-        let frame = (FrameHeader::Data(Stream::Upper, LENGTH as u32), Bytes::from(vec![7; LENGTH]));
+        let out = source.sender(Stream::Files);
+        let frame = (FrameHeader::Data(Stream::Files, LENGTH as u32), Bytes::from(vec![7; LENGTH]));
         out.outgoing.send(frame).await.unwrap();
-        let mut input = target.take_stream(Stream::Upper).unwrap();
+        let mut input = target.take_stream(Stream::Files).unwrap();
         let mut received = input.pieces.recv().await.unwrap().len();
         assert!(source.send(b"word".to_vec(), PATIENCE).await);
         assert_eq!(target.receive().await.unwrap(), "word");

@@ -123,6 +123,17 @@ impl Volumes {
         }
     }
 
+    /// The volumes that travel with a container, and whether they are in memory.
+    pub fn travelling(&self, spec: &ContainerSpec, layout: &Layout) -> Vec<(PathBuf, bool)> {
+        let travelling = spec.volumes.iter().enumerate().filter(|(_, mount)| mount.travels());
+        let place = |(index, mount): (usize, &Mount)| match &mount.kind {
+            // Not where it is mounted: files cannot be put aside across mounts.
+            MountKind::Local { volume } => (self.store.data(volume), false),
+            MountKind::Tmpfs { .. } => (layout.volume(index), true),
+        };
+        travelling.map(place).collect()
+    }
+
     /// The files of a container's local volumes.
     pub fn files(&self, spec: &ContainerSpec) -> Vec<PathBuf> {
         Self::locals(spec).iter().map(|name| self.store.data(name)).collect()

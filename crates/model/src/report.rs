@@ -20,7 +20,7 @@ pub enum Outcome {
 }
 
 /// One round of copying.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Round {
     /// Pages sent.
     pub pages: PageCount,
@@ -30,6 +30,31 @@ pub struct Round {
     pub ms: f64,
     /// Pages that were dirty again when it ended.
     pub dirty_after: PageCount,
+    /// Of the bytes, those of files.
+    #[serde(default)]
+    pub files: Bytes,
+    /// About how many bytes of files had changed again when it ended.
+    #[serde(default)]
+    pub files_after: Bytes,
+}
+
+impl Round {
+    /// What crossed, memory and files together, in pages.
+    #[must_use]
+    pub fn load(&self) -> PageCount {
+        together(self.pages, self.files)
+    }
+
+    /// What there was to be sent again when it ended, memory and files together, in pages.
+    #[must_use]
+    pub fn load_after(&self) -> PageCount {
+        together(self.dirty_after, self.files_after)
+    }
+}
+
+/// Pages and files together, in pages.
+fn together(pages: PageCount, files: Bytes) -> PageCount {
+    PageCount(pages.0.saturating_add(files.0.div_ceil(PageCount::PAGE)))
 }
 
 /// How pages were packed that crossed in rounds.
@@ -71,7 +96,7 @@ pub struct Report {
     pub bytes_sent: Bytes,
     /// Of them memory pages.
     pub bytes_memory: Bytes,
-    /// Of them files: the image if it was missing, the upper layer, tmpfs contents and logs.
+    /// Of them files: the upper layer, volumes, tmpfs contents and the log, and what was missing of the image.
     pub bytes_disk: Bytes,
     /// Of the files: layers of the image that the target lacked.
     #[serde(default)]

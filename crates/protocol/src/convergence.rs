@@ -1,7 +1,7 @@
 //! What to do after a round of copying: another round, freeze, let memory follow, slow the container, or give up. Pure.
 //!
-//! The pause is predicted as the pages that have been written again, over the rate at which pages crossed, and a fixed
-//! part for dump, restore and decision, which is learnt from earlier moves. A round is worth its time as long as that is
+//! The pause is predicted as the pages and the bytes of files that have been written again, over the rate at which they
+//! crossed, and a fixed part for dump, restore and decision, which is learnt from earlier moves. A round is worth its time as long as that is
 //! over the budget and rounds still shrink; within the budget, as long as it makes the pause shorter by 20 ms or more.
 
 use std::time::Duration;
@@ -34,6 +34,8 @@ pub struct Course<'a> {
     pub rounds: &'a [Round],
     /// After how many rounds the container was slowed: once for each step.
     pub slowed: &'a [usize],
+    /// Why memory does not cross in rounds, if it does not: then they are of files alone.
+    pub without_memory: Option<&'a str>,
 }
 
 /// What a pause takes when nothing is left to be sent and nothing is known yet. Measured on two cores: 60 to 120 ms.
@@ -61,8 +63,15 @@ impl Course<'_> {
                     "all memory crossed while the container was frozen (stop-and-copy)".to_owned(),
                 );
             }
-            Mode::PostCopy => return Decision::PostCopy("all memory followed the container (post-copy)".to_owned()),
+            Mode::PostCopy => {
+                let freeze = || Decision::PostCopy("all memory followed the container (post-copy)".to_owned());
+                return self.files_alone(freeze);
+            }
             Mode::Auto | Mode::PreCopy => {}
+        }
+        if let Some(why) = self.without_memory {
+            let why = format!("all memory crossed while the container was frozen, for {why}");
+            return self.files_alone(|| Decision::Freeze(why));
         }
         if let StopRule::Rounds(wanted) = self.settings.stop_rule {
             let enough = self.rounds.len() >= wanted as usize;
@@ -76,7 +85,7 @@ impl Course<'_> {
             }
             return Decision::Round;
         };
-        let (budget, predicted) = (self.settings.budget(), self.predict(last.dirty_after));
+        let (budget, predicted) = (self.settings.budget(), self.predict(last.load_after()));
         let pause =
             format!("a pause of {} ms was predicted after {}", predicted.as_millis(), counted(self.rounds.len()));
         let (enough, why) = match self.settings.stop_rule {
@@ -86,7 +95,7 @@ impl Course<'_> {
             StopRule::Rounds(_) => (false, String::new()),
         };
         // Within the budget it is a matter of worth: rounds cost the container little.
-        let rest = crossing(self.rounds, last.dirty_after);
+        let rest = crossing(self.rounds, last.load_after());
         let worth = self.settings.stop_rule == StopRule::Budget
             && rest > WORTH
             && self.rounds.len() < most as usize
@@ -109,11 +118,18 @@ impl Course<'_> {
         Decision::Round
     }
 
+    /// Rounds of files for as long as they make the pause shorter, whatever it is.
+    fn files_alone(&self, end: impl FnOnce() -> Decision) -> Decision {
+        let most = self.settings.max_rounds.unwrap_or(MOST_ROUNDS) as usize;
+        let settled = self.rounds.last().is_some_and(|last| crossing(self.rounds, last.load_after()) <= WORTH);
+        if settled || self.rounds.len() >= most || self.stalls() { end() } else { Decision::Round }
+    }
+
     /// Whether the last round left about as much as the one before it. One that was slowed in between counts anew.
     fn stalls(&self) -> bool {
         let since = self.slowed.last().copied().unwrap_or(0);
         match self.rounds[since.min(self.rounds.len())..] {
-            [.., before, last] => last.dirty_after.0 * 100 > before.dirty_after.0 * SHRINKING,
+            [.., before, last] => last.load_after().0 * 100 > before.load_after().0 * SHRINKING,
             _ => false,
         }
     }
@@ -144,8 +160,8 @@ impl Course<'_> {
 
 /// How long so many pages take, by the rounds until now.
 fn crossing(rounds: &[Round], pages: PageCount) -> Duration {
-    let measuring = rounds.iter().rev().filter(|round| round.pages.0 >= MEASURES && round.ms > 0.0);
-    let (crossed, ms) = measuring.take(RECENT).fold((0, 0.0), |sum, round| (sum.0 + round.pages.0, sum.1 + round.ms));
+    let measuring = rounds.iter().rev().filter(|round| round.load().0 >= MEASURES && round.ms > 0.0);
+    let (crossed, ms) = measuring.take(RECENT).fold((0, 0.0), |sum, round| (sum.0 + round.load().0, sum.1 + round.ms));
     if crossed == 0 {
         // So little crossed that so little more takes no time either.
         return Duration::ZERO;
@@ -165,7 +181,7 @@ impl Default for FixedPart {
 }
 
 impl FixedPart {
-    /// Learns from a pause in which so many pages crossed. Without rounds before it nobody knows how long those took.
+    /// Learns from a pause in which so much crossed, in pages. Without rounds before it nobody knows how long those took.
     pub fn learn(&mut self, rounds: &[Round], last: PageCount, pause: Duration) {
         if !rounds.is_empty() {
             self.0.rotate_left(1);
@@ -195,11 +211,11 @@ mod tests {
     /// A round that sent so many pages in so many milliseconds, and left so many.
     fn round(pages: u64, ms: f64, dirty_after: u64) -> Round {
         let bytes = Bytes(pages * PageCount::PAGE);
-        Round { pages: PageCount(pages), bytes, ms, dirty_after: PageCount(dirty_after) }
+        Round { pages: PageCount(pages), bytes, ms, dirty_after: PageCount(dirty_after), ..Round::default() }
     }
 
     fn decide(settings: &Settings, rounds: &[Round]) -> Decision {
-        Course { settings, fixed: FIXED, rounds, slowed: &[] }.decide()
+        Course { settings, fixed: FIXED, rounds, slowed: &[], without_memory: None }.decide()
     }
 
     fn auto() -> Settings {
@@ -256,16 +272,19 @@ mod tests {
         let mut rounds = vec![round(100_000, 4_000.0, 50_000), round(50_000, 2_000.0, 49_000)];
         let mut slowed = Vec::new();
         for share in SHARES {
-            let course = Course { settings: &settings, fixed: FIXED, rounds: &rounds, slowed: &slowed };
+            let course =
+                Course { settings: &settings, fixed: FIXED, rounds: &rounds, slowed: &slowed, without_memory: None };
             assert_eq!(course.decide(), Decision::Slow(share));
             slowed.push(rounds.len());
             // One round shows nothing yet.
             rounds.push(round(49_000, 2_000.0, 48_000));
-            let course = Course { settings: &settings, fixed: FIXED, rounds: &rounds, slowed: &slowed };
+            let course =
+                Course { settings: &settings, fixed: FIXED, rounds: &rounds, slowed: &slowed, without_memory: None };
             assert_eq!(course.decide(), Decision::Round);
             rounds.push(round(48_000, 2_000.0, 48_000));
         }
-        let course = Course { settings: &settings, fixed: FIXED, rounds: &rounds, slowed: &slowed };
+        let course =
+            Course { settings: &settings, fixed: FIXED, rounds: &rounds, slowed: &slowed, without_memory: None };
         let Decision::Freeze(why) = course.decide() else { panic!("{:?}", course.decide()) };
         assert!(why.ends_with("although the container was slowed"), "{why}");
     }
@@ -276,7 +295,13 @@ mod tests {
         let strict = Settings { downtime_ms: Some(50), ..auto() };
         assert_eq!(decide(&strict, &rounds), Decision::Round);
         let rounds = [round(100_000, 1000.0, 1_000)];
-        let course = Course { settings: &strict, fixed: Duration::from_millis(30), rounds: &rounds, slowed: &[] };
+        let course = Course {
+            settings: &strict,
+            fixed: Duration::from_millis(30),
+            rounds: &rounds,
+            slowed: &[],
+            without_memory: None,
+        };
         assert!(matches!(course.decide(), Decision::Freeze(_)));
     }
 
@@ -308,8 +333,13 @@ mod tests {
         let settings = Settings { mode: Mode::PreCopy, ..auto() };
         let rounds = [round(100_000, 1000.0, 900), round(900, 9.0, 700)];
         let slowed = [];
-        let course =
-            Course { settings: &settings, fixed: Duration::from_millis(500), rounds: &rounds, slowed: &slowed };
+        let course = Course {
+            settings: &settings,
+            fixed: Duration::from_millis(500),
+            rounds: &rounds,
+            slowed: &slowed,
+            without_memory: None,
+        };
         let why = "a pause of 507 ms was predicted after 2 rounds, 500 ms of it for what no round makes shorter, over the \
                    budget of 300 ms";
         assert_eq!(course.decide(), Decision::GiveUp(why.into()));
@@ -347,7 +377,43 @@ mod tests {
         assert_eq!(decide(&auto(), &[]), Decision::Round);
         let with = |mode| Settings { mode, ..auto() };
         assert!(matches!(decide(&with(Mode::StopAndCopy), &[]), Decision::Freeze(_)));
-        assert!(matches!(decide(&with(Mode::PostCopy), &[]), Decision::PostCopy(_)));
+        // Files cross before it is frozen all the same.
+        assert_eq!(decide(&with(Mode::PostCopy), &[]), Decision::Round);
+        assert!(matches!(decide(&with(Mode::PostCopy), &[round(0, 5.0, 0)]), Decision::PostCopy(_)));
+    }
+
+    /// A round of files alone: megabytes sent, and megabytes that have changed again.
+    fn files(sent: u64, ms: f64, after: u64) -> Round {
+        let (sent, after) = (Bytes(sent << 20), Bytes(after << 20));
+        Round { bytes: sent, ms, files: sent, files_after: after, ..Round::default() }
+    }
+
+    #[test]
+    fn files_and_memory_are_weighed_together() {
+        // 100 MB of memory a second: what memory leaves takes 40 ms, and what files leave 500 ms.
+        let memory = round(100_000, 4_000.0, 1_000);
+        let both = Round { files_after: Bytes(50 << 20), ..memory };
+        assert!(matches!(decide(&auto(), &[memory, round(1_000, 40.0, 0)]), Decision::Freeze(_)));
+        assert_eq!(decide(&auto(), &[both]), Decision::Round);
+        let Decision::Freeze(why) = decide(&auto(), &[both, Round { files_after: Bytes(0), ..round(1_000, 40.0, 10) }])
+        else {
+            panic!("another round")
+        };
+        assert!(why.starts_with("a pause of 100 ms was predicted"), "{why}");
+    }
+
+    #[test]
+    fn files_cross_in_rounds_where_memory_does_not() {
+        let settings = auto();
+        let decide = |rounds: &[Round]| {
+            let without_memory = Some("a reason");
+            Course { settings: &settings, fixed: FIXED, rounds, slowed: &[], without_memory }.decide()
+        };
+        assert_eq!(decide(&[]), Decision::Round);
+        assert_eq!(decide(&[files(1000, 10_000.0, 100)]), Decision::Round);
+        let Decision::Freeze(why) = decide(&[files(1000, 10_000.0, 100), files(100, 1_000.0, 1)]) else { panic!() };
+        assert_eq!(why, "all memory crossed while the container was frozen, for a reason");
+        assert!(matches!(decide(&[files(100, 1_000.0, 90), files(90, 900.0, 90)]), Decision::Freeze(_)));
     }
 
     #[test]

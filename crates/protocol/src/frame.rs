@@ -17,14 +17,6 @@ pub const MAX_DATA: u32 = 1 << 20;
 pub enum Stream {
     /// The layers of the image that the target lacks, one after the other.
     Image = 1,
-    /// The container's upper layer.
-    Upper = 2,
-    /// The contents of `/dev`.
-    Dev = 3,
-    /// The contents of `/dev/shm`.
-    Shm = 4,
-    /// What the container has printed so far.
-    Log = 5,
     /// Memory pages, in the page stream's format.
     Memory = 6,
     /// CRIU's images and Drover's notes about them.
@@ -35,36 +27,23 @@ pub enum Stream {
     Following = 9,
     /// From the target to the source: which of them are wanted next, in the format of wishes.
     Wishes = 10,
-    /// The contents of volumes that travel, one after the other.
-    Volumes = 11,
+    /// All trees of files that travel, in rounds: the upper layer, `/dev`, `/dev/shm`, the log, volumes.
+    Files = 12,
 }
 
 impl Stream {
     /// All of them.
-    pub const ALL: [Stream; 11] = [
+    pub const ALL: [Stream; 7] = [
         Stream::Image,
-        Stream::Upper,
-        Stream::Dev,
-        Stream::Shm,
-        Stream::Log,
         Stream::Memory,
         Stream::Checkpoint,
         Stream::Pages,
         Stream::Following,
         Stream::Wishes,
-        Stream::Volumes,
+        Stream::Files,
     ];
     /// The streams that must have ended before the container is restored.
-    pub const AWAITED: [Stream; 8] = [
-        Stream::Pages,
-        Stream::Memory,
-        Stream::Upper,
-        Stream::Dev,
-        Stream::Shm,
-        Stream::Log,
-        Stream::Checkpoint,
-        Stream::Volumes,
-    ];
+    pub const AWAITED: [Stream; 4] = [Stream::Pages, Stream::Memory, Stream::Files, Stream::Checkpoint];
 
     fn from_wire(byte: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|stream| *stream as u8 == byte)

@@ -55,6 +55,16 @@ pub struct WantedLayer {
     pub offset: u64,
 }
 
+/// What crosses in rounds, each in a stream of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Part {
+    /// Pages.
+    Memory,
+    /// Trees of files.
+    Files,
+}
+
 /// What the source decided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -123,8 +133,11 @@ pub enum ToSource {
     },
     /// The target is ready for the rounds.
     Ready,
-    /// All of the round that was sent last has arrived.
-    Stored,
+    /// All of this part of the round that was sent last has arrived.
+    Stored {
+        /// Of what.
+        part: Part,
+    },
     /// The container is restored, frozen, and promised: the target keeps it until it hears the decision.
     Restored,
     /// The target failed and has discarded everything.

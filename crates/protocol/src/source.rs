@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use drover_model::{
-    Explained, Fallback, MigrationId, Mode, Moment, NodeName, Outcome, PageCount, Phase, Round, Settings,
+    Bytes, Explained, Fallback, MigrationId, Mode, Moment, NodeName, Outcome, PageCount, Phase, Round, Settings,
 };
 
 use crate::convergence::{Course, Decision, FixedPart};
-use crate::message::{Offer, ToSource, ToTarget, Verdict, WantedLayer};
+use crate::message::{Offer, Part, ToSource, ToTarget, Verdict, WantedLayer};
 use crate::{VERSIONS, negotiate};
 
 /// What happened.
@@ -27,13 +27,21 @@ pub enum SourceInput {
     /// `SendImage` is done.
     ImageSent,
     /// `SendRound` is done: what was sent, with the time that reading and sending took.
-    RoundSent(Round),
-    /// `Survey` is done: so many pages have been written since the round began.
-    Surveyed(PageCount),
+    RoundSent {
+        /// What was sent.
+        round: Round,
+        /// Why no memory was, although it was ordered: the container's writes cannot be followed.
+        refused: Option<Explained>,
+    },
+    /// `Survey` is done: so much has been written since the round began.
+    Surveyed {
+        /// Pages.
+        pages: PageCount,
+        /// Of files, about.
+        files: Bytes,
+    },
     /// `Slow` is done.
     Slowed,
-    /// `SendRound` cannot be done, for the container's writes cannot be followed; nothing was sent.
-    RoundRefused(Explained),
     /// `Freeze` is done: no process runs and no packet passes.
     Frozen,
     /// `Checkpoint` is done: CRIU has finished, the processes are still frozen.
@@ -76,8 +84,12 @@ pub enum SourceOutput {
     Send(ToTarget),
     /// Send these layers of the image.
     SendImage(Vec<WantedLayer>),
-    /// Send what the container has written since the last round, in the first all its memory, while it runs.
-    SendRound,
+    /// Send what the container has written since the last round, in the first all that it has, while it runs: files,
+    /// and memory.
+    SendRound {
+        /// Whether memory shall cross, too.
+        memory: bool,
+    },
     /// Find what the container has written meanwhile.
     Survey,
     /// Leave the container this share of its processor time, in percent.
@@ -193,8 +205,12 @@ pub struct Source {
     round_began: Moment,
     /// The round that is under way, once all of it was sent.
     sent: Option<Round>,
-    /// Whether the target has all of the round that is under way.
-    stored: bool,
+    /// What the target does not have yet of the round that is under way.
+    awaited: Vec<Part>,
+    /// Whether memory has crossed in a round.
+    memory_crossed: bool,
+    /// Why it does not.
+    refused: Option<Explained>,
     /// Whether memory follows the container.
     follows: bool,
     step: Step,
@@ -258,7 +274,9 @@ impl Source {
             slowed: Vec::new(),
             round_began: now,
             sent: None,
-            stored: false,
+            awaited: Vec::new(),
+            memory_crossed: false,
+            refused: None,
             follows: false,
             step: Step::Filling,
             phase: Phase::Prepare,
@@ -417,24 +435,31 @@ impl Source {
                 self.enter(now, Phase::Copy, Step::Copying);
                 self.go_on_copying(now);
             }
-            (Step::Copying, In::RoundSent(round)) => {
+            (Step::Copying, In::RoundSent { round, refused }) => {
+                if let Some(why) = refused {
+                    if self.settings.fallback() == Fallback::GiveUp {
+                        return self.refuse_rounds(now, why);
+                    }
+                    self.awaited.retain(|part| *part != Part::Memory);
+                    self.refused = Some(why);
+                }
                 self.sent = Some(round);
                 self.survey(now);
             }
-            (Step::Copying, In::Heard(ToSource::Stored)) => {
-                self.stored = true;
+            (Step::Copying, In::Heard(ToSource::Stored { part })) => {
+                self.awaited.retain(|awaited| *awaited != part);
                 self.survey(now);
             }
-            (Step::Copying, In::Surveyed(dirty_after)) => {
-                self.rounds.extend(self.sent.take().map(|round| Round { dirty_after, ..round }));
+            (Step::Copying, In::Surveyed { pages: dirty_after, files: files_after }) => {
+                self.memory_crossed |= self.takes_memory();
+                self.rounds.extend(self.sent.take().map(|round| Round { dirty_after, files_after, ..round }));
                 self.go_on_copying(now);
             }
             (Step::Copying, In::Slowed) => self.begin_round(now),
-            (Step::Copying, In::RoundRefused(why)) => self.refuse_rounds(now, why),
             // Of a round in which it turned out that nothing could be followed: nobody has waited for its end.
             (
                 Step::Freezing | Step::Checkpointing | Step::Transferring | Step::Restoring,
-                In::Heard(ToSource::Stored),
+                In::Heard(ToSource::Stored { .. }),
             ) => {}
             (Step::Freezing, In::Frozen) => {
                 self.enter(now, Phase::Checkpoint, Step::Checkpointing);
@@ -471,8 +496,9 @@ impl Source {
     }
 
     fn go_on_copying(&mut self, now: Moment) {
-        let Self { settings, fixed, rounds, slowed, .. } = self;
-        match (Course { settings, fixed: *fixed, rounds, slowed }).decide() {
+        let Self { settings, fixed, rounds, slowed, refused, .. } = self;
+        let without_memory = refused.as_ref().map(|why| why.reason.as_str());
+        match (Course { settings, fixed: *fixed, rounds, slowed, without_memory }).decide() {
             Decision::Round => self.begin_round(now),
             Decision::Slow(share) => {
                 self.slowed.push(self.rounds.len());
@@ -489,27 +515,30 @@ impl Source {
 
     fn begin_round(&mut self, now: Moment) {
         self.round_began = now;
-        self.stored = false;
-        self.order(now, Step::Copying, SourceOutput::SendRound, STALL);
+        let memory = self.takes_memory();
+        self.awaited = if memory { vec![Part::Memory, Part::Files] } else { vec![Part::Files] };
+        self.order(now, Step::Copying, SourceOutput::SendRound { memory }, STALL);
+    }
+
+    /// Whether memory crosses in rounds.
+    fn takes_memory(&self) -> bool {
+        self.settings.mode != Mode::PostCopy && self.refused.is_none()
     }
 
     /// A round is over when the target has all of it: what is on the way still takes its time. What was written until
     /// then belongs to the next one.
     fn survey(&mut self, now: Moment) {
-        if let Some(round) = self.sent.as_mut().filter(|_| self.stored) {
+        if let Some(round) = self.sent.as_mut().filter(|_| self.awaited.is_empty()) {
             round.ms = now.since(self.round_began).as_secs_f64() * 1e3;
             self.order(now, Step::Copying, SourceOutput::Survey, STALL);
         }
     }
 
-    /// Without rounds the pause is what it is, unless the user has said that it must not be.
+    /// Without rounds of memory the pause is what it is, which the user has said it must not be.
     fn refuse_rounds(&mut self, now: Moment, why: Explained) {
-        if self.settings.fallback() == Fallback::GiveUp {
-            let reason = format!("the container's memory cannot cross in rounds: {}", why.reason);
-            let hint = why.hint.unwrap_or_else(|| ALLOW.to_owned());
-            return self.roll_back(now, explained(&reason).with_hint(&hint));
-        }
-        self.freeze(now, format!("all memory crossed while the container was frozen, for {}", why.reason));
+        let reason = format!("the container's memory cannot cross in rounds: {}", why.reason);
+        let hint = why.hint.unwrap_or_else(|| ALLOW.to_owned());
+        self.roll_back(now, explained(&reason).with_hint(&hint));
     }
 
     fn freeze(&mut self, now: Moment, why: String) {
@@ -711,7 +740,7 @@ impl Source {
             (None, Mode::Auto) => Mode::PreCopy,
             (None, wanted) => wanted,
             (Some(_), _) if self.follows => Mode::PostCopy,
-            (Some(_), _) if self.rounds.is_empty() => Mode::StopAndCopy,
+            (Some(_), _) if !self.memory_crossed => Mode::StopAndCopy,
             (Some(_), _) => Mode::PreCopy,
         }
     }

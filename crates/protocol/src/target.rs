@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use drover_model::{Explained, Moment, NodeName, Phase};
 
-use crate::message::{Offer, ToSource, ToTarget, Verdict, WantedLayer};
+use crate::message::{Offer, Part, ToSource, ToTarget, Verdict, WantedLayer};
 use crate::{VERSIONS, negotiate};
 
 /// What happened.
@@ -37,7 +37,7 @@ pub enum TargetInput {
     /// `RecordOwned` is done.
     OwnedRecorded,
     /// All of a round has arrived.
-    RoundStored,
+    RoundStored(Part),
     /// What crosses cannot be taken.
     ReceiveFailed(Explained),
     /// Every page that followed the container has arrived.
@@ -197,7 +197,7 @@ impl Target {
                 self.step = Step::Ready;
                 self.deadline = Some(now.after(SILENCE));
             }
-            (Step::Ready, In::RoundStored) => self.say(ToSource::Stored),
+            (Step::Ready, In::RoundStored(part)) => self.say(ToSource::Stored { part }),
             (Step::Ready, In::ReceiveFailed(why)) => self.discard(Some(ToSource::Failed(why))),
             (Step::Ready, In::Heard(ToTarget::Restore)) => {
                 self.phase = Phase::Restore;

@@ -11,7 +11,7 @@ use drover_model::{
     RestartPolicy, Round, Settings,
 };
 use drover_protocol::{
-    FixedPart, Offer, OfferedImage, Past, Source, SourceInput, SourceOutput, SourceResult, Target, TargetInput,
+    FixedPart, Offer, OfferedImage, Part, Past, Source, SourceInput, SourceOutput, SourceResult, Target, TargetInput,
     TargetOutput, ToSource, ToTarget, Verdict, WantedLayer,
 };
 use proptest::prelude::*;
@@ -238,29 +238,28 @@ impl<'a> World<'a> {
                 }
                 return true;
             }
-            SourceOutput::SendRound if self.chance.one_in(20) => {
-                // The end of the round may have been sent all the same.
-                if self.chance.one_in(2)
-                    && let Some(target) = &mut self.target
-                {
-                    target.handle(self.now, TargetInput::RoundStored);
-                }
-                SourceInput::RoundRefused(why())
-            }
-            SourceOutput::SendRound if !fails => {
+            SourceOutput::SendRound { memory } if !fails => {
+                let refused = (memory && self.chance.one_in(20)).then(why);
                 if let Some(target) = &mut self.target {
-                    target.handle(self.now, TargetInput::RoundStored);
+                    target.handle(self.now, TargetInput::RoundStored(Part::Files));
+                    // Of a round that is refused the end may have been sent all the same.
+                    if memory && (refused.is_none() || self.chance.one_in(2)) {
+                        target.handle(self.now, TargetInput::RoundStored(Part::Memory));
+                    }
                 }
-                let (pages, dirty_after) = (PageCount(50_000), PageCount(0));
-                SourceInput::RoundSent(Round { pages, bytes: Bytes(pages.0 * 4096), ms: 500.0, dirty_after })
+                let pages = PageCount(if memory && refused.is_none() { 50_000 } else { 0 });
+                let round = Round { pages, bytes: Bytes(pages.0 * 4096), ms: 500.0, ..Round::default() };
+                SourceInput::RoundSent { round, refused }
             }
             SourceOutput::Survey if !fails => {
-                SourceInput::Surveyed(PageCount(if self.chance.one_in(2) { 10_000_000 } else { 0 }))
+                let pages = PageCount(if self.chance.one_in(2) { 10_000_000 } else { 0 });
+                let files = Bytes(if self.chance.one_in(3) { 1 << 30 } else { 0 });
+                SourceInput::Surveyed { pages, files }
             }
             SourceOutput::Slow(_) => SourceInput::Slowed,
             SourceOutput::Serve => return true,
             SourceOutput::AwaitFilled | SourceOutput::Survey => SourceInput::StepFailed(why()),
-            SourceOutput::SendRound
+            SourceOutput::SendRound { .. }
             | SourceOutput::SendImage(_)
             | SourceOutput::Checkpoint { .. }
             | SourceOutput::Transfer
@@ -268,7 +267,7 @@ impl<'a> World<'a> {
             {
                 SourceInput::StepFailed(why())
             }
-            SourceOutput::SendImage(_) | SourceOutput::SendRound => SourceInput::ImageSent,
+            SourceOutput::SendImage(_) | SourceOutput::SendRound { .. } => SourceInput::ImageSent,
             SourceOutput::Freeze => {
                 self.source_copy = Copy::Frozen;
                 if fails { SourceInput::StepFailed(why()) } else { SourceInput::Frozen }

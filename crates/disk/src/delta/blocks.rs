@@ -44,6 +44,10 @@ impl<O: Outlet> Blocks<O> {
         self.out.send(bytes.into())
     }
 
+    pub fn outlet(&mut self) -> &mut O {
+        &mut self.out
+    }
+
     pub fn into_inner(self) -> O {
         self.out
     }

@@ -130,6 +130,11 @@ impl<O: Outlet> Source<O> {
         self.send(false, &Record::End)
     }
 
+    /// Where it goes.
+    pub fn outlet(&mut self) -> &mut O {
+        self.blocks.outlet()
+    }
+
     /// Where it went. That takes a while where pages were watched (a tenth of a second and more): the kernel waits until
     /// nobody can be in the tracepoints any more. Nobody should wait for it while a container is frozen.
     pub fn into_inner(self) -> O {

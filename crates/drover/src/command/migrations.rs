@@ -139,9 +139,12 @@ fn details(state: &MigrationState) -> String {
         if none.0 + lz4.0 + zstd.0 > 0 {
             rows.push(("packed", format!("{} pages by lz4, {} by zstd, {} not", lz4.0, zstd.0, none.0)));
         }
-        for Round { pages, bytes, ms, dirty_after } in &report.rounds {
-            let time = print::millis(*ms);
-            rows.push(("round", format!("{} pages, {bytes} in {time}, {} written meanwhile", pages.0, dirty_after.0)));
+        for Round { pages, bytes, ms, dirty_after, files, files_after } in &report.rounds {
+            let (pages, time, dirty) = (pages.0, print::millis(*ms), dirty_after.0);
+            let text = format!(
+                "{pages} pages and {files} of files, {bytes} in {time}; {dirty} pages and {files_after} written meanwhile"
+            );
+            rows.push(("round", text));
         }
         for phase in Phase::ALL {
             if let Some(&ms) = report.phases.get(&phase) {

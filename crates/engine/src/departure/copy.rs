@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use bytes::Bytes as Piece;
-use drover_memory::{RoundError, Rounds};
+use drover_disk::delta;
+use drover_memory::{RoundError, Rounds, Sums};
 use drover_model::{Bytes, Explained, PageCount, Round};
 use drover_packing::{LinkRate, Outlet};
 use tokio::runtime::Handle;
@@ -17,9 +18,12 @@ use crate::error::failure;
 use crate::exec::alone;
 use crate::link::StreamSender;
 use crate::standstill::Standstill;
+use crate::trees::trees;
 
 /// The least that a slowed container is left, in thousandths of a processor.
 const LEAST_MILLIS: u32 = 20;
+
+const FILES: &str = "cannot send the container's files";
 
 /// A stream that takes nothing more once the migration was given up.
 #[derive(Debug)]
@@ -47,6 +51,17 @@ fn stand_still_once(container: &Container) -> Result<(), Explained> {
     Standstill::begin(container).map(drop)
 }
 
+/// Sends what has changed in the files of a container that is frozen, and ends the stream. CRIU dumps meanwhile: it makes no
+/// files in the container's trees.
+pub(super) fn end_files(files: &mut delta::Source<Revocable>) -> Result<Bytes, Explained> {
+    let begun = Instant::now();
+    let sent = files.last().map_err(|error| failure(FILES, &error))?;
+    let ms = begun.elapsed().as_secs_f64() * 1e3;
+    tracing::debug!(entries = sent.entries, content = sent.content, bytes = sent.bytes, ms, "last files");
+    files.outlet().out.end().map_err(|error| failure(FILES, &error))?;
+    Ok(Bytes(sent.bytes))
+}
+
 impl Departure {
     /// The rounds until now, or new ones.
     pub(super) fn rounds(&mut self, out: StreamSender) -> Result<Rounds<Revocable>, RoundError> {
@@ -57,15 +72,54 @@ impl Departure {
         self.rounds.take().map_or_else(new, Ok)
     }
 
-    /// One round: sends what the container has written since the last one. Gives why not when nothing of it can be
-    /// followed.
-    pub fn round(&mut self, out: StreamSender) -> Result<Result<Round, Explained>, Explained> {
-        let attempt = "cannot send memory";
-        self.check_wanted(attempt)?;
+    /// One round: sends what the container has written since the last one, in its files and, over `pages_out`, in its memory.
+    /// Gives why not when nothing of its memory can be followed.
+    pub fn round(
+        &mut self,
+        pages_out: Option<StreamSender>,
+        files_out: StreamSender,
+    ) -> Result<(Round, Option<Explained>), Explained> {
+        self.check_wanted("cannot send the container")?;
         if let Some(why) = self.unprepared.take() {
             return Err(why);
         }
         let begun = Instant::now();
+        let mut files = self.take_files(files_out)?;
+        let (pages, files) = std::thread::scope(|scope| {
+            let sending = scope.spawn(move || {
+                let sent = files.round().map_err(|error| failure(FILES, &error));
+                sent.map(|sent| (files, sent))
+            });
+            let pages = pages_out.map_or(Ok(Ok(Sums::default())), |out| self.memory_round(out));
+            (pages, sending.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        });
+        let ((files, sent), pages) = (files?, pages?);
+        self.files = Some(files);
+        let (pages, refused) = pages.map_or_else(|why| (Sums::default(), Some(why)), |pages| (pages, None));
+        tracing::debug!(pages = pages.pages, entries = sent.entries, content = sent.content, "a round is sent");
+        let round = Round {
+            pages: PageCount(pages.pages),
+            bytes: Bytes(pages.bytes + sent.bytes),
+            ms: begun.elapsed().as_secs_f64() * 1e3,
+            files: Bytes(sent.bytes),
+            ..Round::default()
+        };
+        Ok((round, refused))
+    }
+
+    /// The trees of files until now, or new ones.
+    pub(super) fn take_files(&mut self, out: StreamSender) -> Result<delta::Source<Revocable>, Explained> {
+        if let Some(files) = self.files.take() {
+            return Ok(files);
+        }
+        let out = Revocable { out, given_up: Arc::clone(&self.given_up) };
+        let files = delta::Source::new(out, self.compression, &trees(&self.container));
+        files.map_err(|error| failure(FILES, &error))
+    }
+
+    /// Memory's part of a round.
+    fn memory_round(&mut self, out: StreamSender) -> Result<Result<Sums, Explained>, Explained> {
+        let attempt = "cannot send memory";
         let pids = self.container.cgroup.pids().map_err(|error| failure(attempt, &error))?;
         if pids.is_empty() {
             return Err(Explained { reason: format!("{attempt}: its program has ended"), hint: None });
@@ -94,8 +148,7 @@ impl Departure {
             let unknown = || Explained { reason: "it has no process that can be followed".into(), hint: None };
             return Ok(Err(why.unwrap_or_else(unknown)));
         }
-        let (pages, bytes) = (PageCount(sent.pages), Bytes(sent.bytes));
-        Ok(Ok(Round { pages, bytes, ms: begun.elapsed().as_secs_f64() * 1e3, dirty_after: PageCount(0) }))
+        Ok(Ok(sent))
     }
 
     /// A step whose turn comes when the migration was given up and cleaned up after must leave nothing behind.
@@ -111,9 +164,9 @@ impl Departure {
         self.rounds.as_ref().is_some_and(Rounds::needs_standstill)
     }
 
-    /// How many pages have been written since the round began. It stands still for a moment, if it must: nobody may
+    /// How many pages, and about how many bytes of files, have been written since the round began. It stands still for a moment, if it must: nobody may
     /// execute anything in it then, for which the caller holds `executions` alone.
-    pub fn survey(&mut self) -> Result<PageCount, Explained> {
+    pub fn survey(&mut self) -> Result<(PageCount, Bytes), Explained> {
         self.look_at_use();
         // Before the pages, for that takes a while in which others are written.
         self.look_at_mappings();
@@ -121,11 +174,13 @@ impl Departure {
         let pids = self.container.cgroup.pids().unwrap_or_default();
         let container = Arc::clone(&self.container);
         let standstill = self.needs_standstill().then(|| Standstill::begin(&container)).transpose()?;
-        let Some(rounds) = &mut self.rounds else { return Ok(PageCount(0)) };
+        let files = self.files.as_ref().map_or(Ok(Bytes(0)), delta::Source::survey);
+        let files = files.map_err(|error| failure(FILES, &error))?;
+        let Some(rounds) = &mut self.rounds else { return Ok((PageCount(0), files)) };
         let private = rounds.survey();
         drop(standstill);
         // Of shared memory the target has what it has: no write is forgotten, and nobody must wait for it to be read.
-        Ok(PageCount(private.0 + rounds.survey_shared(&pids).0))
+        Ok((PageCount(private.0 + rounds.survey_shared(&pids).0), files))
     }
 
     pub(super) fn look_at_mappings(&mut self) {
