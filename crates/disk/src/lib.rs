@@ -19,8 +19,8 @@ mod tmpfs;
 mod xattr;
 
 pub use image::{
-    Choice, Draft, Fetch, Image, ImageError, ImageStore, LARGEST_CONFIG, Lacking, MOST_LAYERS, Partial, Pruned, View,
-    architecture, decompress,
+    Choice, Draft, Fetch, Image, ImageError, ImageStore, LARGEST_CONFIG, Lacking, MOST_LAYERS, Packed, Partial, Pruned,
+    View, architecture, decompress,
 };
 pub use overlay::{Above, MountError, Overlay, is_mounted, unmount};
 pub use tmpfs::mount_tmpfs;

@@ -8,7 +8,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Each crate and its floor. An arrow goes down: a crate uses crates on lower floors alone.
-const FLOORS: [(&str, u8); 14] = [
+const FLOORS: [(&str, u8); 15] = [
     ("drover-model", 0),
     ("drover-sys", 0),
     ("drover-protocol", 1),
@@ -17,6 +17,7 @@ const FLOORS: [(&str, u8); 14] = [
     ("drover-memory", 1),
     ("drover-disk", 1),
     ("drover-network", 1),
+    ("drover-registry", 1),
     ("drover-engine", 2),
     ("drover-agent", 3),
     ("drover-lab", 3),
