@@ -2,6 +2,7 @@
 # Makes the roots that the demo and the lab's tests run, under $DROVER_HOME/cache/images (default /var/lib/drover):
 #   redis     a redis server, configured to keep nothing on disk and to serve whoever asks
 #   toolbox   a shell and the usual commands
+#   registry  a registry of images that keeps what it is given in /data
 # Idempotent; the first run needs the network.
 set -euo pipefail
 
@@ -52,4 +53,21 @@ configure toolbox <<'JSON'
 JSON
 check toolbox /bin/sh -c 'echo one | grep -q one && ls / | wc -l'
 check toolbox /bin/bash -c 'vi --help 2>&1 | head -n 1; sleep 0'
-say "images ready: $images/redis $images/toolbox"
+
+"$here/image-root.sh" registry "$images/registry" docker-registry
+cat >"$images/registry/etc/registry.yml" <<'YAML'
+version: 0.1
+log: { level: info }
+storage: { filesystem: { rootdirectory: /data } }
+http: { addr: ":5000" }
+YAML
+touch -d @1751328000 "$images/registry/etc/registry.yml" "$images/registry/etc"
+configure registry <<'JSON'
+{
+  "Entrypoint": ["/usr/bin/docker-registry"],
+  "Cmd": ["serve", "/etc/registry.yml"],
+  "ExposedPorts": { "5000/tcp": {} }
+}
+JSON
+check registry /usr/bin/docker-registry --version
+say "images ready: $images/redis $images/toolbox $images/registry"

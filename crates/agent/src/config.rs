@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use drover_api::tls::TlsFiles;
 use drover_engine::{NodeConfig, Peer, Pool};
 use drover_model::NodeName;
+use drover_registry::{Access, AccessError};
 use ipnet::IpNet;
 use serde::Deserialize;
 
@@ -32,6 +33,21 @@ pub struct AgentConfig {
     /// Nodes that containers may move to and come from.
     #[serde(default)]
     pub peer: Vec<PeerConfig>,
+    /// How registries are reached.
+    #[serde(default)]
+    pub registry: RegistryConfig,
+}
+
+/// `[registry]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RegistryConfig {
+    /// Registries, each with its port if it has one, that may be spoken with without TLS.
+    pub insecure: Vec<String>,
+    /// Files of certificates of authorities, in addition to those of the system.
+    pub authorities: Vec<PathBuf>,
+    /// A file of credentials as Docker keeps it; absent: `config.json` in `$DOCKER_CONFIG`, if that is set.
+    pub credentials: Option<PathBuf>,
 }
 
 /// `[pool]`.
@@ -123,12 +139,23 @@ impl AgentConfig {
         }
     }
 
-    /// What the engine needs to know; `tls` is for links to peers.
-    #[must_use]
-    pub fn node(self, tls: std::sync::Arc<rustls::ClientConfig>) -> NodeConfig {
+    /// What the engine needs to know; `tls` is for links to peers, and `docker` the directory in which Docker's
+    /// configuration is, if there is one.
+    ///
+    /// # Errors
+    /// When a file of certificates for registries cannot be read.
+    pub fn node(
+        self,
+        tls: std::sync::Arc<rustls::ClientConfig>,
+        docker: Option<PathBuf>,
+    ) -> Result<NodeConfig, AccessError> {
+        let RegistryConfig { insecure, authorities, credentials } = self.registry;
+        let credentials = credentials.or_else(|| docker.map(|docker| docker.join("config.json")));
+        let registries = Access::new(&authorities, insecure, credentials)?.into();
         let pool = self.pool.map(|PoolConfig { range, prefix, gateway }| Pool { range, prefix, gateway });
         let peers = self.peer.into_iter().map(|PeerConfig { name, address }| Peer { name, address }).collect();
-        NodeConfig { name: self.name, state: self.state, run: self.run, uplink: self.uplink, pool, peers, tls }
+        let Self { name, state, run, uplink, .. } = self;
+        Ok(NodeConfig { name, state, run, uplink, pool, peers, tls, registries })
     }
 }
 
@@ -158,6 +185,7 @@ mod tests {
         assert_eq!(config.name.as_str(), "n1");
         assert_eq!(config.peer.len(), 1);
         assert_eq!(config.pool.unwrap().prefix, 16);
+        assert!(config.registry.credentials.is_some());
     }
 
     #[test]

@@ -43,6 +43,8 @@ pub fn router(node: Arc<Node>) -> Router {
         .route(routes::IMAGE, get(image::show).post(image::import).merge(delete(image::remove)))
         .route(routes::COMMIT, post(image::commit))
         .route(routes::PRUNE_IMAGES, post(image::prune))
+        .route(routes::PULL, post(image::pull))
+        .route(routes::PUSH, post(image::push))
         .route(routes::MIGRATIONS, get(migration::list).post(migration::begin))
         .route(routes::MIGRATION, get(migration::show).delete(migration::cancel))
         .route(routes::VOLUMES, get(volume::list).post(volume::create))
@@ -88,6 +90,8 @@ pub fn openapi() -> Document {
         image::remove,
         image::commit,
         image::prune,
+        image::pull,
+        image::push,
         migration::list,
         migration::begin,
         migration::show,

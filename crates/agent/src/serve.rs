@@ -1,12 +1,13 @@
 //! From a configuration file to a served node, until a signal ends it.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use drover_api::tls::{LINK_PROTOCOL, TlsError};
 use drover_engine::{Node, NodeError};
 use drover_model::NodeName;
+use drover_registry::AccessError;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -23,6 +24,9 @@ pub enum AgentError {
     /// The certificates cannot be used.
     #[error("cannot set up TLS")]
     Tls(#[from] TlsError),
+    /// What is said about registries cannot be used.
+    #[error("cannot set up the way to registries")]
+    Registries(#[from] AccessError),
     /// The node cannot be opened.
     #[error("cannot open the node")]
     Node(#[from] NodeError),
@@ -63,7 +67,8 @@ pub async fn serve(config_path: &Path) -> Result<(), AgentError> {
     let listener = TcpListener::bind(address).await.map_err(|error| AgentError::Listen(address, error))?;
     let peers: Arc<[NodeName]> = config.peer.iter().map(|peer| peer.name.clone()).collect();
     let name = config.name.clone();
-    let node = Node::open(config.node(link_tls)).await?;
+    let docker = std::env::var_os("DOCKER_CONFIG").map(PathBuf::from);
+    let node = Node::open(config.node(link_tls, docker)?).await?;
     info!(node = %name, %address, version = env!("CARGO_PKG_VERSION"), "agent serves");
 
     let linked = node.clone();

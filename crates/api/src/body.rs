@@ -227,6 +227,62 @@ pub struct CommitRequest {
     pub image: String,
 }
 
+/// Who asks a registry.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RegistryCredentials {
+    /// The user's name.
+    pub user: String,
+    /// The password, or a token in its place.
+    pub password: String,
+}
+
+/// A password is in no log.
+impl std::fmt::Debug for RegistryCredentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RegistryCredentials").field("user", &self.user).finish_non_exhaustive()
+    }
+}
+
+/// `POST /v1/registry/pull`: pull an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PullRequest {
+    /// Where it is: `[HOST/]REPOSITORY[:TAG][@DIGEST]`.
+    pub reference: String,
+    /// What it shall be called; absent: as the reference.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// For which platform, `OS/ARCHITECTURE`; absent: the node's own.
+    #[serde(default)]
+    pub platform: Option<String>,
+    /// Who asks; absent: as the node's configuration says.
+    #[serde(default)]
+    pub credentials: Option<RegistryCredentials>,
+}
+
+/// `POST /v1/registry/push`: push an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PushRequest {
+    /// The image, by name or digest.
+    pub image: String,
+    /// Where to: `[HOST/]REPOSITORY[:TAG]`.
+    pub reference: String,
+    /// Who asks; absent: as the node's configuration says.
+    #[serde(default)]
+    pub credentials: Option<RegistryCredentials>,
+}
+
+/// What was pushed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PushReport {
+    /// Where the registry has it: `HOST/REPOSITORY@DIGEST`.
+    pub reference: String,
+    /// The image.
+    pub digest: Digest,
+}
+
 /// The query of `POST /v1/prune/images`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]

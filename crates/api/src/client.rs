@@ -24,7 +24,8 @@ use crate::connection::{ClientError, Outgoing, open};
 use crate::routes::{self, fill, with_query};
 use crate::{
     ApiError, CommitRequest, CreateVolumeRequest, ExecRequest, ExitStatus, ImageDetail, ImageInfo, ImportQuery,
-    KillRequest, LogLines, LogQuery, MigrateRequest, NodeEndpoint, PruneReport, RunRequest, StopRequest,
+    KillRequest, LogLines, LogQuery, MigrateRequest, NodeEndpoint, PruneReport, PullRequest, PushReport, PushRequest,
+    RunRequest, StopRequest,
 };
 
 /// How long a node may take to answer what it does at once.
@@ -162,6 +163,16 @@ impl Client {
         let body = (BodyExt::boxed_unsync(StreamBody::new(frames)), routes::TAR);
         let path = with_query(fill(routes::IMAGE, name), &[("tag", &query.tag), ("platform", &query.platform)]);
         self.ask(Method::POST, path, Some(body), Duration::MAX).await
+    }
+
+    /// Pulls an image from a registry. Takes as long as the registry does.
+    pub async fn pull_image(&self, request: &PullRequest) -> Result<ImageInfo, ClientError> {
+        self.ask(Method::POST, routes::PULL.into(), self.json(request)?, Duration::MAX).await
+    }
+
+    /// Pushes an image to a registry. Takes as long as the registry does.
+    pub async fn push_image(&self, request: &PushRequest) -> Result<PushReport, ClientError> {
+        self.ask(Method::POST, routes::PUSH.into(), self.json(request)?, Duration::MAX).await
     }
 
     /// Makes an image of a container. Takes as long as its changes are large.

@@ -14,8 +14,8 @@ pub mod tls;
 
 pub use body::{
     ApiError, CommitRequest, CreateVolumeRequest, ExecRequest, ExitStatus, ImageDetail, ImageInfo, ImportQuery,
-    KillRequest, LogQuery, MigrateRequest, MigrationQuery, PruneQuery, PruneReport, RemoveQuery, RunRequest,
-    SessionInput, SessionOutput, StopRequest,
+    KillRequest, LogQuery, MigrateRequest, MigrationQuery, PruneQuery, PruneReport, PullRequest, PushReport,
+    PushRequest, RegistryCredentials, RemoveQuery, RunRequest, SessionInput, SessionOutput, StopRequest,
 };
 pub use client::{Client, ImageChunks, SessionLink};
 pub use connection::{ClientError, keep_alive};

@@ -36,6 +36,10 @@ pub const IMAGES: &str = "/v1/images";
 pub const IMAGE: &str = "/v1/images/{name}";
 /// `POST`: remove images that nobody needs.
 pub const PRUNE_IMAGES: &str = "/v1/prune/images";
+/// `POST`: pull an image from a registry.
+pub const PULL: &str = "/v1/registry/pull";
+/// `POST`: push an image to a registry.
+pub const PUSH: &str = "/v1/registry/push";
 /// `GET`: all migrations away from this node; `POST`: begin one.
 pub const MIGRATIONS: &str = "/v1/migrations";
 /// `GET`: one migration, when it changes; `DELETE`: cancel it.
@@ -47,7 +51,7 @@ pub const VOLUMES: &str = "/v1/volumes";
 pub const VOLUME: &str = "/v1/volumes/{name}";
 
 /// Every pattern.
-pub const ALL: [&str; 21] = [
+pub const ALL: [&str; 23] = [
     NODE,
     FEATURES,
     OPENAPI,
@@ -65,6 +69,8 @@ pub const ALL: [&str; 21] = [
     IMAGES,
     IMAGE,
     PRUNE_IMAGES,
+    PULL,
+    PUSH,
     MIGRATIONS,
     MIGRATION,
     VOLUMES,

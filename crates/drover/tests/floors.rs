@@ -8,7 +8,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Each crate and its floor. An arrow goes down: a crate uses crates on lower floors alone.
-const FLOORS: [(&str, u8); 15] = [
+const FLOORS: [(&str, u8); 16] = [
     ("drover-model", 0),
     ("drover-sys", 0),
     ("drover-packing", 1),
@@ -18,6 +18,7 @@ const FLOORS: [(&str, u8); 15] = [
     ("drover-memory", 2),
     ("drover-disk", 2),
     ("drover-network", 2),
+    ("drover-registry", 2),
     ("drover-engine", 3),
     ("drover-agent", 4),
     ("drover-lab", 4),

@@ -60,7 +60,7 @@ impl Arrival {
     /// Checks the offer and makes the container's place; the network gate stays closed.
     pub fn prepare(inner: &Arc<Inner>, offer: &Offer) -> Result<(Self, Vec<WantedLayer>), Explained> {
         check_criu(&offer.criu)?;
-        let fetch = crossing::begin(&inner.images, offer)?;
+        let fetch = crossing::begin(inner, offer)?;
         check_machine(inner, offer, fetch.as_ref().map_or(0, |fetch| crossing::room(fetch, &offer.image)))?;
         let stored = Stored {
             spec: offer.spec.clone(),

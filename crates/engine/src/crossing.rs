@@ -18,6 +18,8 @@ use drover_protocol::{Offer, OfferedImage, WantedLayer};
 
 use crate::error::failure;
 use crate::link::{ChannelReader, StreamSender};
+use crate::node::Inner;
+use crate::pull::pull_missing;
 
 /// The longest piece in bytes.
 const PIECE: usize = 512 << 10;
@@ -37,14 +39,15 @@ pub(crate) fn offer(images: &ImageStore, spec: &ContainerSpec) -> Result<Offered
     Ok(OfferedImage { config, layers, references: image.references })
 }
 
-/// Begins to fetch the image that is offered; none when all of it is here.
-pub(crate) fn begin(images: &ImageStore, offer: &Offer) -> Result<Option<Fetch>, Explained> {
-    let spec = &offer.spec;
+/// Begins to fetch the image that is offered, from registries as far as they have it; none when all of it is here.
+pub(crate) fn begin(inner: &Inner, offer: &Offer) -> Result<Option<Fetch>, Explained> {
+    let (spec, images) = (&offer.spec, &inner.images);
     if images.find(spec.image_digest.as_str()).is_ok() {
         return Ok(None);
     }
     let failed = |error| failure("cannot use the image that is offered", &error);
-    let fetch = images.fetch(&spec.image_digest, offer.image.config.as_bytes()).map_err(failed)?;
+    let mut fetch = images.fetch(&spec.image_digest, offer.image.config.as_bytes()).map_err(failed)?;
+    pull_missing(inner, &mut fetch, &spec.image_digest, &offer.image.references);
     if fetch.lacking().is_empty() {
         return finish(images, fetch, spec).map(|()| None);
     }

@@ -3,9 +3,12 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use drover_api::{CommitRequest, ImageDetail, ImageInfo, PruneReport};
+use drover_api::{
+    CommitRequest, ImageDetail, ImageInfo, PruneReport, PullRequest, PushReport, PushRequest, RegistryCredentials,
+};
 use drover_disk::{Choice, Image, ImageError};
 use drover_model::{ContainerState, Digest, Explained};
+use drover_registry::Credentials;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::mpsc;
 
@@ -14,6 +17,7 @@ use crate::error::{NodeError, failure};
 use crate::exec::alone;
 use crate::link::ChannelReader;
 use crate::node::{Inner, Node, blocking, to_the_end};
+use crate::pull;
 use crate::standstill::Standstill;
 
 /// How many pieces of an archive wait to be unpacked, and how long each of them is at most, in bytes.
@@ -29,6 +33,10 @@ fn detail(image: Image) -> ImageDetail {
     let (architecture, config) = (image.architecture.clone(), image.config.clone());
     let (history, layers, references) = (image.history.clone(), image.layers.clone(), image.references.clone());
     ImageDetail { info: info(image), architecture, config, history, layers, references }
+}
+
+fn given(credentials: RegistryCredentials) -> Credentials {
+    Credentials { user: credentials.user, password: credentials.password }
 }
 
 /// What an image cannot be is the asker's affair, and everything else the node's.
@@ -141,6 +149,37 @@ impl Node {
                 (Err(error), _) => Err(refused(&attempt, &error)),
                 (Ok(image), _) => Ok(info(image)),
             }
+        })
+        .await
+    }
+
+    /// Pulls an image from a registry.
+    ///
+    /// # Errors
+    /// When there is none, the registry does not answer or refuses, or the disk does.
+    pub async fn pull_image(&self, request: PullRequest) -> Result<ImageInfo, NodeError> {
+        let inner = Arc::clone(&self.inner);
+        blocking(move || {
+            let PullRequest { reference, name, platform, credentials } = request;
+            let name = name.unwrap_or_else(|| reference.clone());
+            let pulled = pull::pull(&inner, &reference, &name, platform.as_deref(), credentials.map(given));
+            pulled.map(info).map_err(|error| error.explain(&format!("cannot pull {reference}")))
+        })
+        .await
+    }
+
+    /// Pushes an image to a registry.
+    ///
+    /// # Errors
+    /// When there is no such image, or the registry does not answer or refuses.
+    pub async fn push_image(&self, request: PushRequest) -> Result<PushReport, NodeError> {
+        let inner = Arc::clone(&self.inner);
+        blocking(move || {
+            let PushRequest { image, reference, credentials } = request;
+            let found = inner.find_image(&image)?;
+            let pushed = pull::push(&inner, &found, &reference, credentials.map(given));
+            let pushed = pushed.map_err(|error| error.explain(&format!("cannot push {image} to {reference}")))?;
+            Ok(PushReport { reference: pushed.to_string(), digest: found.digest })
         })
         .await
     }

@@ -25,6 +25,7 @@ mod node;
 mod offer;
 mod outgoing;
 mod place;
+mod pull;
 mod recall;
 mod receive;
 mod recovery;

@@ -15,6 +15,7 @@ use drover_model::{
     NodeInfo, NodeName, PageCount, Phase, Round,
 };
 use drover_protocol::{FixedPart, Source};
+use drover_registry::Access;
 use drover_sys::cgroup::Hierarchies;
 use ipnet::IpNet;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -47,6 +48,8 @@ pub struct NodeConfig {
     pub peers: Vec<Peer>,
     /// The certificates for the link to peers.
     pub tls: Arc<rustls::ClientConfig>,
+    /// How registries are reached.
+    pub registries: Arc<Access>,
 }
 
 /// Addresses to give out.
@@ -102,6 +105,7 @@ pub(crate) struct Inner {
     pub config: Config,
     pub images: ImageStore,
     pub volumes: Arc<Volumes>,
+    pub registries: Arc<Access>,
     pub runc: Runc,
     pub registry: Registry,
     pub closing: watch::Sender<()>,
@@ -240,7 +244,7 @@ impl Node {
 
     fn open_blocking(config: NodeConfig) -> Result<Arc<Inner>, NodeError> {
         let failed = |error: &(dyn std::error::Error + 'static)| NodeError::failed("cannot open the node", error);
-        let NodeConfig { name, state, run, uplink, pool, peers, tls } = config;
+        let NodeConfig { name, state, run, uplink, pool, peers, tls, registries } = config;
         for directory in [state.join("containers"), run.join("containers")] {
             std::fs::create_dir_all(directory).map_err(|error| failed(&error))?;
         }
@@ -258,6 +262,7 @@ impl Node {
         Ok(Arc::new(Inner {
             images: ImageStore::open(&state.join("images")).map_err(|error| failed(&error))?,
             volumes: Arc::new(Volumes::open(&state).map_err(|error| failed(&error))?),
+            registries,
             journal: Mutex::new(Journal::open(&state.join("migrations.jsonl")).map_err(|error| failed(&error))?),
             runc: Runc::new(&run),
             registry: Registry::default(),

@@ -1,4 +1,4 @@
-//! Images: look, import, make of a container, remove.
+//! Images: look, import, make of a container, pull, push, remove.
 
 use std::sync::Arc;
 
@@ -6,7 +6,10 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::StatusCode;
-use drover_api::{ApiError, CommitRequest, ImageDetail, ImageInfo, ImportQuery, PruneQuery, PruneReport};
+use drover_api::{
+    ApiError, CommitRequest, ImageDetail, ImageInfo, ImportQuery, PruneQuery, PruneReport, PullRequest, PushReport,
+    PushRequest,
+};
 use drover_engine::{Choice, Node};
 use drover_model::Digest;
 use tracing::info;
@@ -86,5 +89,30 @@ pub(super) async fn prune(
 ) -> Result<Json<PruneReport>, Refusal> {
     let report = node.prune_images(query.all).await?;
     info!(images = report.images.len(), layers = report.layers.len(), "images pruned");
+    Ok(Json(report))
+}
+
+/// Pull an image from a registry: only the layers that are missing.
+#[utoipa::path(post, path = "/v1/registry/pull", tag = "images", request_body = PullRequest,
+    responses((status = 201, body = ImageInfo), (status = "default", body = ApiError)))]
+pub(super) async fn pull(
+    State(node): State<Arc<Node>>,
+    JsonBody(request): JsonBody<PullRequest>,
+) -> Result<(StatusCode, Json<ImageInfo>), Refusal> {
+    let reference = request.reference.clone();
+    let image = node.pull_image(request).await?;
+    info!(%reference, digest = %image.digest, size = %image.size, "image pulled");
+    Ok((StatusCode::CREATED, Json(image)))
+}
+
+/// Push an image to a registry: only the layers that it lacks.
+#[utoipa::path(post, path = "/v1/registry/push", tag = "images", request_body = PushRequest,
+    responses((status = 200, body = PushReport), (status = "default", body = ApiError)))]
+pub(super) async fn push(
+    State(node): State<Arc<Node>>,
+    JsonBody(request): JsonBody<PushRequest>,
+) -> Result<Json<PushReport>, Refusal> {
+    let report = node.push_image(request).await?;
+    info!(reference = %report.reference, digest = %report.digest, "image pushed");
     Ok(Json(report))
 }

@@ -105,6 +105,10 @@ impl<R: Read> Read for Keeping<'_, R> {
 }
 
 impl Fetch {
+    fn next(&mut self) -> Option<Missing> {
+        (!self.missing.is_empty()).then(|| self.missing.remove(0))
+    }
+
     /// All layers of the image, the lowest first.
     #[must_use]
     pub fn diff_ids(&self) -> Vec<Digest> {
@@ -156,28 +160,43 @@ impl ImageStore {
     /// # Errors
     /// When the tar breaks off, is damaged, or is another one.
     pub fn receive(&self, fetch: &mut Fetch, input: impl Read) -> Result<(), ImageError> {
-        if fetch.missing.is_empty() {
-            return Ok(());
-        }
-        let Missing { diff_id, mut partial } = fetch.missing.remove(0);
-        let staging = self.stage()?;
+        let Some(Missing { diff_id, mut partial }) = fetch.next() else { return Ok(()) };
         let mut broke = false;
         let known: Box<dyn Read> = match &partial {
             None => Box::new(io::empty()),
             Some(partial) => Box::new(partial.reader().map_err(ImageError::store("read", &partial.path))?),
         };
         let rest = Keeping { input, partial: partial.as_mut(), broke: &mut broke };
-        let unpacked = unpack::unpack(staging.path(), known.chain(rest));
-        let unpacked = unpacked.and_then(|unpacked| match unpacked.diff_id == diff_id {
-            true => Ok(unpacked),
-            false => Err(ImageError::Different { expected: diff_id, found: unpacked.diff_id }),
-        });
+        let unpacked = self.unpack_layer(&diff_id, known.chain(rest));
         // What is whole and wrong is of no use, nor is what the disk has no room for.
         if let Some(partial) = partial.filter(|_| !broke) {
             partial.remove();
         }
-        fetch.held.push(self.admit(staging, &unpacked?)?);
+        fetch.held.push(unpacked?);
         Ok(())
+    }
+
+    /// Reads the whole tar of the layer that is missing first, which whoever has it keeps if it breaks off.
+    ///
+    /// # Errors
+    /// As for `receive`.
+    pub fn receive_whole(&self, fetch: &mut Fetch, input: impl Read) -> Result<(), ImageError> {
+        let Some(first) = fetch.missing.first() else { return Ok(()) };
+        let held = self.unpack_layer(&first.diff_id, input)?;
+        if let Some(Missing { partial: Some(partial), .. }) = fetch.next() {
+            partial.remove();
+        }
+        fetch.held.push(held);
+        Ok(())
+    }
+
+    fn unpack_layer(&self, diff_id: &Digest, input: impl Read) -> Result<Held, ImageError> {
+        let staging = self.stage()?;
+        let unpacked = unpack::unpack(staging.path(), input)?;
+        if unpacked.diff_id != *diff_id {
+            return Err(ImageError::Different { expected: diff_id.clone(), found: unpacked.diff_id });
+        }
+        self.admit(staging, &unpacked)
     }
 
     /// Makes an image visible all of whose layers have come, and gives it names. `reference` is where a registry has it.

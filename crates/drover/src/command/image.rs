@@ -2,6 +2,7 @@
 
 mod look;
 mod prune;
+mod registry;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -22,6 +23,10 @@ use crate::table::Table;
 pub enum ImageCommand {
     /// Import an image: a directory, a tar archive, an OCI image layout, or what `docker save` wrote
     Import(ImportArgs),
+    /// Pull an image from a registry
+    Pull(registry::PullArgs),
+    /// Push an image to a registry
+    Push(registry::PushArgs),
     /// List images
     Ls(LsArgs),
     /// Show everything about an image
@@ -79,6 +84,8 @@ struct Placed {
 pub async fn execute(command: ImageCommand, printer: Printer) -> Result<(), Failure> {
     match command {
         ImageCommand::Import(args) => import(args, printer).await,
+        ImageCommand::Pull(args) => registry::pull(args, printer).await,
+        ImageCommand::Push(args) => registry::push(args, printer).await,
         ImageCommand::Ls(args) => list(args, printer).await,
         ImageCommand::Inspect(args) => look::inspect(args, printer).await,
         ImageCommand::History(args) => look::history(args, printer).await,

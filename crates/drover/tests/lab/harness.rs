@@ -185,8 +185,17 @@ impl Lab {
         Self::up_with(&[])
     }
 
+    /// Brings it up with so many nodes.
+    pub fn of_nodes(nodes: u32) -> Self {
+        Self::up_as(&format!("lab up --nodes {nodes}"), &[])
+    }
+
     /// Brings it up, with these variables in the environment of its agents.
     pub fn up_with(variables: &[(&str, &str)]) -> Self {
+        Self::up_as("lab up", variables)
+    }
+
+    fn up_as(up: &str, variables: &[(&str, &str)]) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         check_machine();
         let name = format!("t{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
@@ -196,7 +205,7 @@ impl Lab {
         // In a process group of its own: whoever ends the test does not end it.
         let undertaker = std::os::unix::process::CommandExt::process_group(&mut undertaker, 0).spawn().unwrap();
         let lab = Self { name, undertaker };
-        let mut up = lab.command("lab up");
+        let mut up = lab.command(up);
         up.envs(variables.iter().copied());
         Running::start(up).end().well();
         lab

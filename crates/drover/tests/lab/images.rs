@@ -171,6 +171,45 @@ fn an_image_of_many_layers_travels() {
     }
 }
 
+#[test]
+fn an_image_comes_from_a_registry_and_else_from_the_source() {
+    const NAME: &str = "10.77.0.60:5000/shop/box:1";
+    let lab = Lab::of_nodes(3);
+    let (registry, toolbox) = (image_root("registry"), image_root("toolbox"));
+    lab.drover(format!("image import registry {} --node n3", registry.display())).well();
+    lab.drover("run --node n3 --name registry --ip 10.77.0.60 -d registry").well();
+    lab.drover(format!("image import toolbox {} --node n1", toolbox.display())).well();
+    let refused = lab.drover(format!("image push toolbox {NAME} --node n1")).hinted_refusal();
+    assert!(refused.contains("TLS"), "without TLS nobody is spoken with who is not named: {refused}");
+    for node in ["n1", "n2"] {
+        let config = "printf '\n[registry]\ninsecure = [\"10.77.0.60:5000\"]\n' >>/etc/drover/agent.toml";
+        lab.on(node, config).well();
+        lab.restart_agent(node);
+    }
+    until("a registry that takes the image", || {
+        (lab.drover(format!("image push toolbox {NAME} --node n1")).status == 0).then_some(())
+    });
+    let digest = || lab.json(format!("image inspect {NAME} --node n1"))[0]["digest"].clone();
+    let before = lab.json("image inspect toolbox --node n1")[0]["digest"].clone();
+    lab.drover("image rm toolbox --node n1").well();
+    lab.drover(format!("image pull {NAME} --node n1")).well();
+    assert_eq!(digest(), before, "it is the same, bit for bit");
+    let unknown = lab.drover("image pull 10.77.0.60:5000/shop/nothing --node n1").hinted_refusal();
+    assert!(unknown.contains("shop/nothing"), "{unknown}");
+
+    lab.drover(format!("run --node n1 --name box -d {NAME} sleep 1000")).well();
+    let report = lab.migrate("box", "n2");
+    assert_eq!(bytes(&report, "bytes_image"), 0, "the registry has it: {report}");
+    lab.inside("box", "md5sum /bin/bash");
+
+    lab.drover("rm --force box registry").well();
+    lab.drover(format!("image rm {NAME} --node n2")).well();
+    lab.drover(format!("run --node n1 --name box -d {NAME} sleep 1000")).well();
+    let report = lab.migrate("box", "n2");
+    assert!(bytes(&report, "bytes_image") > 1 << 20, "the registry is gone: {report}");
+    lab.inside("box", "md5sum /bin/bash");
+}
+
 /// The digest of some bytes, by the program that everybody has.
 fn sha256(bytes: &[u8], directory: &Path) -> String {
     let file = directory.join("layer");
