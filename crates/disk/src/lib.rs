@@ -22,4 +22,6 @@ mod xattr;
 pub use image::{Image, ImageConfig, ImageError, ImageStore};
 pub use overlay::{MountError, Overlay, bind, is_mounted, unmount};
 pub use tmpfs::mount_tmpfs;
-pub use volume::{Claim, Volume, VolumeError, VolumeStore};
+pub use volume::{
+    Claim, FileSystem, ProofError, Shared, SharedError, Token, Volume, VolumeError, VolumeStore, mounted_at, recognise,
+};

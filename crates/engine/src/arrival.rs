@@ -69,7 +69,8 @@ impl Arrival {
         let held = container.operation.clone().try_lock_owned().map_err(|_| failed("it is held"))?;
         make_known(inner, &container)?;
         let arrival = Self::new(inner, container, Some(held));
-        match arrival.make() {
+        let recognise = || arrival.container.volumes.recognise(&offer.spec, &offer.shared, &offer.migration);
+        match arrival.make().and_then(|()| recognise()) {
             Ok(()) => {
                 let missing = arrival.inner.images.find(offer.spec.image_digest.as_str()).is_err();
                 Ok((arrival, missing))

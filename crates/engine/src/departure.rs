@@ -285,6 +285,7 @@ impl Departure {
 
     /// Sends what is left: files, what is in memory file systems, the log, CRIU's images, volumes that travel.
     pub fn transfer(&self, (streams, volumes): ([StreamSender; 5], StreamSender)) -> Result<(), Explained> {
+        self.container.volumes.sync(&self.container.spec())?;
         let layout = &self.container.layout;
         let trees = [layout.upper(), layout.dev(), layout.shm(), layout.log(), layout.images()];
         for (tree, stream) in trees.iter().zip(streams) {

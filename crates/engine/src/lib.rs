@@ -10,6 +10,7 @@ mod arrival;
 mod clock;
 mod connect;
 mod container;
+mod declare;
 mod departure;
 mod error;
 mod exec;
@@ -28,7 +29,9 @@ mod receive;
 mod recovery;
 mod request;
 mod session;
+mod shared;
 mod standstill;
+mod vigil;
 mod volumes;
 
 pub use error::NodeError;

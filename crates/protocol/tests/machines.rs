@@ -12,7 +12,7 @@ use drover_model::{
 };
 use drover_protocol::{
     FixedPart, Offer, Past, Source, SourceInput, SourceOutput, SourceResult, Target, TargetInput, TargetOutput,
-    ToSource, ToTarget, Verdict,
+    ToSource, ToTarget, VERSIONS, Verdict,
 };
 use proptest::prelude::*;
 
@@ -51,6 +51,7 @@ fn offer(settings: Settings) -> Offer {
         architecture: "x86_64".into(),
         memory: 0,
         upper: 0,
+        shared: vec![],
     }
 }
 
@@ -419,7 +420,7 @@ fn up_to_transferred() -> Vec<SourceInput> {
     vec![
         SourceInput::Filled,
         SourceInput::Connected,
-        SourceInput::Heard(ToSource::Welcome { version: 3, node: "n2".parse().unwrap() }),
+        SourceInput::Heard(ToSource::Welcome { version: VERSIONS.1, node: "n2".parse().unwrap() }),
         SourceInput::Heard(ToSource::Ready),
         SourceInput::Frozen,
         SourceInput::Checkpointed,
@@ -485,7 +486,7 @@ fn a_target_that_can_take_no_more_says_so_at_once() {
     let now = Moment::default();
     let mut target = Target::new(now, "n2".parse().unwrap());
     let said = [
-        ToTarget::Hello { versions: (3, 3), node: "n1".parse().unwrap() },
+        ToTarget::Hello { versions: VERSIONS, node: "n1".parse().unwrap() },
         ToTarget::Offer(offer(Settings::default()).into()),
     ];
     for message in said {
