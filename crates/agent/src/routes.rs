@@ -40,7 +40,9 @@ pub fn router(node: Arc<Node>) -> Router {
         .route(routes::ATTACH, post(session::attach))
         .route(routes::EXEC, post(session::exec))
         .route(routes::IMAGES, get(image::list))
-        .route(routes::IMAGE, post(image::import).merge(delete(image::remove)))
+        .route(routes::IMAGE, get(image::show).post(image::import).merge(delete(image::remove)))
+        .route(routes::COMMIT, post(image::commit))
+        .route(routes::PRUNE_IMAGES, post(image::prune))
         .route(routes::MIGRATIONS, get(migration::list).post(migration::begin))
         .route(routes::MIGRATION, get(migration::show).delete(migration::cancel))
         .route(routes::VOLUMES, get(volume::list).post(volume::create))
@@ -81,8 +83,11 @@ pub fn openapi() -> Document {
         session::attach,
         session::exec,
         image::list,
+        image::show,
         image::import,
         image::remove,
+        image::commit,
+        image::prune,
         migration::list,
         migration::begin,
         migration::show,

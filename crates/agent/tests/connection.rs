@@ -14,8 +14,8 @@ use axum::{Json, Router};
 use drover_agent::{Limits, Server};
 use drover_api::tls::{API_PROTOCOL, LINK_PROTOCOL, TlsFiles};
 use drover_api::{
-    ApiError, Client, ClientError, ExecRequest, LogQuery, LogRecord, LogStream, NodeEndpoint, SessionInput,
-    SessionOutput, routes, stream,
+    ApiError, Client, ClientError, ExecRequest, ImportQuery, LogQuery, LogRecord, LogStream, NodeEndpoint,
+    SessionInput, SessionOutput, routes, stream,
 };
 use drover_model::NodeName;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
@@ -158,7 +158,9 @@ async fn calls_streams_and_uploads_cross_a_real_connection() {
             sender.send(Ok(vec![1; 100_000].into())).await.unwrap();
         }
     });
-    let ClientError::Refused { status, error, .. } = client.import_image("a:5/b", chunks).await.unwrap_err() else {
+    let ClientError::Refused { status, error, .. } =
+        client.import_image("a:5/b", &ImportQuery::default(), chunks).await.unwrap_err()
+    else {
         panic!("import was not refused");
     };
     sending.await.unwrap();

@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use drover_model::{
-    Bytes, ContainerName, Digest, Driver, Limits, LogStream, Mac, NodeName, RestartPolicy, Settings, TmpfsMount,
-    VolumeMount, VolumeName, WhenLost,
+    Bytes, ContainerName, Digest, Driver, ImageConfig, ImageLayer, ImageStep, Limits, LogStream, Mac, NodeName,
+    RestartPolicy, Settings, TmpfsMount, VolumeMount, VolumeName, WhenLost,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -196,6 +196,64 @@ pub struct ImageInfo {
     pub size: Bytes,
     /// When it came to this node: RFC 3339, UTC.
     pub imported_at: String,
+}
+
+/// An image on a node, with all that is known of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ImageDetail {
+    /// What a list tells.
+    #[serde(flatten)]
+    pub info: ImageInfo,
+    /// For which processors, as OCI calls them: `amd64`, `arm64`.
+    pub architecture: String,
+    /// How its program is started.
+    pub config: ImageConfig,
+    /// How it was made, the first step first.
+    pub history: Vec<ImageStep>,
+    /// Its layers, the lowest first.
+    pub layers: Vec<ImageLayer>,
+    /// Where registries have it, each as `HOST/REPOSITORY@DIGEST`.
+    pub references: Vec<String>,
+}
+
+/// The query of `POST /v1/images/NAME`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct ImportQuery {
+    /// Which image of an archive of several: a tag, or a name with one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tag: Option<String>,
+    /// For which platform, `OS/ARCHITECTURE`; absent: the node's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform: Option<String>,
+}
+
+/// `POST /v1/containers/NAME/commit`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CommitRequest {
+    /// The new image's name.
+    pub image: String,
+}
+
+/// The query of `POST /v1/prune/images`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct PruneQuery {
+    /// Whether images with names are removed as well when no container needs them.
+    #[serde(default)]
+    pub all: bool,
+}
+
+/// What was removed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PruneReport {
+    /// Images.
+    pub images: Vec<Digest>,
+    /// Layers that no image has any more.
+    pub layers: Vec<Digest>,
+    /// Pieces of layers whose transfer broke off.
+    pub partial: u64,
 }
 
 /// What a user sends into an attached or executed program.

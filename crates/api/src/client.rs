@@ -21,10 +21,10 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
 use crate::connection::{ClientError, Outgoing, open};
-use crate::routes::{self, fill};
+use crate::routes::{self, fill, with_query};
 use crate::{
-    ApiError, CreateVolumeRequest, ExecRequest, ExitStatus, ImageInfo, KillRequest, LogLines, LogQuery, MigrateRequest,
-    NodeEndpoint, RunRequest, StopRequest,
+    ApiError, CommitRequest, CreateVolumeRequest, ExecRequest, ExitStatus, ImageDetail, ImageInfo, ImportQuery,
+    KillRequest, LogLines, LogQuery, MigrateRequest, NodeEndpoint, PruneReport, RunRequest, StopRequest,
 };
 
 /// How long a node may take to answer what it does at once.
@@ -144,13 +144,34 @@ impl Client {
         self.ask(Method::GET, routes::IMAGES.into(), empty(), PROMPT).await
     }
 
-    /// Imports a root file system from an uncompressed tar archive. Takes as long as the archive does.
-    pub async fn import_image(&self, name: &str, chunks: ImageChunks) -> Result<ImageInfo, ClientError> {
+    /// One image, by name or digest.
+    pub async fn image(&self, name: &str) -> Result<ImageDetail, ClientError> {
+        self.ask(Method::GET, fill(routes::IMAGE, name), empty(), PROMPT).await
+    }
+
+    /// Imports the tar of a root file system or an archive of images. Takes as long as the archive does.
+    pub async fn import_image(
+        &self,
+        name: &str,
+        query: &ImportQuery,
+        chunks: ImageChunks,
+    ) -> Result<ImageInfo, ClientError> {
         let frames = futures_util::stream::unfold(chunks, async |mut chunks: ImageChunks| {
             chunks.recv().await.map(|chunk| (chunk.map(Frame::data), chunks))
         });
         let body = (BodyExt::boxed_unsync(StreamBody::new(frames)), routes::TAR);
-        self.ask(Method::POST, fill(routes::IMAGE, name), Some(body), Duration::MAX).await
+        let path = with_query(fill(routes::IMAGE, name), &[("tag", &query.tag), ("platform", &query.platform)]);
+        self.ask(Method::POST, path, Some(body), Duration::MAX).await
+    }
+
+    /// Makes an image of a container. Takes as long as its changes are large.
+    pub async fn commit(&self, name: &str, request: &CommitRequest) -> Result<ImageInfo, ClientError> {
+        self.ask(Method::POST, fill(routes::COMMIT, name), self.json(request)?, Duration::MAX).await
+    }
+
+    /// Removes images that no container needs: those without a name, or `all`.
+    pub async fn prune_images(&self, all: bool) -> Result<PruneReport, ClientError> {
+        self.ask(Method::POST, format!("{}?all={all}", routes::PRUNE_IMAGES), empty(), WORK).await
     }
 
     /// Removes an image's name, and the image when no name is left; its digest.

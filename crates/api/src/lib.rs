@@ -13,8 +13,9 @@ pub mod stream;
 pub mod tls;
 
 pub use body::{
-    ApiError, CreateVolumeRequest, ExecRequest, ExitStatus, ImageInfo, KillRequest, LogQuery, MigrateRequest,
-    MigrationQuery, RemoveQuery, RunRequest, SessionInput, SessionOutput, StopRequest,
+    ApiError, CommitRequest, CreateVolumeRequest, ExecRequest, ExitStatus, ImageDetail, ImageInfo, ImportQuery,
+    KillRequest, LogQuery, MigrateRequest, MigrationQuery, PruneQuery, PruneReport, RemoveQuery, RunRequest,
+    SessionInput, SessionOutput, StopRequest,
 };
 pub use client::{Client, ImageChunks, SessionLink};
 pub use connection::{ClientError, keep_alive};

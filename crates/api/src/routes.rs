@@ -26,12 +26,16 @@ pub const LOGS: &str = "/v1/containers/{name}/logs";
 pub const ATTACH: &str = "/v1/containers/{name}/attach";
 /// `POST`, upgraded to a framed stream: another program inside it.
 pub const EXEC: &str = "/v1/containers/{name}/exec";
+/// `POST`: make an image of it.
+pub const COMMIT: &str = "/v1/containers/{name}/commit";
 /// `POST`: answers when its program has ended.
 pub const WAIT: &str = "/v1/containers/{name}/wait";
 /// `GET`: all images.
 pub const IMAGES: &str = "/v1/images";
-/// `POST`: import a tar archive under this name; `DELETE`: remove the name.
+/// `GET`: one image; `POST`: import an archive under this name; `DELETE`: remove the name.
 pub const IMAGE: &str = "/v1/images/{name}";
+/// `POST`: remove images that nobody needs.
+pub const PRUNE_IMAGES: &str = "/v1/prune/images";
 /// `GET`: all migrations away from this node; `POST`: begin one.
 pub const MIGRATIONS: &str = "/v1/migrations";
 /// `GET`: one migration, when it changes; `DELETE`: cancel it.
@@ -43,9 +47,28 @@ pub const VOLUMES: &str = "/v1/volumes";
 pub const VOLUME: &str = "/v1/volumes/{name}";
 
 /// Every pattern.
-pub const ALL: [&str; 19] = [
-    NODE, FEATURES, OPENAPI, CONTAINERS, CONTAINER, START, STOP, KILL, STATS, LOGS, ATTACH, EXEC, WAIT, IMAGES, IMAGE,
-    MIGRATIONS, MIGRATION, VOLUMES, VOLUME,
+pub const ALL: [&str; 21] = [
+    NODE,
+    FEATURES,
+    OPENAPI,
+    CONTAINERS,
+    CONTAINER,
+    START,
+    STOP,
+    KILL,
+    STATS,
+    LOGS,
+    ATTACH,
+    EXEC,
+    COMMIT,
+    WAIT,
+    IMAGES,
+    IMAGE,
+    PRUNE_IMAGES,
+    MIGRATIONS,
+    MIGRATION,
+    VOLUMES,
+    VOLUME,
 ];
 
 /// The value of the `Upgrade` header for `attach` and `exec`.
@@ -66,6 +89,16 @@ pub fn fill(pattern: &str, value: &str) -> String {
     format!("{before}{}{after}", utf8_percent_encode(value, SEGMENT))
 }
 
+/// The path with the parameters that are given, percent-encoded.
+#[must_use]
+pub fn with_query(path: String, parameters: &[(&str, &Option<String>)]) -> String {
+    let given = parameters.iter().filter_map(|(key, value)| Some((key, value.as_ref()?)));
+    given.fold(path, |path, (key, value)| {
+        let mark = if path.contains('?') { '&' } else { '?' };
+        format!("{path}{mark}{key}={}", utf8_percent_encode(value, SEGMENT))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -76,5 +109,11 @@ mod tests {
         assert_eq!(fill(LOGS, "a/../b?x#y"), "/v1/containers/a%2F..%2Fb%3Fx%23y/logs");
         assert_eq!(fill(IMAGE, "registry:5000/a/b:1"), "/v1/images/registry%3A5000%2Fa%2Fb%3A1");
         assert_eq!(fill(NODE, "x"), NODE);
+    }
+
+    #[test]
+    fn a_value_cannot_leave_its_parameter() {
+        let path = with_query("/v1/x".into(), &[("a", &Some("1&b=2".into())), ("b", &None), ("c", &Some("/".into()))]);
+        assert_eq!(path, "/v1/x?a=1%26b%3D2&c=%2F");
     }
 }

@@ -1,8 +1,9 @@
 //! The files of containers: images by digest, layers that travel, overlays and tmpfs.
 //!
-//! A tree of files crosses between nodes as a *layer stream* ([`layer`]): the same tree always gives the same bytes,
-//! so the stream's SHA-256 names an image ([`ImageStore`]). A container's root is an overlay ([`Overlay`]) whose lower
-//! layer is an image and whose upper layer travels with it. Files that outlive a container are in volumes ([`VolumeStore`]).
+//! An image ([`ImageStore`]) is what the OCI image specification calls one; its layers are trees, each here once. A
+//! container's root is an overlay ([`Overlay`]) whose lower layers are those of an image and whose upper layer travels with
+//! it, as a *layer stream* ([`layer`]): the same tree always gives the same bytes. Files that outlive a
+//! container are in volumes ([`VolumeStore`]).
 //!
 //! Everything here blocks.
 //!
@@ -11,6 +12,7 @@
 //! - an image is visible only when it is complete, on disk, and has the digest that it is called by;
 //! - every length that comes from outside is bounded before memory is taken for it.
 
+pub mod delta;
 mod image;
 pub mod layer;
 mod overlay;
@@ -19,8 +21,12 @@ mod tmpfs;
 mod volume;
 mod xattr;
 
-pub use image::{Image, ImageConfig, ImageError, ImageStore};
-pub use overlay::{MountError, Overlay, bind, is_mounted, unmount};
+pub use image::{
+    Choice, Draft, Fetch, Image, ImageError, ImageStore, LARGEST_CONFIG, Lacking, MOST_LAYERS, Partial, Pruned, View,
+    architecture, decompress,
+};
+pub use layer::LayerError;
+pub use overlay::{Above, MountError, Overlay, bind, is_mounted, unmount};
 pub use tmpfs::mount_tmpfs;
 pub use volume::{
     Claim, FileSystem, ProofError, Shared, SharedError, Token, Volume, VolumeError, VolumeStore, mounted_at, recognise,

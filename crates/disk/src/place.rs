@@ -27,7 +27,11 @@ pub(crate) fn open_directory(top: impl AsFd, path: &TreePath, flags: OFlags, lin
         Links::Inside => ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
     };
     let path = if path.is_top() { b"." } else { path.as_bytes() };
-    let flags = flags | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    open_within(top, path, flags | OFlags::DIRECTORY | OFlags::CLOEXEC, resolve)
+}
+
+/// Opens what is there, below `top`.
+pub(crate) fn open_within(top: impl AsFd, path: &[u8], flags: OFlags, resolve: ResolveFlags) -> Result<OwnedFd, Errno> {
     // AGAIN: a rename somewhere made the kernel unsure whether `..` stayed inside.
     let attempt = || rustix::fs::openat2(&top, path, flags, Mode::empty(), resolve);
     match attempt() {
@@ -92,4 +96,20 @@ pub(crate) fn settle(parent: impl AsFd, name: &[u8], attributes: &Attributes, ki
     let time = Timespec { tv_sec: attributes.mtime.0, tv_nsec: i64::from(attributes.mtime.1) };
     let times = Timestamps { last_access: time, last_modification: time };
     rustix::fs::utimensat(&parent, name, &times, AtFlags::SYMLINK_NOFOLLOW)
+}
+
+/// As [`settle`], of an entry that may have extended attributes that it shall not have: what it was before, or what it got
+/// from its directory.
+pub(crate) fn settle_anew(
+    parent: impl AsFd,
+    name: &[u8],
+    attributes: &Attributes,
+    kind: FileType,
+) -> Result<(), Errno> {
+    for (present, _) in xattr::read(&parent, name)? {
+        if !attributes.xattrs.iter().any(|(wanted, _)| *wanted == present) {
+            xattr::remove(&parent, name, &present)?;
+        }
+    }
+    settle(parent, name, attributes, kind)
 }

@@ -55,3 +55,11 @@ pub(crate) fn write(directory: impl AsFd, name: &[u8], xattrs: &[(Vec<u8>, Vec<u
         rustix::fs::lsetxattr(path.as_slice(), name.as_slice(), value, XattrFlags::empty())
     })
 }
+
+/// Removes an extended attribute; one that is not there is no error.
+pub(crate) fn remove(directory: impl AsFd, name: &[u8], xattr: &[u8]) -> Result<(), Errno> {
+    match rustix::fs::lremovexattr(reach(directory, name).as_slice(), xattr) {
+        Ok(()) | Err(Errno::NODATA) => Ok(()),
+        Err(errno) => Err(errno),
+    }
+}

@@ -1,74 +1,14 @@
-//! The image store: imports, hostile tars, transfer, names and removal. Needs root; passes vacuously without it.
+//! The image store: imports, hostile tars, names and removal. Needs root; passes vacuously without it.
+
+mod tars;
 
 use std::io::Read;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
-use std::time::{Duration, SystemTime};
 
-use drover_disk::{Image, ImageConfig, ImageError, ImageStore};
-use tar::{Builder, EntryType, Header};
-use tempfile::TempDir;
-
-fn is_root() -> bool {
-    rustix::process::geteuid().is_root()
-}
-
-fn now() -> SystemTime {
-    SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000)
-}
-
-/// A tar under construction.
-struct Tar(Builder<Vec<u8>>);
-
-impl Tar {
-    fn new() -> Self {
-        Self(Builder::new(Vec::new()))
-    }
-
-    /// An entry with its path and link written as they are, checked by nobody.
-    fn entry(mut self, kind: EntryType, path: &str, link: &str, data: &[u8]) -> Self {
-        let mut header = Header::new_gnu();
-        header.set_entry_type(kind);
-        header.as_old_mut().name[..path.len()].copy_from_slice(path.as_bytes());
-        header.as_old_mut().linkname[..link.len()].copy_from_slice(link.as_bytes());
-        header.set_size(data.len() as u64);
-        header.set_mode(0o4755);
-        header.set_uid(7);
-        header.set_gid(8);
-        header.set_mtime(1_700_000_000);
-        header.set_cksum();
-        self.0.append(&header, data).unwrap();
-        self
-    }
-
-    fn file(self, path: &str, data: &[u8]) -> Self {
-        self.entry(EntryType::Regular, path, "", data)
-    }
-
-    fn pax(mut self, records: &[(&str, &[u8])]) -> Self {
-        self.0.append_pax_extensions(records.iter().copied()).unwrap();
-        self
-    }
-
-    fn end(self) -> Vec<u8> {
-        self.0.into_inner().unwrap()
-    }
-}
-
-fn store() -> (TempDir, ImageStore) {
-    let directory = tempfile::tempdir().unwrap();
-    let store = ImageStore::open(&directory.path().join("store")).unwrap();
-    (directory, store)
-}
-
-fn import(store: &ImageStore, name: &str, tar: &[u8]) -> Result<Image, ImageError> {
-    store.import(name, tar, now())
-}
-
-fn staged(directory: &Path) -> usize {
-    std::fs::read_dir(directory.join("store/staging")).unwrap().count()
-}
+use drover_disk::{Choice, ImageError, ImageStore};
+use drover_model::ImageConfig;
+use tar::EntryType;
+use tars::{Tar, count, import, is_root, now, store};
 
 #[test]
 fn an_import_keeps_everything_and_finds_the_configuration() {
@@ -98,20 +38,21 @@ fn an_import_keeps_everything_and_finds_the_configuration() {
         ..ImageConfig::default()
     };
     assert_eq!(image.config, expected);
+    let [root] = image.trees.as_slice() else { panic!("one layer") };
     assert_eq!(
         (image.names.as_slice(), image.imported_at.as_str()),
         (&["web:1".to_owned()][..], "2027-01-15T08:00:00Z")
     );
-    let web = image.rootfs.join("bin/web").symlink_metadata().unwrap();
+    let web = root.join("bin/web").symlink_metadata().unwrap();
     assert_eq!((web.mode() & 0o7777, web.uid(), web.gid(), web.nlink()), (0o4755, 7, 8, 2));
     assert_eq!((web.mtime(), web.mtime_nsec()), (1_600_000_000, 125_000_000));
     let mut note = [0; 10];
-    let length = rustix::fs::getxattr(image.rootfs.join("bin/web"), "user.note", &mut note).unwrap();
+    let length = rustix::fs::getxattr(root.join("bin/web"), "user.note", &mut note).unwrap();
     assert_eq!(&note[..length], b"\xff\0x");
-    let implied = image.rootfs.join("bin").metadata().unwrap();
+    let implied = root.join("bin").metadata().unwrap();
     assert_eq!((implied.mode() & 0o7777, implied.uid(), implied.mtime()), (0o755, 0, 0));
-    assert_eq!(image.rootfs.join("usr/lib").metadata().unwrap().mtime(), 1_700_000_000);
-    assert_eq!(std::fs::read(image.rootfs.join("usr/lib/through")).unwrap(), b"merged");
+    assert_eq!(root.join("usr/lib").metadata().unwrap().mtime(), 1_700_000_000);
+    assert_eq!(std::fs::read(root.join("usr/lib/through")).unwrap(), b"merged");
 
     let again = import(&store, "web:2", &tar).unwrap();
     assert_eq!(again.digest, image.digest, "the same tar gives the same digest");
@@ -154,11 +95,12 @@ fn hostile_tars_land_nowhere_and_leave_nothing() {
         .file("/absolute", b"x")
         .end();
     let image = import(&store, "odd", &inside).unwrap();
-    assert!(image.rootfs.join(target.trim_start_matches('/')).join("planted").exists());
-    assert!(image.rootfs.join("top").exists() && image.rootfs.join("absolute").exists());
+    let root = &image.trees[0];
+    assert!(root.join(target.trim_start_matches('/')).join("planted").exists());
+    assert!(root.join("top").exists() && root.join("absolute").exists());
     assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0);
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
-    assert_eq!((staged(directory.path()), store.list().unwrap().len()), (0, 1));
+    assert_eq!((count(directory.path(), "staging"), store.list().unwrap().len()), (0, 1));
 }
 
 #[test]
@@ -180,39 +122,15 @@ fn a_later_entry_takes_the_place_of_an_earlier_one() {
         .entry(EntryType::Directory, "d", "", b"")
         .end();
     let image = import(&store, "twice", &tar).unwrap();
-    assert_eq!(std::fs::read(image.rootfs.join("f")).unwrap(), b"new");
-    assert!(image.rootfs.join("f").symlink_metadata().unwrap().is_file());
-    assert_eq!(std::fs::read(image.rootfs.join("empty")).unwrap(), b"now a file");
-    assert!(image.rootfs.join("d").is_dir());
-    assert_eq!(std::fs::read(link).unwrap(), b"untouched");
-}
-
-#[test]
-fn an_image_crosses_to_another_store_and_only_the_expected_one_is_taken() {
-    if !is_root() {
-        return;
-    }
-    let ((_d1, source), (d2, target)) = (store(), store());
-    let image = import(&source, "web", &Tar::new().file("bin/web", &[7; 100_000]).end()).unwrap();
-    let other = import(&source, "other", &Tar::new().file("x", b"").end()).unwrap();
-    let mut stream = Vec::new();
-    assert_eq!(source.send(&image.digest, &mut stream).unwrap().bytes, 100_000);
-
-    let refused = target.receive(&other.digest, &["web".into()], &mut stream.as_slice(), now()).unwrap_err();
-    assert!(matches!(refused, ImageError::Different { .. }), "{refused}");
-    assert!(target.receive(&image.digest, &[], &mut &stream[..stream.len() - 1], now()).is_err());
-    assert_eq!((staged(d2.path()), target.list().unwrap().len()), (0, 0));
-
-    let arrived = target.receive(&image.digest, &["web".into()], &mut stream.as_slice(), now()).unwrap();
-    assert_eq!((&arrived.digest, arrived.names.as_slice()), (&image.digest, &["web".to_owned()][..]));
+    let root = &image.trees[0];
+    assert_eq!(std::fs::read(root.join("f")).unwrap(), b"new");
+    assert!(root.join("f").symlink_metadata().unwrap().is_file());
+    assert_eq!(std::fs::read(root.join("empty")).unwrap(), b"now a file");
+    assert!(root.join("d").is_dir());
     let mut again = Vec::new();
-    target.send(&image.digest, &mut again).unwrap();
-    assert!(again == stream);
-    target.receive(&image.digest, &["again".into()], &mut again.as_slice(), now()).unwrap();
-    assert_eq!(target.find("again").unwrap().names, ["again", "web"]);
-
-    std::fs::write(arrived.rootfs.join("bin/web"), "changed").unwrap();
-    assert!(matches!(target.send(&image.digest, &mut Vec::new()), Err(ImageError::Different { .. })));
+    store.write_layer(&image.layers[0].diff_id, 0, &mut again).unwrap();
+    assert!(again == tar, "also what is in no file is written again");
+    assert_eq!(std::fs::read(link).unwrap(), b"untouched");
 }
 
 #[test]
@@ -229,7 +147,7 @@ fn an_image_goes_with_its_last_name_unless_it_is_in_use() {
     store.remove("b", |_| false).unwrap();
     assert!(matches!(store.find(image.digest.as_str()), Err(ImageError::Unknown(_))));
     assert!(matches!(store.remove("b", |_| false), Err(ImageError::Unknown(_))));
-    assert!(!image.rootfs.exists() && staged(directory.path()) == 0);
+    assert!(!image.trees[0].exists() && count(directory.path(), "staging") == 0);
 
     // A name that moves on leaves the old image, by its digest.
     let old = import(&store, "a", &Tar::new().file("f", b"1").end()).unwrap();
@@ -256,7 +174,8 @@ fn two_imports_at_once_end_as_one_image() {
         }
     });
     let images = store.list().unwrap();
-    assert_eq!((images.len(), images[0].names.len(), staged(directory.path())), (1, 4, 0));
+    assert_eq!((images.len(), images[0].names.len(), count(directory.path(), "staging")), (1, 4, 0));
+    assert_eq!(count(directory.path(), "layers/sha256"), 1);
 }
 
 #[test]
@@ -280,10 +199,55 @@ fn opening_sweeps_what_is_left_but_not_what_is_in_use() {
     let mut during = || {
         ImageStore::open(&directory.path().join("store")).unwrap();
         assert!(!left.exists());
-        assert_eq!(staged(directory.path()), 1, "the running import's own");
+        assert_eq!(count(directory.path(), "staging"), 1, "the running import's own");
     };
-    store.import("empty", Slow(&mut during, tar), now()).unwrap();
-    assert_eq!(staged(directory.path()), 0);
-    let name = std::ffi::OsStr::from_bytes(b"empty");
-    assert!(store.find(name.to_str().unwrap()).is_ok());
+    store.import("empty", &Choice::default(), Slow(&mut during, tar), now()).unwrap();
+    assert_eq!(count(directory.path(), "staging"), 0);
+    assert!(store.find("empty").is_ok());
+}
+
+#[test]
+fn a_layer_stays_as_long_as_an_image_has_it() {
+    if !is_root() {
+        return;
+    }
+    let (directory, store) = store();
+    let base = import(&store, "base", &Tar::new().file("f", b"1").end()).unwrap();
+    let upper = tempfile::tempdir().unwrap();
+    std::fs::write(upper.path().join("g"), "2").unwrap();
+    let draft = store.draft(upper.path()).unwrap();
+    let longer = store.commit(&base.digest, draft, "longer", "test", now()).unwrap();
+    assert_eq!((longer.layers.len(), count(directory.path(), "layers/sha256")), (2, 2));
+    assert_eq!(longer.history.last().unwrap().created_by.as_deref(), Some("test"));
+
+    store.remove("base", |_| false).unwrap();
+    assert_eq!(count(directory.path(), "layers/sha256"), 2, "the other image has it");
+    let kept = store.prune(true, |digest| *digest == longer.digest).unwrap();
+    assert!(kept.images.is_empty() && store.find("longer").is_ok(), "it is in use");
+    let pruned = store.prune(false, |_| false).unwrap();
+    assert!(pruned.images.is_empty(), "it has a name");
+    let pruned = store.prune(true, |_| false).unwrap();
+    assert_eq!((pruned.images, pruned.layers.len()), (vec![longer.digest], 2));
+    assert_eq!(count(directory.path(), "layers/sha256") + count(directory.path(), "staging"), 0);
+}
+
+#[test]
+fn images_of_the_old_form_are_not_there_and_can_be_pruned() {
+    if !is_root() {
+        return;
+    }
+    let (directory, store) = store();
+    let hex = "a".repeat(64);
+    let old = directory.path().join("store/images/sha256").join(&hex);
+    std::fs::create_dir_all(old.join("rootfs/etc")).unwrap();
+    std::fs::write(old.join("image.json"), r#"{"size": 7, "imported_at": ""}"#).unwrap();
+    let names = directory.path().join("store/names.json");
+    std::fs::write(names, format!(r#"{{"old": "sha256:{hex}"}}"#)).unwrap();
+    let store = ImageStore::open(&directory.path().join("store")).map(|_| store).unwrap();
+    assert!(store.list().unwrap().is_empty());
+    assert!(matches!(store.find("old"), Err(ImageError::Unknown(_))));
+    store.prune(false, |_| true).unwrap();
+    assert!(old.exists(), "a container uses it");
+    assert_eq!(store.prune(false, |_| false).unwrap().images.len(), 1);
+    assert!(!old.exists());
 }

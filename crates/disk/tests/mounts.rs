@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use drover_disk::layer::{apply, pack};
-use drover_disk::{Overlay, is_mounted, mount_tmpfs, unmount};
+use drover_disk::{Above, Overlay, is_mounted, mount_tmpfs, unmount};
 use drover_model::Bytes;
 
 fn is_root() -> bool {
@@ -20,6 +20,10 @@ fn directories(top: &Path) -> [std::path::PathBuf; 4] {
     })
 }
 
+fn over<'a>(lower: &'a std::path::PathBuf, upper: &'a Path, work: &'a Path) -> Overlay<'a> {
+    Overlay { lower: std::slice::from_ref(lower), above: Some(Above { upper, work }) }
+}
+
 #[test]
 fn an_upper_layer_that_crossed_shows_the_same_root_over_an_equal_lower_layer() {
     if !is_root() {
@@ -31,7 +35,7 @@ fn an_upper_layer_that_crossed_shows_the_same_root_over_an_equal_lower_layer() {
     std::fs::write(lower.join("etc/old"), "old").unwrap();
     std::fs::write(lower.join("kept"), "kept").unwrap();
     let start = Instant::now();
-    Overlay { lower: &lower, upper: &upper, work: &work }.mount(&target).unwrap();
+    over(&lower, &upper, &work).mount(&target).unwrap();
     println!("overlay mounted in {:?}", start.elapsed());
     assert!(is_mounted(&target).unwrap() && !is_mounted(&lower).unwrap());
     std::fs::remove_dir_all(target.join("etc")).unwrap();
@@ -46,7 +50,7 @@ fn an_upper_layer_that_crossed_shows_the_same_root_over_an_equal_lower_layer() {
     pack(&upper, &mut stream).unwrap();
     let [_, arrived, work, target] = directories(&top.path().join("target"));
     apply(&arrived, &mut stream.as_slice()).unwrap();
-    Overlay { lower: &lower, upper: &arrived, work: &work }.mount(&target).unwrap();
+    over(&lower, &arrived, &work).mount(&target).unwrap();
     let names = |path: &Path| -> Vec<_> { std::fs::read_dir(path).unwrap().map(|e| e.unwrap().file_name()).collect() };
     assert_eq!((names(&target), names(&target.join("etc"))), (vec!["etc".into()], vec!["new".into()]));
     let open = std::fs::File::open(target.join("etc/new")).unwrap();

@@ -1,6 +1,7 @@
 //! The commands: one file for each group.
 
 mod agent;
+mod commit;
 mod completions;
 mod exec;
 mod features;
@@ -66,6 +67,8 @@ pub enum Command {
     Kill(lifecycle::KillArgs),
     /// Remove a container and its files
     Rm(lifecycle::RmArgs),
+    /// Make an image of a container's image and what the container has changed
+    Commit(commit::CommitArgs),
     /// Images on the nodes
     #[command(subcommand)]
     Image(image::ImageCommand),
@@ -136,6 +139,7 @@ pub fn execute(command: Command, printer: Printer) -> Result<ExitCode, Failure> 
         Command::Stop(args) => in_runtime(lifecycle::stop(args, printer)).map(done),
         Command::Kill(args) => in_runtime(lifecycle::kill(args, printer)).map(done),
         Command::Rm(args) => in_runtime(lifecycle::rm(args, printer)),
+        Command::Commit(args) => in_runtime(commit::execute(args, printer)).map(done),
         Command::Image(command) => in_runtime(image::execute(command, printer)).map(done),
         Command::Volume(command) => in_runtime(volume::execute(command, printer)).map(done),
         Command::Migrate(args) => in_runtime(migrate::execute(args, printer)),

@@ -1,4 +1,4 @@
-//! Arguments with units that the model does not know: spans of time, processors, signals.
+//! Arguments with units that the model does not know: spans of time, processors.
 
 use std::time::Duration;
 
@@ -27,25 +27,6 @@ pub fn cpus(text: &str) -> Result<u32, String> {
     }
 }
 
-/// Names of signals by number, beginning with 1, as on all architectures that Drover runs on.
-const SIGNALS: [&str; 31] = [
-    "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM", "TERM",
-    "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO",
-    "PWR", "SYS",
-];
-
-/// A signal: `9`, `KILL`, `SIGKILL`.
-pub fn signal(text: &str) -> Result<i32, String> {
-    if let Ok(number) = text.parse::<i32>() {
-        return if (1..=64).contains(&number) { Ok(number) } else { Err("signals go from 1 to 64".into()) };
-    }
-    let upper = text.to_ascii_uppercase();
-    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
-    let index =
-        SIGNALS.iter().position(|&signal| signal == name).ok_or_else(|| format!("there is no signal {text}"))?;
-    Ok(index as i32 + 1)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -66,14 +47,5 @@ mod tests {
         for bad in ["0", "-1", "x", "NaN", "inf", "0.0001"] {
             assert!(cpus(bad).is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn signals_have_names_and_numbers() {
-        for text in ["9", "KILL", "sigkill"] {
-            assert_eq!(signal(text), Ok(9));
-        }
-        assert_eq!((signal("TERM"), signal("WINCH"), signal("SYS")), (Ok(15), Ok(28), Ok(31)));
-        assert!(["0", "65", "NOPE", ""].iter().all(|bad| signal(bad).is_err()));
     }
 }

@@ -4,18 +4,19 @@ use std::io::{BufReader, Read};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use drover_container::shim::{Request, Shim};
 use drover_container::{Notes, RuncError, criu, prepare_dev, prepare_template};
-use drover_disk::{Claim, layer};
+use drover_disk::{Claim, Fetch, layer};
 use drover_memory::{Arrived, Inflow, MachineMemory, Placed, Room, StoreError};
 use drover_model::{Bytes, ContainerState, Explained};
 use drover_network::Gate;
-use drover_protocol::{Offer, Stream, TargetInput};
+use drover_protocol::{Offer, Stream, TargetInput, WantedLayer};
 use tokio::sync::OwnedMutexGuard;
 
 use crate::container::{Container, Stored, cgroup_path, lock};
+use crate::crossing;
 use crate::error::failure;
 use crate::following::Relay;
 use crate::link::{ChannelReader, Link};
@@ -42,6 +43,8 @@ type Receiving = JoinHandle<Result<(), Explained>>;
 pub(crate) struct Arrival {
     inner: Arc<Inner>,
     container: Arc<Container>,
+    /// The image, while layers of it are missing.
+    fetch: Option<Fetch>,
     receiving: Vec<(Stream, Receiving)>,
     /// The shared memory that has come, until the container has it.
     shared: Arc<Mutex<Arrived>>,
@@ -53,9 +56,10 @@ pub(crate) struct Arrival {
 
 impl Arrival {
     /// Checks the offer and makes the container's place; the network gate stays closed.
-    pub fn prepare(inner: &Arc<Inner>, offer: &Offer) -> Result<(Self, bool), Explained> {
+    pub fn prepare(inner: &Arc<Inner>, offer: &Offer) -> Result<(Self, Vec<WantedLayer>), Explained> {
         check_criu(&offer.criu)?;
-        check_machine(inner, offer)?;
+        let fetch = crossing::begin(&inner.images, offer)?;
+        check_machine(inner, offer, fetch.as_ref().map_or(0, |fetch| crossing::room(fetch, &offer.image)))?;
         let stored = Stored {
             spec: offer.spec.clone(),
             state: ContainerState::Arriving,
@@ -68,11 +72,12 @@ impl Arrival {
         let container = inner.new_container(stored).map_err(|error| error.explained().clone())?;
         let held = container.operation.clone().try_lock_owned().map_err(|_| failed("it is held"))?;
         make_known(inner, &container)?;
-        let arrival = Self::new(inner, container, Some(held));
+        let mut arrival = Self::new(inner, container, Some(held));
+        arrival.fetch = fetch;
         let recognise = || arrival.container.volumes.recognise(&offer.spec, &offer.shared, &offer.migration);
         match arrival.make().and_then(|()| recognise()) {
             Ok(()) => {
-                let missing = arrival.inner.images.find(offer.spec.image_digest.as_str()).is_err();
+                let missing = arrival.missing();
                 Ok((arrival, missing))
             }
             Err(why) => {
@@ -90,7 +95,7 @@ impl Arrival {
 
     fn new(inner: &Arc<Inner>, container: Arc<Container>, held: Option<OwnedMutexGuard<()>>) -> Self {
         let (inner, shared) = (Arc::clone(inner), Arc::default());
-        Self { inner, container, receiving: Vec::new(), shared, adopted: false, held }
+        Self { inner, container, fetch: None, receiving: Vec::new(), shared, adopted: false, held }
     }
 
     pub fn container(&self) -> &Arc<Container> {
@@ -118,13 +123,15 @@ impl Arrival {
         container.shim().order(&Request::Arm).map(drop).map_err(|error| failure(attempt, &error))
     }
 
-    /// Receives the image.
-    pub fn receive_image(&self, input: ChannelReader) -> Result<(), Explained> {
-        let spec = self.container.spec();
-        let mut input = BufReader::with_capacity(GULP, input);
-        let names = [spec.image];
-        let received = self.inner.images.receive(&spec.image_digest, &names, &mut input, SystemTime::now());
-        received.map(drop).map_err(|error| failure("cannot receive the image", &error))
+    /// The layers of the image that are missing.
+    fn missing(&self) -> Vec<WantedLayer> {
+        self.fetch.as_ref().map(crossing::missing).unwrap_or_default()
+    }
+
+    /// Receives what is missing of the image.
+    pub fn receive_image(&mut self, input: ChannelReader) -> Result<(), Explained> {
+        let Some(fetch) = self.fetch.take() else { return Ok(()) };
+        crossing::receive(&self.inner.images, fetch, &self.container.spec(), input)
     }
 
     /// Begins to receive all that crosses: each stream by a thread of its own. `happened` is called when all of a round has
@@ -176,7 +183,7 @@ impl Arrival {
         let digest = self.container.spec().image_digest;
         let image = self.inner.images.find(digest.as_str());
         let image = image.map_err(|error| failure("cannot find the container's image", &error))?;
-        place::mount_root(layout, &image.rootfs)?;
+        place::mount_root(layout, &image.trees)?;
         let notes = Notes::read(&layout.images()).map_err(|error| failure("cannot read the checkpoint", &error))?;
         let wire = self.container.wire().map_err(|error| error.explained().clone())?;
         wire.add_neighbours(&notes.neighbours).map_err(|error| failure("cannot restore the network", &error))?;
@@ -353,7 +360,7 @@ fn check_criu(theirs: &str) -> Result<(), Explained> {
     Ok(())
 }
 
-fn check_machine(inner: &Inner, offer: &Offer) -> Result<(), Explained> {
+fn check_machine(inner: &Inner, offer: &Offer, image: u64) -> Result<(), Explained> {
     let refused = |reason: String, hint: &str| Explained { reason, hint: Some(hint.to_owned()) };
     if offer.architecture != std::env::consts::ARCH {
         let (theirs, ours) = (&offer.architecture, std::env::consts::ARCH);
@@ -362,12 +369,10 @@ fn check_machine(inner: &Inner, offer: &Offer) -> Result<(), Explained> {
     let failed = |error: rustix::io::Errno| failure("cannot see how much disk room is left", &error);
     let disk = rustix::fs::statvfs(&inner.config.state).map_err(failed)?;
     let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-    if free < offer.upper.saturating_add(SPARE) {
-        let reason = format!(
-            "not enough disk room: the container's files need {} and {} are free",
-            Bytes(offer.upper),
-            Bytes(free)
-        );
+    let needed = offer.upper.saturating_add(image);
+    if free < needed.saturating_add(SPARE) {
+        let reason =
+            format!("not enough disk room: the container's files need {} and {} are free", Bytes(needed), Bytes(free));
         return Err(refused(reason, "free disk space on that node, or remove images with `drover image rm`"));
     }
     let memory = MachineMemory::look().map_err(|error| failure("cannot see how much memory is left", &error))?;

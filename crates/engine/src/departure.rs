@@ -14,11 +14,12 @@ use drover_disk::layer;
 use drover_memory::{Last, Rest, Rounds, Sums, Tracker};
 use drover_model::{Compression, ContainerState, Explained, Neighbour, PageCount};
 use drover_network::Gate;
-use drover_protocol::Stream;
+use drover_protocol::{Stream, WantedLayer};
 use drover_sys::repair::end_repair;
 use tokio::sync::OwnedRwLockWriteGuard;
 
 use crate::container::{Container, lock};
+use crate::crossing;
 use crate::error::failure;
 use crate::link::{Link, StreamSender};
 use crate::node::Inner;
@@ -144,11 +145,16 @@ impl Departure {
         Arc::clone(&self.reins)
     }
 
-    /// Sends the image's layer.
-    pub fn send_image(&self, mut out: StreamSender) -> Result<(), Explained> {
-        let digest = self.container.spec().image_digest;
-        self.inner.images.send(&digest, &mut out).map_err(|error| failure("cannot send the image", &error))?;
-        out.finish().map_err(|error| failure("cannot send the image", &error))
+    /// Sends layers of the image.
+    pub fn send_image(&self, layers: &[WantedLayer], out: StreamSender) -> Result<(), Explained> {
+        crossing::send(
+            &self.inner.images,
+            &self.container.spec().image_digest,
+            layers,
+            self.compression,
+            &self.given_up,
+            out,
+        )
     }
 
     /// Makes ready what the dump needs while the container still runs: CRIU starts, and waits. Whoever needs it next is told

@@ -222,9 +222,9 @@ impl Lead {
                 return connect(Duration::ZERO);
             }
             (SourceOutput::Reconnect(pause), _) => return connect(pause),
-            (SourceOutput::SendImage, Some(link)) => {
+            (SourceOutput::SendImage(layers), Some(link)) => {
                 let out = link.sender(Stream::Image);
-                Box::new(move |departure| result(departure.send_image(out), SourceInput::ImageSent))
+                Box::new(move |departure| result(departure.send_image(&layers, out), SourceInput::ImageSent))
             }
             (SourceOutput::SendRound, Some(link)) => {
                 let out = link.sender(Stream::Pages);
@@ -404,6 +404,7 @@ impl Lead {
             bytes_sent: Bytes(traffic.total()),
             bytes_memory: Bytes(traffic.memory()),
             bytes_disk: Bytes(traffic.files()),
+            bytes_image: Bytes(traffic.image()),
             packed: packed_pages(sums),
             mode: result.mode,
             exposure_ms: result.exposure.map(ms),

@@ -92,7 +92,7 @@ impl Inner {
         let image = self.images.find(spec.image_digest.as_str());
         let image = image.map_err(|error| failure("cannot find the container's image", &error))?;
         place::make(container, &self.config.uplink, Gate::Open)?;
-        place::mount_root(&container.layout, &image.rootfs)?;
+        place::mount_root(&container.layout, &image.trees)?;
         container.volumes.fill(&spec, &container.layout.rootfs())?;
         place::fill(&container.layout, &spec)?;
         let started = self.start_program(container);
@@ -256,7 +256,8 @@ impl Inner {
                 .map_err(|error| NodeError::failed("cannot write the container's record", &error))?;
         }
         let mut patience = patience;
-        for signal in [TERM, KILL] {
+        let softly = container.spec().stop_signal.unwrap_or(TERM);
+        for signal in [softly, KILL] {
             if container.state() != ContainerState::Running {
                 break;
             }

@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use drover_memory::{Buffers, LinkRate, Outlet};
+use drover_memory::Buffers;
 use drover_model::Bandwidth;
+use drover_packing::{LinkRate, Outlet};
 use drover_protocol::{FRAME_HEADER, FrameHeader, MAX_DATA, Stream};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::sync::mpsc;
@@ -34,6 +35,7 @@ pub(crate) struct Traffic {
     total: AtomicU64,
     memory: AtomicU64,
     files: AtomicU64,
+    image: AtomicU64,
 }
 
 impl Traffic {
@@ -49,6 +51,11 @@ impl Traffic {
         self.files.load(Ordering::Relaxed)
     }
 
+    /// Of the files.
+    pub fn image(&self) -> u64 {
+        self.image.load(Ordering::Relaxed)
+    }
+
     pub fn count(&self, header: FrameHeader) {
         let payload = u64::from(header.length());
         self.total.fetch_add(payload + FRAME_HEADER as u64, Ordering::Relaxed);
@@ -57,7 +64,12 @@ impl Traffic {
             FrameHeader::Data(Stream::Memory | Stream::Pages | Stream::Following, _) => {
                 self.memory.fetch_add(payload, Ordering::Relaxed);
             }
-            FrameHeader::Data(..) => drop(self.files.fetch_add(payload, Ordering::Relaxed)),
+            FrameHeader::Data(stream, _) => {
+                self.files.fetch_add(payload, Ordering::Relaxed);
+                if stream == Stream::Image {
+                    self.image.fetch_add(payload, Ordering::Relaxed);
+                }
+            }
         }
     }
 }

@@ -4,29 +4,28 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use drover_api::{ExecRequest, ImageInfo, LogQuery, LogRecord, MigrateRequest, RunRequest};
+use drover_api::{ExecRequest, LogQuery, LogRecord, MigrateRequest, RunRequest};
 use drover_container::{Layout, Runc, criu};
-use drover_disk::{Image, ImageError, ImageStore, Token};
+use drover_disk::{ImageStore, Token};
 use drover_memory::Backend;
 use drover_model::{
-    Bytes, ContainerId, ContainerRecord, ContainerState, ContainerStats, Digest, Explained, MigrationId,
-    MigrationState, NodeFeatures, NodeInfo, NodeName, PageCount, Phase, Round,
+    Bytes, ContainerId, ContainerRecord, ContainerState, ContainerStats, MigrationId, MigrationState, NodeFeatures,
+    NodeInfo, NodeName, PageCount, Phase, Round,
 };
 use drover_protocol::{FixedPart, Source};
 use drover_sys::cgroup::Hierarchies;
 use ipnet::IpNet;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, watch};
 
 use crate::container::{Container, Registry, Stored, lock};
-use crate::error::{NodeError, failure};
+use crate::error::NodeError;
 use crate::features::features;
 use crate::journal::Journal;
 use crate::lead::Lead;
 use crate::lifecycle::own_program;
-use crate::link::ChannelReader;
 use crate::receive::{self, Resumed};
 use crate::session::Session;
 use crate::volumes::Volumes;
@@ -125,7 +124,7 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
 }
 
 /// Does the work to its end, even when whoever asked for it goes away: what is half done would be nobody's.
-async fn to_the_end<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
+pub(crate) async fn to_the_end<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
     match tokio::spawn(work).await {
         Ok(result) => result,
         Err(error) => std::panic::resume_unwind(error.into_panic()),
@@ -178,10 +177,6 @@ impl Inner {
         let layout = Layout::new(&self.config.state, &self.config.run, &stored.spec.id);
         Container::new(layout, &self.hierarchies, Arc::clone(&self.volumes), stored)
             .map_err(|error| NodeError::failed("cannot find the node's control groups", &error))
-    }
-
-    fn image_info(image: Image) -> ImageInfo {
-        ImageInfo { digest: image.digest, names: image.names, size: image.size, imported_at: image.imported_at }
     }
 
     /// Leads a migration, on a task of its own.
@@ -414,80 +409,6 @@ impl Node {
     /// When the container does not run or the request makes no sense.
     pub async fn exec(&self, name: &str, request: ExecRequest) -> Result<Session, NodeError> {
         self.inner.exec(name, request).await
-    }
-
-    /// All images.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub fn images(&self) -> Result<Vec<ImageInfo>, NodeError> {
-        let images = self.inner.images.list();
-        let images = images.map_err(|error| NodeError::failed("cannot list the images", &error))?;
-        Ok(images.into_iter().map(Inner::image_info).collect())
-    }
-
-    /// Unpacks an image from an uncompressed tar archive of a root file system.
-    ///
-    /// # Errors
-    /// When the archive is damaged or hostile, or the disk refuses.
-    pub async fn import_image(
-        &self,
-        name: &str,
-        tar: impl AsyncRead + Send + Unpin + 'static,
-    ) -> Result<ImageInfo, NodeError> {
-        const WAITING: usize = 8;
-        const PIECE: usize = 256 << 10;
-        let (pieces, waiting) = mpsc::channel(WAITING);
-        let (broken, broke) = tokio::sync::oneshot::channel::<std::io::Error>();
-        tokio::spawn(async move {
-            let mut tar = tar;
-            loop {
-                let mut piece = bytes::BytesMut::with_capacity(PIECE);
-                match tar.read_buf(&mut piece).await {
-                    Ok(0) => return,
-                    Ok(_) if pieces.send(piece.freeze()).await.is_ok() => {}
-                    Ok(_) => return,
-                    Err(error) => return drop(broken.send(error)),
-                }
-            }
-        });
-        let (inner, name) = (Arc::clone(&self.inner), name.to_owned());
-        blocking(move || {
-            let attempt = format!("cannot import image {name}");
-            let reader = ChannelReader::new(waiting);
-            let imported = inner.images.import(&name, reader, SystemTime::now());
-            match (imported, broke.blocking_recv()) {
-                (_, Ok(error)) => Err(NodeError::failed(&attempt, &error)),
-                (Err(error @ (ImageError::BadName(_) | ImageError::Tar { .. } | ImageError::Config(_))), _) => {
-                    Err(NodeError::Invalid(failure(&attempt, &error)))
-                }
-                (Err(error), _) => Err(NodeError::failed(&attempt, &error)),
-                (Ok(image), _) => Ok(Inner::image_info(image)),
-            }
-        })
-        .await
-    }
-
-    /// Removes an image's name and, with its last name, the image.
-    ///
-    /// # Errors
-    /// When there is none, or a container uses it.
-    pub async fn remove_image(&self, name: &str) -> Result<Digest, NodeError> {
-        let (inner, name) = (Arc::clone(&self.inner), name.to_owned());
-        blocking(move || {
-            let attempt = format!("cannot remove image {name}");
-            let digest = inner.find_image(&name)?.digest;
-            let used: Vec<_> = inner.registry.all().iter().map(|container| container.spec().image_digest).collect();
-            match inner.images.remove(&name, |digest| used.contains(digest)) {
-                Ok(()) => Ok(digest),
-                Err(error @ ImageError::InUse(_)) => {
-                    let hint = "remove the containers that use it first; `drover ps -a` lists them";
-                    Err(NodeError::Conflict(Explained::from_chain(&error).with_hint(hint)))
-                }
-                Err(error) => Err(NodeError::failed(&attempt, &error)),
-            }
-        })
-        .await
     }
 
     /// Begins to move a container to another node.

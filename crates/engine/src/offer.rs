@@ -11,6 +11,7 @@ use drover_protocol::{Offer, Source};
 
 use crate::clock::moment;
 use crate::container::Container;
+use crate::crossing;
 use crate::error::{NodeError, failure};
 use crate::journal::{Entry, Mark};
 use crate::node::{Inner, blocking, fresh_id, now};
@@ -79,6 +80,7 @@ impl Inner {
         let tokens = container.volumes.mark(&stored.spec, &migration)?;
         let offer = Offer {
             migration,
+            image: crossing::offer(&self.images, &stored.spec)?,
             spec: stored.spec,
             generation: stored.generation + 1,
             restarts: stored.restarts,

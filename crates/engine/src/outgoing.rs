@@ -9,8 +9,9 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use drover_memory::LinkRate;
+
 use drover_model::{Bandwidth, Moment};
+use drover_packing::LinkRate;
 use drover_protocol::{CAPPED_PIECE, Cap, FrameHeader, Meter};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;

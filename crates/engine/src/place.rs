@@ -5,12 +5,12 @@
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use drover_container::shim::Request;
 use drover_container::{Layout, Runc, prepare_dev};
-use drover_disk::{Overlay, is_mounted, mount_tmpfs, unmount};
+use drover_disk::{Above, Overlay, is_mounted, mount_tmpfs, unmount};
 use drover_model::{Bytes, ContainerSpec, Explained};
 use drover_network::{Gate, Wire};
 use drover_sys::cgroup::{self, Cgroup};
@@ -124,14 +124,14 @@ fn write_inside(root: &Path, name: &str, text: &str) -> std::io::Result<()> {
     fs::File::from(file).write_all(text.as_bytes())
 }
 
-/// Mounts the root: the image below, the container's own layer above.
-pub(crate) fn mount_root(layout: &Layout, image: &Path) -> Result<(), Explained> {
+/// Mounts the root: the trees of the image below, the topmost first, and the container's own layer above.
+pub(crate) fn mount_root(layout: &Layout, image: &[PathBuf]) -> Result<(), Explained> {
     let failed = step("cannot mount the container's root");
     if is_mounted(&layout.rootfs()).map_err(&failed)? {
         return Ok(());
     }
     let (upper, work) = (layout.upper(), layout.work());
-    Overlay { lower: image, upper: &upper, work: &work }.mount(&layout.rootfs()).map_err(&failed)
+    Overlay { lower: image, above: Some(Above { upper: &upper, work: &work }) }.mount(&layout.rootfs()).map_err(&failed)
 }
 
 /// Makes the tmpfs for CRIU's images, and what is needed to set up the sandbox of a container that arrives.

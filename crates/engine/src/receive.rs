@@ -3,7 +3,9 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use drover_model::{Explained, MigrationId, NodeName};
-use drover_protocol::{Stream, Target, TargetInput, TargetOutput, ToSource, ToTarget, Verdict, decode, encode};
+use drover_protocol::{
+    Stream, Target, TargetInput, TargetOutput, ToSource, ToTarget, Verdict, WantedLayer, decode, encode,
+};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 
@@ -203,7 +205,7 @@ impl Session {
                 self.begin_migration(offer.migration.clone());
                 let prepared = tokio::task::spawn_blocking(move || Arrival::prepare(&inner, &offer)).await;
                 let input = match prepared {
-                    Ok(Ok((arrival, image_missing))) => self.take(arrival, image_missing),
+                    Ok(Ok((arrival, missing))) => self.take(arrival, missing),
                     Ok(Err(why)) => TargetInput::StepFailed(why),
                     Err(panic) => std::panic::resume_unwind(panic.into_panic()),
                 };
@@ -278,13 +280,13 @@ impl Session {
     }
 
     /// Takes up an arrival whose place is ready, and begins to receive it.
-    fn take(&mut self, mut arrival: Arrival, image_missing: bool) -> TargetInput {
+    fn take(&mut self, mut arrival: Arrival, missing: Vec<WantedLayer>) -> TargetInput {
         let events = self.events.clone();
         let happened = move |event| drop(events.blocking_send(event));
         let begun = self.link.as_ref().map_or(Ok(()), |link| arrival.begin_receiving(link, happened));
         self.following.of(arrival.container());
         self.arrival = Some(Arc::new(Mutex::new(arrival)));
-        result(begun, TargetInput::Prepared { image_missing })
+        result(begun, TargetInput::Prepared { missing })
     }
 
     fn recorder(&self, mark: Mark) -> impl FnOnce() -> Result<(), Explained> + Send + use<> {

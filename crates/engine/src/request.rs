@@ -4,8 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use drover_api::RunRequest;
-use drover_disk::{Claim, Image, ImageConfig, ImageError};
-use drover_model::{ContainerId, ContainerSpec, ContainerState, Explained, ProcessSpec, VolumeName};
+use drover_disk::{Claim, Image, ImageError};
+use drover_model::{ContainerId, ContainerSpec, ContainerState, Explained, ImageConfig, ProcessSpec, VolumeName};
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
 use crate::container::{Container, Stored};
@@ -64,7 +64,10 @@ impl Inner {
     }
 
     fn specify(&self, request: RunRequest, image: &Image, id: ContainerId) -> Result<ContainerSpec, NodeError> {
-        let process = process(&request, &image.config, &image.rootfs)?;
+        let view = self.images.view(image);
+        let view = view.map_err(|error| NodeError::failed("cannot look into the image", &error))?;
+        let process = process(&request, &image.config, &view.path())?;
+        let stop_signal = stop_signal(&image.config)?;
         let interface = self.interface(&request, &id)?;
         let hostname = request.hostname.unwrap_or_else(|| request.name.to_string());
         if hostname.is_empty()
@@ -97,8 +100,17 @@ impl Inner {
             restart: request.restart,
             volumes: self.volumes.specify(request.volumes, request.tmpfs)?,
             created_at: now(),
+            exposed_ports: image.config.exposed_ports.clone(),
+            stop_signal,
         })
     }
+}
+
+/// The signal that asks the image's program to end, if it names one.
+fn stop_signal(config: &ImageConfig) -> Result<Option<i32>, NodeError> {
+    let Some(text) = &config.stop_signal else { return Ok(None) };
+    let number = drover_model::signal(text);
+    number.map(Some).map_err(|why| NodeError::invalid(format!("cannot use the image's stop signal: {why}"), ""))
 }
 
 fn process(request: &RunRequest, config: &ImageConfig, rootfs: &Path) -> Result<ProcessSpec, NodeError> {

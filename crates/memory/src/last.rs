@@ -8,13 +8,14 @@ use drover_model::PageCount;
 use drover_sys::shared::SharedFile;
 
 use crate::mappings::{followed, inside};
-use crate::outflow::{Outflow, Outlet, Sums};
+use crate::outflow::{Outflow, Sums};
 use crate::pages::PageSet;
 use crate::record::Object;
 use crate::rounds::{RoundError, Rounds};
 use crate::shared::Still;
 use crate::store::{AWAIT, KEEP};
 use crate::tracker::{Tracker, present};
+use drover_packing::Outlet;
 
 const PAGE: u64 = PageCount::PAGE;
 

@@ -6,7 +6,6 @@
 
 mod arrived;
 mod buffers;
-mod choose;
 mod compare;
 mod direct;
 mod filler;
@@ -18,7 +17,6 @@ mod last;
 mod mappings;
 mod objects;
 mod outflow;
-mod pack;
 mod packers;
 mod pages;
 mod pieces;
@@ -42,15 +40,13 @@ mod writer;
 
 pub use arrived::{Arrived, PlaceError, Placed};
 pub use buffers::{Buffer, Buffers};
-pub use choose::LinkRate;
 pub use filler::{FillError, Filled, Filler};
 pub use following::{FollowError, answer, dismiss_relays, listen_for_relays, relay};
 pub use hash::Names;
 pub use image::{ImageError, receive};
 pub use inflow::Inflow;
 pub use last::{Covered, Last, Rest};
-pub use outflow::{Outflow, Outlet, Sums, Verdict};
-pub use pack::Algorithm;
+pub use outflow::{Outflow, Sums, Verdict};
 pub use record::{Description, Object, Record, Run};
 pub use room::{MachineMemory, Room, RoomError};
 pub use rounds::{RoundError, Rounds};

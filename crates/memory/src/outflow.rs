@@ -8,12 +8,10 @@ use std::io;
 use std::ops::Range;
 use std::sync::mpsc::{Receiver, TryRecvError};
 
-use bytes::Bytes;
 use drover_model::{Compression, PageCount};
+use drover_packing::{Algorithm, Chooser, Outlet, room_for};
 
 use crate::buffers::{Buffer, Buffers};
-use crate::choose::{Chooser, LinkRate};
-use crate::pack::{Algorithm, room_for};
 use crate::packers::{Block, Packers, Ready, with_head};
 use crate::record::{
     BLOCK_HEADER, Description, MAX_BLOCK, Object, Run, in_pieces, put_block, put_description, put_end, put_magic,
@@ -33,27 +31,6 @@ const RECORDS: usize = 64 << 10;
 const THREADS: usize = 4;
 
 const _: () = assert!(BLOCK_HEADER <= HEADROOM);
-
-/// Where the pieces of a page stream go.
-pub trait Outlet {
-    /// Sends the next piece; may block for as long as the receiver takes nothing.
-    ///
-    /// # Errors
-    /// When nothing can be sent any more.
-    fn send(&mut self, piece: Bytes) -> io::Result<()>;
-
-    /// What is known of the link by now.
-    fn rate(&self) -> LinkRate {
-        LinkRate::default()
-    }
-}
-
-impl Outlet for &mut Vec<u8> {
-    fn send(&mut self, piece: Bytes) -> io::Result<()> {
-        self.extend_from_slice(&piece);
-        Ok(())
-    }
-}
 
 /// What is to become of a page that was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -10,8 +10,8 @@ use bytes::Bytes;
 
 use crate::buffers::{Buffer, Buffers};
 use crate::outflow::{HEADROOM, raw_block};
-use crate::pack::{Algorithm, Packer};
 use crate::record::{Run, put_block};
+use drover_packing::{Algorithm, Packer};
 
 /// Pages that are to be sent together, and what stands before them in the stream.
 #[derive(Debug)]

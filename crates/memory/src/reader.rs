@@ -9,10 +9,11 @@ use drover_model::PageCount;
 use drover_sys::read::{MOST_RANGES, read_process};
 
 use crate::hash::{Names, ZEROS};
-use crate::outflow::{Outflow, Outlet, Verdict};
+use crate::outflow::{Outflow, Verdict};
 use crate::pages::PageSet;
 use crate::record::Run;
 use crate::sent::Sent;
+use drover_packing::Outlet;
 
 const PAGE: u64 = PageCount::PAGE;
 

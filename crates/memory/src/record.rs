@@ -15,7 +15,7 @@ use std::ops::Range;
 
 use drover_model::PageCount;
 
-use crate::pack::Algorithm;
+use drover_packing::Algorithm;
 
 /// What pages belong to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -10,7 +10,7 @@ use drover_sys::process::share_memory;
 use crate::direct::{Direct, direct};
 use crate::hash::Names;
 use crate::mappings::{inside, parent};
-use crate::outflow::{Outflow, Outlet, Sums};
+use crate::outflow::{Outflow, Sums};
 use crate::pages::PageSet;
 use crate::reader::Reader;
 use crate::record::Object;
@@ -18,6 +18,7 @@ use crate::sent::ROOM;
 use crate::shared::Shared;
 use crate::store::ZERO;
 use crate::tracker::{Backend, TrackError, Tracker};
+use drover_packing::Outlet;
 
 /// Why pages could not be sent.
 #[derive(Debug, thiserror::Error)]

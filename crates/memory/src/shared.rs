@@ -14,8 +14,9 @@ use drover_sys::shared::SharedFile;
 use crate::compare::{BLOCK, BlockNames, blocks, differing, differing_in_parallel, read, runs};
 use crate::hash::{Names, ZEROS};
 use crate::objects::{Found, find};
-use crate::outflow::{Outflow, Outlet, Verdict};
+use crate::outflow::{Outflow, Verdict};
 use crate::record::{Object, Run};
+use drover_packing::Outlet;
 
 const PAGE: u64 = PageCount::PAGE;
 

@@ -13,7 +13,6 @@ use drover_model::PageCount;
 use crate::arrived::Arrived;
 use crate::buffers::Buffers;
 use crate::inflow::Inflow;
-use crate::pack::{Algorithm, Unpacker};
 use crate::pages::PageSet;
 use crate::pieces::{Piece, Pieces};
 use crate::recent::Recent;
@@ -22,6 +21,7 @@ use crate::room::{Room, RoomError};
 use crate::stored::{CONTENT, words_of, write_index};
 use crate::stream::{StreamError, StreamReader};
 use crate::writer::{Ended, Place, Writer};
+use drover_packing::{Algorithm, Unpacker};
 
 /// The flag of a run of pages that have become zero.
 pub const ZERO: u32 = 8;

@@ -4,10 +4,10 @@ use std::io::{self, Read, Write};
 
 use drover_model::PageCount;
 
-use crate::pack::Algorithm;
 use crate::record::{
     Description, LONGEST_NAME, MAGIC, MAX_BLOCK, MAX_RUN, Object, PRESENT, Record, Run, put_end, put_object, put_run,
 };
+use drover_packing::Algorithm;
 
 /// A stream that cannot be read or written.
 #[derive(Debug, thiserror::Error)]

@@ -9,11 +9,11 @@ use proptest::prelude::*;
 
 use crate::inflow::Inflow;
 use crate::outflow::{Outflow, Verdict};
-use crate::pack::Algorithm;
 use crate::record::{Object, Run};
 use crate::room::Room;
 use crate::store::{KEEP, StoreError, ZERO, store};
 use crate::stored::Stored;
+use drover_packing::Algorithm;
 
 const PAGE: usize = 4096;
 /// Where the processes' memory begins.
@@ -207,7 +207,7 @@ fn sums_say_how_pages_were_packed() {
 #[test]
 fn an_outlet_that_refuses_ends_the_stream() {
     struct Broken;
-    impl crate::outflow::Outlet for Broken {
+    impl drover_packing::Outlet for Broken {
         fn send(&mut self, _: Bytes) -> std::io::Result<()> {
             Err(std::io::ErrorKind::BrokenPipe.into())
         }

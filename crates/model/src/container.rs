@@ -35,6 +35,12 @@ pub struct ContainerSpec {
     pub volumes: Vec<Mount>,
     /// When it was made: RFC 3339, UTC.
     pub created_at: String,
+    /// The ports on which its image says that it listens, `80/tcp` each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exposed_ports: Vec<String>,
+    /// The number of the signal that asks its program to end; absent: SIGTERM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_signal: Option<i32>,
 }
 
 /// The program that a container runs.

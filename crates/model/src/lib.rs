@@ -5,6 +5,7 @@
 mod container;
 mod digest;
 mod id;
+mod image;
 mod log;
 mod migration;
 mod mount;
@@ -13,6 +14,7 @@ mod node;
 mod phase;
 mod report;
 mod settings;
+mod signal;
 mod unit;
 mod volume;
 
@@ -21,6 +23,7 @@ pub use container::{
 };
 pub use digest::{Digest, InvalidDigest};
 pub use id::{ContainerId, ContainerName, InvalidName, MigrationId, NodeName, VolumeName};
+pub use image::{ImageConfig, ImageLayer, ImageStep};
 pub use log::{LogRecord, LogStream};
 pub use migration::MigrationState;
 pub use mount::{InvalidMount, Mount, MountKind, MountPoint, TmpfsMount, VolumeMount};
@@ -29,5 +32,6 @@ pub use node::{Explained, Feature, NodeFeatures, NodeInfo};
 pub use phase::Phase;
 pub use report::{Outcome, PackedPages, Report, Round};
 pub use settings::{Compression, Fallback, InvalidStopRule, Mode, Settings, StopRule};
+pub use signal::signal;
 pub use unit::{Bandwidth, Bytes, InvalidUnit, Moment, PageCount};
 pub use volume::{Driver, InvalidVolume, Mark, Sighting, VolumeRecord, VolumeSpec, WhenLost};

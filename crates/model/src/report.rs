@@ -73,6 +73,9 @@ pub struct Report {
     pub bytes_memory: Bytes,
     /// Of them files: the image if it was missing, the upper layer, tmpfs contents and logs.
     pub bytes_disk: Bytes,
+    /// Of the files: layers of the image that the target lacked.
+    #[serde(default)]
+    pub bytes_image: Bytes,
     /// How the pages of the rounds were packed.
     #[serde(default)]
     pub packed: PackedPages,

@@ -15,7 +15,7 @@ pub const MAX_DATA: u32 = 1 << 20;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Stream {
-    /// The image's layer, when the target lacks it.
+    /// The layers of the image that the target lacks, one after the other.
     Image = 1,
     /// The container's upper layer.
     Upper = 2,

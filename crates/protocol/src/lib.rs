@@ -21,7 +21,7 @@ mod target;
 
 pub use convergence::{Course, Decision, FixedPart};
 pub use frame::{FRAME_HEADER, FrameError, FrameHeader, MAX_CONTROL, MAX_DATA, Stream};
-pub use message::{DecodeError, Offer, ToSource, ToTarget, Verdict, decode, encode};
+pub use message::{DecodeError, Offer, OfferedImage, ToSource, ToTarget, Verdict, WantedLayer, decode, encode};
 pub use pace::{CAPPED_PIECE, Cap, Meter};
 pub use source::{Past, Source, SourceInput, SourceOutput, SourceResult};
 pub use target::{Target, TargetInput, TargetOutput};

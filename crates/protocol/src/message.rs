@@ -1,6 +1,6 @@
 //! The messages of the two machines. JSON on the wire: they are few and small, and a capture can be read.
 
-use drover_model::{ContainerSpec, Explained, MigrationId, NodeName, Settings, Sighting};
+use drover_model::{ContainerSpec, Digest, Explained, MigrationId, NodeName, Settings, Sighting};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +13,8 @@ pub struct Offer {
     pub migration: MigrationId,
     /// The container.
     pub spec: ContainerSpec,
+    /// Its image.
+    pub image: OfferedImage,
     /// How often it will have moved once it has arrived.
     pub generation: u64,
     /// How often its restart policy has started it again.
@@ -34,6 +36,26 @@ pub struct Offer {
     /// By what the target can tell whether it has the same shared volumes.
     #[serde(default)]
     pub shared: Vec<Sighting>,
+}
+
+/// The container's image, for a target that may lack it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OfferedImage {
+    /// Its configuration, whose SHA-256 the specification names. It names the layers.
+    pub config: String,
+    /// The sizes of the layers' tars in bytes, the lowest first.
+    pub layers: Vec<u64>,
+    /// Where registries have it, each as `HOST/REPOSITORY@DIGEST`.
+    pub references: Vec<String>,
+}
+
+/// A layer that the target lacks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WantedLayer {
+    /// The SHA-256 of its tar.
+    pub diff_id: Digest,
+    /// How much of the tar the target has already, in bytes.
+    pub offset: u64,
 }
 
 /// What the source decided.
@@ -97,8 +119,11 @@ pub enum ToSource {
     },
     /// The target will not take the container.
     Refused(Explained),
-    /// The target lacks the image: send it.
-    NeedImage,
+    /// The target lacks these layers of the image: send them, in this order.
+    NeedImage {
+        /// Which.
+        layers: Vec<WantedLayer>,
+    },
     /// The target is ready for the rounds.
     Ready,
     /// All of the round that was sent last has arrived.

@@ -8,7 +8,7 @@ use drover_model::{
 };
 
 use crate::convergence::{Course, Decision, FixedPart};
-use crate::message::{Offer, ToSource, ToTarget, Verdict};
+use crate::message::{Offer, ToSource, ToTarget, Verdict, WantedLayer};
 use crate::{VERSIONS, negotiate};
 
 /// What happened.
@@ -74,8 +74,8 @@ pub enum SourceOutput {
     Reconnect(Duration),
     /// Send a message.
     Send(ToTarget),
-    /// Send the image.
-    SendImage,
+    /// Send these layers of the image.
+    SendImage(Vec<WantedLayer>),
     /// Send what the container has written since the last round, in the first all its memory, while it runs.
     SendRound,
     /// Find what the container has written meanwhile.
@@ -409,8 +409,8 @@ impl Source {
                 self.offered = true;
                 self.order(now, Step::Preparing, SourceOutput::Send(ToTarget::Offer(offer)), CRIU);
             }
-            (Step::Preparing, In::Heard(ToSource::NeedImage)) => {
-                self.order(now, Step::SendingImage, SourceOutput::SendImage, STALL);
+            (Step::Preparing, In::Heard(ToSource::NeedImage { layers })) => {
+                self.order(now, Step::SendingImage, SourceOutput::SendImage(layers), STALL);
             }
             (Step::SendingImage, In::ImageSent) => self.wait(now, Step::Preparing, CRIU),
             (Step::Preparing, In::Heard(ToSource::Ready)) => {

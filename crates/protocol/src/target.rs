@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use drover_model::{Explained, Moment, NodeName, Phase};
 
-use crate::message::{Offer, ToSource, ToTarget, Verdict};
+use crate::message::{Offer, ToSource, ToTarget, Verdict, WantedLayer};
 use crate::{VERSIONS, negotiate};
 
 /// What happened.
@@ -21,8 +21,8 @@ pub enum TargetInput {
     Progressed,
     /// `Prepare` is done.
     Prepared {
-        /// Whether the image must be sent first.
-        image_missing: bool,
+        /// The layers of the image that must be sent first.
+        missing: Vec<WantedLayer>,
     },
     /// `ReceiveImage` is done: the image is whole, checked, and the container's place is ready.
     ImageReceived,
@@ -187,11 +187,11 @@ impl Target {
             (Step::Waiting, In::Heard(ToTarget::Offer(offer))) => {
                 self.order(now, Step::Preparing, TargetOutput::Prepare(offer));
             }
-            (Step::Preparing, In::Prepared { image_missing: true }) => {
-                self.say(ToSource::NeedImage);
+            (Step::Preparing, In::Prepared { missing }) if !missing.is_empty() => {
+                self.say(ToSource::NeedImage { layers: missing });
                 self.order(now, Step::ReceivingImage, TargetOutput::ReceiveImage);
             }
-            (Step::Preparing, In::Prepared { image_missing: false }) | (Step::ReceivingImage, In::ImageReceived) => {
+            (Step::Preparing, In::Prepared { .. }) | (Step::ReceivingImage, In::ImageReceived) => {
                 self.say(ToSource::Ready);
                 self.phase = Phase::Copy;
                 self.step = Step::Ready;

@@ -11,8 +11,8 @@ use drover_model::{
     RestartPolicy, Round, Settings,
 };
 use drover_protocol::{
-    FixedPart, Offer, Past, Source, SourceInput, SourceOutput, SourceResult, Target, TargetInput, TargetOutput,
-    ToSource, ToTarget, VERSIONS, Verdict,
+    FixedPart, Offer, OfferedImage, Past, Source, SourceInput, SourceOutput, SourceResult, Target, TargetInput,
+    TargetOutput, ToSource, ToTarget, Verdict, WantedLayer,
 };
 use proptest::prelude::*;
 
@@ -38,10 +38,13 @@ fn offer(settings: Settings) -> Offer {
         restart: RestartPolicy::No,
         volumes: vec![],
         created_at: String::new(),
+        exposed_ports: Vec::new(),
+        stop_signal: None,
     };
     Offer {
         migration: "a1".parse().unwrap(),
         spec,
+        image: OfferedImage::default(),
         generation: 1,
         restarts: 0,
         started_at: None,
@@ -53,6 +56,11 @@ fn offer(settings: Settings) -> Offer {
         upper: 0,
         shared: vec![],
     }
+}
+
+/// What a target lacks: all of an image of one layer, or nothing.
+fn missing(all: bool) -> Vec<WantedLayer> {
+    all.then(|| WantedLayer { diff_id: Digest::from_sha256([1; 32]), offset: 0 }).into_iter().collect()
 }
 
 /// A copy of the container.
@@ -254,14 +262,14 @@ impl<'a> World<'a> {
             SourceOutput::Serve => return true,
             SourceOutput::AwaitFilled | SourceOutput::Survey => SourceInput::StepFailed(why()),
             SourceOutput::SendRound
-            | SourceOutput::SendImage
+            | SourceOutput::SendImage(_)
             | SourceOutput::Checkpoint { .. }
             | SourceOutput::Transfer
                 if fails =>
             {
                 SourceInput::StepFailed(why())
             }
-            SourceOutput::SendImage | SourceOutput::SendRound => SourceInput::ImageSent,
+            SourceOutput::SendImage(_) | SourceOutput::SendRound => SourceInput::ImageSent,
             SourceOutput::Freeze => {
                 self.source_copy = Copy::Frozen;
                 if fails { SourceInput::StepFailed(why()) } else { SourceInput::Frozen }
@@ -332,7 +340,7 @@ impl<'a> World<'a> {
             {
                 TargetInput::StepFailed(why())
             }
-            TargetOutput::Prepare(_) => TargetInput::Prepared { image_missing: self.image_missing },
+            TargetOutput::Prepare(_) => TargetInput::Prepared { missing: missing(self.image_missing) },
             TargetOutput::ReceiveImage => TargetInput::ImageReceived,
             TargetOutput::Restore => {
                 self.target_copy = Copy::Frozen;
@@ -420,7 +428,7 @@ fn up_to_transferred() -> Vec<SourceInput> {
     vec![
         SourceInput::Filled,
         SourceInput::Connected,
-        SourceInput::Heard(ToSource::Welcome { version: VERSIONS.1, node: "n2".parse().unwrap() }),
+        SourceInput::Heard(ToSource::Welcome { version: drover_protocol::VERSIONS.1, node: "n2".parse().unwrap() }),
         SourceInput::Heard(ToSource::Ready),
         SourceInput::Frozen,
         SourceInput::Checkpointed,
@@ -486,13 +494,13 @@ fn a_target_that_can_take_no_more_says_so_at_once() {
     let now = Moment::default();
     let mut target = Target::new(now, "n2".parse().unwrap());
     let said = [
-        ToTarget::Hello { versions: VERSIONS, node: "n1".parse().unwrap() },
+        ToTarget::Hello { versions: drover_protocol::VERSIONS, node: "n1".parse().unwrap() },
         ToTarget::Offer(offer(Settings::default()).into()),
     ];
     for message in said {
         target.handle(now, TargetInput::Heard(message));
     }
-    target.handle(now, TargetInput::Prepared { image_missing: false });
+    target.handle(now, TargetInput::Prepared { missing: missing(false) });
     target.handle(now, TargetInput::ReceiveFailed(why()));
     let done: Vec<_> = std::iter::from_fn(|| target.poll()).collect();
     assert_eq!(done.last(), Some(&TargetOutput::Discard));

@@ -1,6 +1,7 @@
 //! Linux mechanisms: every system call that needs `unsafe`, and readers of the kernel's files.
 
 pub mod cgroup;
+pub mod file;
 pub mod fork;
 #[cfg_attr(not(target_arch = "x86_64"), path = "inject_unsupported.rs")]
 pub mod inject;
@@ -20,3 +21,4 @@ pub mod softdirty;
 pub mod tree;
 pub mod uffd;
 pub mod words;
+pub mod written;

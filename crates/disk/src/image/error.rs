@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use drover_model::Digest;
 
 use super::config;
-use crate::layer::LayerError;
+use crate::MountError;
 
 /// Something that could not be done to an image.
 #[derive(Debug, thiserror::Error)]
@@ -28,20 +28,46 @@ pub enum ImageError {
         /// Why, if something else said so.
         source: Option<io::Error>,
     },
-    /// The image's configuration cannot be used.
-    #[error("cannot understand the image's {}", config::FILE)]
+    /// What the image says about itself cannot be used.
+    #[error("cannot use the image: {what}")]
+    Unfit {
+        /// What is wrong.
+        what: String,
+    },
+    /// An archive or a layout has several images, or not the one that was asked for.
+    #[error("cannot choose an image: {what}")]
+    Choice {
+        /// What was looked for.
+        what: String,
+        /// The images that are there.
+        there: Vec<String>,
+    },
+    /// The image's configuration cannot be understood.
+    #[error("cannot understand the image's configuration")]
     Config(#[source] serde_json::Error),
-    /// The files are not those that the digest names.
-    #[error("cannot use image {expected}: its files have the digest {found}")]
+    /// The file that stands for a configuration cannot be understood.
+    #[error("cannot understand the image's {}", config::FILE)]
+    File(#[source] serde_json::Error),
+    /// The content is not that which the digest names.
+    #[error("cannot use {expected}: what is there has the digest {found}")]
     Different {
         /// What was asked for.
         expected: Digest,
         /// What is there.
         found: Digest,
     },
-    /// The tree could not be read, written or transferred.
-    #[error("cannot transfer the image's files")]
-    Layer(#[from] LayerError),
+    /// A layer of the image is missing.
+    #[error("cannot find layer {0}")]
+    NoLayer(Digest),
+    /// A layer could not be read from where it comes from.
+    #[error("cannot read the image's layer")]
+    Read(#[source] io::Error),
+    /// A layer could not be written to where it goes.
+    #[error("cannot write the image's layer")]
+    Write(#[source] io::Error),
+    /// Several layers could not be looked at as one.
+    #[error("cannot look into the image")]
+    Mount(#[from] MountError),
     /// The store's own files.
     #[error("cannot {attempt} {}", path.display())]
     Store {
@@ -57,5 +83,20 @@ pub enum ImageError {
 impl ImageError {
     pub(super) fn store(attempt: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Store { attempt, path: path.to_owned(), source }
+    }
+
+    /// Whether it is the image's own fault, and no other node would have it.
+    #[must_use]
+    pub fn is_the_images(&self) -> bool {
+        matches!(
+            self,
+            Self::BadName(_)
+                | Self::Tar { .. }
+                | Self::Unfit { .. }
+                | Self::Choice { .. }
+                | Self::Config(_)
+                | Self::File(_)
+                | Self::Different { .. }
+        )
     }
 }

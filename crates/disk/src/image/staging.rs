@@ -8,15 +8,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
+use crate::overlay::unmount;
+
+/// Inside one: where several layers are looked at as one.
+pub(super) const VIEW: &str = "view";
 /// How many names are tried for a directory.
 const ATTEMPTS: u32 = 100;
 
 /// A directory of one's own, removed when it is dropped.
+#[derive(Debug)]
 pub(super) struct Staging {
     path: PathBuf,
     /// Held open: the kernel lets go of the lock however the process ends.
-    _lock: File,
-    given_away: bool,
+    lock: Option<File>,
 }
 
 impl Staging {
@@ -36,7 +40,7 @@ impl Staging {
                 Ok(file)
             });
             match locked {
-                Ok(lock) if path.exists() => return Ok(Self { path, _lock: lock, given_away: false }),
+                Ok(lock) if path.exists() => return Ok(Self { path, lock: Some(lock) }),
                 _ => continue,
             }
         }
@@ -47,23 +51,22 @@ impl Staging {
         &self.path
     }
 
-    /// Gives the directory its final place.
-    pub fn move_to(mut self, place: &Path) -> io::Result<()> {
+    /// Gives the directory its final place, and whoever moved it its lock.
+    pub fn move_to(mut self, place: &Path) -> io::Result<File> {
         std::fs::rename(&self.path, place)?;
-        self.given_away = true;
-        Ok(())
+        self.lock.take().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     /// Removes it with all that is in it.
     pub fn remove(mut self) -> io::Result<()> {
-        self.given_away = true;
+        let _lock = self.lock.take();
         drover_sys::tree::remove(&self.path)
     }
 }
 
 impl Drop for Staging {
     fn drop(&mut self) {
-        if !self.given_away {
+        if self.lock.is_some() {
             // What cannot be removed now is swept when the store is opened next.
             let _ = drover_sys::tree::remove(&self.path);
         }
@@ -76,7 +79,11 @@ pub(super) fn sweep(parent: &Path) -> io::Result<()> {
         let path = entry?.path();
         let Ok(file) = File::open(&path) else { continue };
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => drover_sys::tree::remove(&path)?,
+            Ok(()) => {
+                // Whoever looked into an image may have been killed while it did.
+                let _ = unmount(&path.join(VIEW), true);
+                drover_sys::tree::remove(&path)?;
+            }
             Err(Errno::WOULDBLOCK) => {}
             Err(errno) => return Err(errno.into()),
         }

@@ -6,26 +6,26 @@ use super::LayerError;
 use super::path::{LONGEST_PATH, TreePath};
 use crate::xattr::Xattrs;
 
-pub(super) const MAGIC: [u8; 8] = *b"DRVLAYER";
-pub(super) const VERSION: u32 = 1;
+pub(crate) const MAGIC: [u8; 8] = *b"DRVLAYER";
+pub(crate) const VERSION: u32 = 1;
 
 /// Data shorter than this that are all zero and start at a multiple of it are a hole.
-pub(super) const BLOCK: usize = 4096;
+pub(crate) const BLOCK: usize = 4096;
 /// The longest piece of data; pieces do not cross multiples of it.
 pub(crate) const CHUNK: usize = 256 << 10;
 
 /// The largest file in bytes; larger than any file system of today takes.
-pub(super) const LARGEST_FILE: u64 = 1 << 60;
+pub(crate) const LARGEST_FILE: u64 = 1 << 60;
 /// The most extended attributes of one file: their names must fit 64 KiB (`XATTR_LIST_MAX`).
 const MOST_XATTRS: u16 = 4096;
 /// The longest name and value of one attribute (`XATTR_NAME_MAX`, `XATTR_SIZE_MAX`).
 const LONGEST_XATTR_NAME: usize = 255;
 const LONGEST_XATTR_VALUE: usize = 64 << 10;
 /// The most bytes that the attributes of one file take together.
-pub(super) const MOST_XATTR_BYTES: usize = 1 << 20;
+pub(crate) const MOST_XATTR_BYTES: usize = 1 << 20;
 
-pub(super) const END: u8 = 0;
-pub(super) const ENTRY: u8 = 1;
+pub(crate) const END: u8 = 0;
+pub(crate) const ENTRY: u8 = 1;
 
 /// What the kernel keeps about a file besides its data.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -47,8 +47,8 @@ impl Attributes {
 }
 
 /// What an entry is, without a file's data, which follow it in pieces.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Kind {
     Directory = 1,
     File = 2,
     Symlink = 3,
@@ -75,25 +75,25 @@ impl Kind {
     }
 }
 
-pub(super) fn write_bytes16(out: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn write_bytes16(out: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
     let length = u16::try_from(bytes.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
     out.write_all(&length.to_le_bytes())?;
     out.write_all(bytes)
 }
 
-pub(super) fn write_bytes32(out: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn write_bytes32(out: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
     let length = u32::try_from(bytes.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
     out.write_all(&length.to_le_bytes())?;
     out.write_all(bytes)
 }
 
 /// The beginning of an entry: mark, kind and path.
-pub(super) fn write_entry(out: &mut impl Write, kind: Kind, path: &TreePath) -> io::Result<()> {
+pub(crate) fn write_entry(out: &mut impl Write, kind: Kind, path: &TreePath) -> io::Result<()> {
     out.write_all(&[ENTRY, kind as u8])?;
     write_bytes16(out, path.as_bytes())
 }
 
-pub(super) fn write_attributes(out: &mut impl Write, attributes: &Attributes) -> io::Result<()> {
+pub(crate) fn write_attributes(out: &mut impl Write, attributes: &Attributes) -> io::Result<()> {
     out.write_all(&(attributes.mode as u16).to_le_bytes())?;
     out.write_all(&attributes.uid.to_le_bytes())?;
     out.write_all(&attributes.gid.to_le_bytes())?;
@@ -107,21 +107,21 @@ pub(super) fn write_attributes(out: &mut impl Write, attributes: &Attributes) ->
     Ok(())
 }
 
-pub(super) fn read_array<const N: usize>(input: &mut impl Read) -> Result<[u8; N], LayerError> {
+pub(crate) fn read_array<const N: usize>(input: &mut impl Read) -> Result<[u8; N], LayerError> {
     let mut bytes = [0; N];
     input.read_exact(&mut bytes).map_err(LayerError::Read)?;
     Ok(bytes)
 }
 
-pub(super) fn read_u16(input: &mut impl Read) -> Result<u16, LayerError> {
+pub(crate) fn read_u16(input: &mut impl Read) -> Result<u16, LayerError> {
     read_array(input).map(u16::from_le_bytes)
 }
 
-pub(super) fn read_u32(input: &mut impl Read) -> Result<u32, LayerError> {
+pub(crate) fn read_u32(input: &mut impl Read) -> Result<u32, LayerError> {
     read_array(input).map(u32::from_le_bytes)
 }
 
-pub(super) fn read_u64(input: &mut impl Read) -> Result<u64, LayerError> {
+pub(crate) fn read_u64(input: &mut impl Read) -> Result<u64, LayerError> {
     read_array(input).map(u64::from_le_bytes)
 }
 
@@ -136,21 +136,21 @@ fn read_bounded(input: &mut impl Read, length: usize, longest: usize) -> Result<
 }
 
 /// A path, or a link's target.
-pub(super) fn read_text(input: &mut impl Read) -> Result<Vec<u8>, LayerError> {
+pub(crate) fn read_text(input: &mut impl Read) -> Result<Vec<u8>, LayerError> {
     let length = read_u16(input)?;
     read_bounded(input, usize::from(length), LONGEST_PATH)
 }
 
-pub(super) fn read_path(input: &mut impl Read) -> Result<TreePath, LayerError> {
+pub(crate) fn read_path(input: &mut impl Read) -> Result<TreePath, LayerError> {
     TreePath::parse(read_text(input)?).map_err(LayerError::Malformed)
 }
 
-pub(super) fn read_kind(input: &mut impl Read) -> Result<Kind, LayerError> {
+pub(crate) fn read_kind(input: &mut impl Read) -> Result<Kind, LayerError> {
     let [byte] = read_array(input)?;
     Kind::parse(byte)
 }
 
-pub(super) fn read_attributes(input: &mut impl Read) -> Result<Attributes, LayerError> {
+pub(crate) fn read_attributes(input: &mut impl Read) -> Result<Attributes, LayerError> {
     let mode = u32::from(read_u16(input)?);
     let (uid, gid) = (read_u32(input)?, read_u32(input)?);
     let mtime = (read_u64(input)?.cast_signed(), read_u32(input)?);

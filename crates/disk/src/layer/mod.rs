@@ -14,7 +14,7 @@
 //! 256 KiB: everything else is a hole, wherever the file system had one. So the same tree gives the same stream.
 
 mod apply;
-mod format;
+pub(crate) mod format;
 mod hash;
 mod pack;
 mod path;
@@ -30,7 +30,7 @@ pub use apply::apply;
 pub(crate) use apply::write_at;
 pub(crate) use format::{Attributes, CHUNK};
 pub use pack::pack;
-pub(crate) use pack::runs;
+pub(crate) use pack::{attributes, names, read_at, runs};
 pub(crate) use path::TreePath;
 
 /// What a stream held.
@@ -48,13 +48,13 @@ pub struct Summary {
 #[derive(Debug, thiserror::Error)]
 pub enum LayerError {
     /// The stream could not be read.
-    #[error("cannot read the layer stream")]
+    #[error("cannot read a stream of files")]
     Read(#[source] io::Error),
     /// The stream could not be written.
-    #[error("cannot write the layer stream")]
+    #[error("cannot write a stream of files")]
     Write(#[source] io::Error),
     /// The stream breaks the format.
-    #[error("cannot accept the layer stream: {0}")]
+    #[error("cannot accept a stream of files: {0}")]
     Malformed(&'static str),
     /// A file could not be read or made.
     #[error("cannot {attempt} {}", path.display())]
@@ -69,7 +69,7 @@ pub enum LayerError {
 }
 
 impl LayerError {
-    fn file(attempt: &'static str, path: &TreePath, source: impl Into<io::Error>) -> Self {
+    pub(crate) fn file(attempt: &'static str, path: &TreePath, source: impl Into<io::Error>) -> Self {
         let path = Path::new("/").join(OsStr::from_bytes(path.as_bytes()));
         Self::File { attempt, path, source: source.into() }
     }

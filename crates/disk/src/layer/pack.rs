@@ -227,7 +227,7 @@ impl<W: Write> Packer<W> {
     }
 }
 
-fn attributes(stat: &Stat, xattrs: Xattrs) -> Attributes {
+pub(crate) fn attributes(stat: &Stat, xattrs: Xattrs) -> Attributes {
     let mode = stat.st_mode & 0o7777;
     // The nanoseconds' type differs between architectures.
     #[allow(clippy::unnecessary_cast)]
@@ -235,7 +235,7 @@ fn attributes(stat: &Stat, xattrs: Xattrs) -> Attributes {
     Attributes { mode, uid: stat.st_uid, gid: stat.st_gid, mtime, xattrs }
 }
 
-fn names(directory: impl AsFd) -> Result<Vec<Vec<u8>>, Errno> {
+pub(crate) fn names(directory: impl AsFd) -> Result<Vec<Vec<u8>>, Errno> {
     let mut names = Vec::new();
     for entry in Dir::read_from(directory)? {
         let name = entry?.file_name().to_bytes().to_vec();
@@ -248,7 +248,7 @@ fn names(directory: impl AsFd) -> Result<Vec<Vec<u8>>, Errno> {
 }
 
 /// Fills the buffer from `offset` on; shorter at the end of the file.
-fn read_at(file: &OwnedFd, buffer: &mut [u8], offset: u64) -> Result<usize, Errno> {
+pub(crate) fn read_at(file: &OwnedFd, buffer: &mut [u8], offset: u64) -> Result<usize, Errno> {
     let mut filled = 0;
     while filled < buffer.len() {
         match rustix::io::pread(file, &mut buffer[filled..], offset + filled as u64) {

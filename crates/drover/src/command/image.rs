@@ -1,10 +1,13 @@
 //! `drover image`.
 
+mod look;
+mod prune;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use drover_api::{Client, ImageInfo};
+use drover_api::{Client, ImageInfo, ImportQuery};
 use drover_model::{Digest, NodeName};
 use serde::Serialize;
 
@@ -17,20 +20,32 @@ use crate::table::Table;
 
 #[derive(Debug, Subcommand)]
 pub enum ImageCommand {
-    /// Import a root file system: a directory or a tar archive
+    /// Import an image: a directory, a tar archive, an OCI image layout, or what `docker save` wrote
     Import(ImportArgs),
     /// List images
     Ls(LsArgs),
+    /// Show everything about an image
+    Inspect(look::LookArgs),
+    /// Show how an image was made
+    History(look::LookArgs),
     /// Remove an image
     Rm(RmArgs),
+    /// Remove images that no container needs and no name leads to, and what is left of broken transfers
+    Prune(prune::PruneArgs),
 }
 
 #[derive(Debug, Args)]
 pub struct ImportArgs {
     /// The image's name
     name: String,
-    /// The directory or the uncompressed tar archive
+    /// The directory or the archive, which may be compressed by gzip or zstd
     path: PathBuf,
+    /// Which image of an archive of several: its tag, or its name with the tag
+    #[arg(long)]
+    tag: Option<String>,
+    /// For which platform, as in linux/arm64; by default the node's own
+    #[arg(long, value_name = "OS/ARCHITECTURE")]
+    platform: Option<String>,
     /// The node; by default all nodes
     #[arg(long)]
     node: Option<NodeName>,
@@ -65,7 +80,10 @@ pub async fn execute(command: ImageCommand, printer: Printer) -> Result<(), Fail
     match command {
         ImageCommand::Import(args) => import(args, printer).await,
         ImageCommand::Ls(args) => list(args, printer).await,
+        ImageCommand::Inspect(args) => look::inspect(args, printer).await,
+        ImageCommand::History(args) => look::history(args, printer).await,
         ImageCommand::Rm(args) => remove(args, printer).await,
+        ImageCommand::Prune(args) => prune::execute(args, printer).await,
     }
 }
 
@@ -75,9 +93,10 @@ async fn import(args: ImportArgs, printer: Printer) -> Result<(), Failure> {
     std::fs::metadata(&args.path).map_err(|error| Cause::Read(args.path.clone(), error)).doing(action)?;
     let cluster = open(printer, action)?;
     let (name, path) = (args.name.clone(), args.path.clone());
+    let query = ImportQuery { tag: args.tag.clone(), platform: args.platform.clone() };
     let answers = ask_each(cluster.some(args.node.as_ref()).doing(action)?, move |client: Client| {
-        let (name, path) = (name.clone(), path.clone());
-        async move { client.import_image(&name, archive::stream(&path)).await }
+        let (name, path, query) = (name.clone(), path.clone(), query.clone());
+        async move { client.import_image(&name, &query, archive::stream(&path)).await }
     });
     let mut placed = Vec::new();
     let mut failed = None;

@@ -11,7 +11,6 @@ use super::{Chosen, open};
 use crate::cluster::{Cluster, Located};
 use crate::failure::{Doing, Failure};
 use crate::print::Printer;
-use crate::unit;
 
 #[derive(Debug, Args)]
 pub struct StopArgs {
@@ -27,7 +26,7 @@ pub struct KillArgs {
     #[command(flatten)]
     chosen: Chosen,
     /// The signal, by name or number
-    #[arg(short, long, default_value = "KILL", value_parser = unit::signal)]
+    #[arg(short, long, default_value = "KILL", value_parser = drover_model::signal)]
     signal: i32,
 }
 

@@ -5,6 +5,7 @@
 mod connection;
 mod count;
 mod harness;
+mod images;
 mod leftovers;
 mod lifecycle;
 mod memory;

@@ -182,23 +182,6 @@ fn files_travel_deleted_ones_that_are_open_too() {
 }
 
 #[test]
-fn a_missing_image_is_fetched_from_the_source() {
-    let lab = Lab::up();
-    let root = crate::harness::image_root("toolbox");
-    lab.drover(format!("image import toolbox {} --node n1", root.display())).well();
-    lab.drover(("run --node n1 --name box -d toolbox sh -c", COUNTING)).well();
-    let first = lab.migrate("box", "n2");
-    assert!(first["bytes_disk"].as_u64().unwrap() > 1 << 20, "{first}");
-    assert_eq!(lab.json("image ls --node n2")[0]["names"][0], "toolbox");
-    lab.migrate("box", "n1");
-    let third = lab.migrate("box", "n2");
-    assert!(third["bytes_disk"].as_u64().unwrap() < 1 << 20, "{third}");
-    lab.inside("box", "md5sum /bin/bash");
-    lab.inside("box", "touch /end");
-    assert_eq!(lab.await_exit("box"), 9);
-}
-
-#[test]
 fn processes_and_the_pipes_between_them_travel() {
     let lab = Lab::with_toolbox();
     let script = "(i=0; while ! test -e /end; do i=$((i + 1)); echo $i; sleep 0.005; done) | cat | while read n; do echo $n; done";

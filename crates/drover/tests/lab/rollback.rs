@@ -130,15 +130,15 @@ fn nothing_moves_to_a_node_without_room_on_its_disk() {
 fn the_source_goes_on_when_the_target_runs_out_of_disk_in_the_middle() {
     let lab = Lab::up();
     let witness = Witness::of_redis(&lab, 1);
-    // It fits beside what is spared for the node only until the image has come as well.
+    // It fits until somebody else fills the disk while the image comes.
     lab.drover(("exec web sh -c", "head -c 40M /dev/urandom >/data/file")).well();
     lab.drover("lab agent n2 stop").well();
-    lab.on("n2", "mount -t tmpfs -o size=120M tmpfs /var/lib/drover").well();
+    lab.on("n2", "mount -t tmpfs -o size=300M tmpfs /var/lib/drover").well();
     lab.restart_agent("n2");
     lab.on(
         "n2",
         "head -c 30M /dev/zero >/run/filler; (while test ! -d /var/lib/drover/containers/*; do :; done; \
-                  cat /run/filler /run/filler /run/filler >/var/lib/drover/filler) >/dev/null 2>&1 &",
+                  cat $(yes /run/filler | head -n 10) >/var/lib/drover/filler) >/dev/null 2>&1 &",
     )
     .well();
     let error = refused(&lab);
@@ -165,7 +165,8 @@ fn the_source_goes_on_when_the_restore_is_refused() {
     let lab = Lab::up();
     let witness = Witness::of_redis(&lab, 1);
     // The program's own file is not what it was.
-    lab.on("n2", "for file in $(find /var/lib/drover/images -path '*usr/bin/redis-*'); do rm $file; done").well();
+    lab.on("n2", "for file in $(find /var/lib/drover/images/layers -path '*usr/bin/redis-*'); do rm $file; done")
+        .well();
     let error = refused(&lab);
     assert!(error.contains("restore"), "{error}");
     stayed(&lab);

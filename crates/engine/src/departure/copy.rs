@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use bytes::Bytes as Piece;
-use drover_memory::{LinkRate, Outlet, RoundError, Rounds};
+use drover_memory::{RoundError, Rounds};
 use drover_model::{Bytes, Explained, PageCount, Round};
+use drover_packing::{LinkRate, Outlet};
 use tokio::runtime::Handle;
 
 use super::Departure;

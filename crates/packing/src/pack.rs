@@ -1,10 +1,10 @@
-//! Packing blocks of pages, and unpacking what a peer sent.
+//! Packing blocks, and unpacking what a peer sent.
 
 use std::io;
 
 use lz4_flex::block::{CompressTable, compress_into_with_table, decompress_into, get_maximum_output_size};
 
-/// How the content of a block is packed, with its number in the page stream.
+/// How the content of a block is packed, with its number in streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Algorithm {
@@ -20,7 +20,9 @@ impl Algorithm {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::None, Self::Lz4, Self::Zstd];
 
-    pub(crate) fn from_wire(byte: u8) -> Option<Self> {
+    /// The algorithm with this number.
+    #[must_use]
+    pub fn from_wire(byte: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|algorithm| *algorithm as u8 == byte)
     }
 }
@@ -30,17 +32,22 @@ impl Algorithm {
 const LEVEL: i32 = 1;
 
 /// The most bytes that packing a block of this length may need on its way, whatever comes out.
-pub(crate) fn room_for(length: usize) -> usize {
+#[must_use]
+pub fn room_for(length: usize) -> usize {
     get_maximum_output_size(length)
 }
 
 /// What packing needs, which is used for block after block.
-pub(crate) struct Packer {
+pub struct Packer {
     table: CompressTable,
     zstd: zstd::bulk::Compressor<'static>,
 }
 
 impl Packer {
+    /// A packer.
+    ///
+    /// # Errors
+    /// When there is no memory for it.
     pub fn new() -> io::Result<Self> {
         let mut zstd = zstd::bulk::Compressor::new(LEVEL)?;
         // The link checks what it carries, and the record says how long the content is.
@@ -61,20 +68,27 @@ impl Packer {
 }
 
 /// What unpacking needs.
-pub(crate) struct Unpacker {
+pub struct Unpacker {
     zstd: zstd::bulk::Decompressor<'static>,
 }
 
 /// A block that does not become what its record says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Broken;
+pub struct Broken;
 
 impl Unpacker {
+    /// An unpacker.
+    ///
+    /// # Errors
+    /// When there is no memory for it.
     pub fn new() -> io::Result<Self> {
         Ok(Self { zstd: zstd::bulk::Decompressor::new()? })
     }
 
     /// Unpacks a block into `into`, which it must fill.
+    ///
+    /// # Errors
+    /// When it does not become what it should.
     pub fn unpack(&mut self, algorithm: Algorithm, packed: &[u8], into: &mut [u8]) -> Result<(), Broken> {
         let length = match algorithm {
             Algorithm::None => return Err(Broken),

@@ -1,0 +1,219 @@
+//! The source's end: what has changed in the trees is sent, round after round.
+
+use std::fmt;
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use drover_model::{Bytes, Compression};
+use drover_packing::Outlet;
+use drover_sys::written::WrittenPages;
+use rustix::fs::{Mode, OFlags};
+
+use super::blocks::Blocks;
+use super::content::LARGE;
+use super::known::{Content, Known};
+use super::plan::Round;
+use super::record::{MAGIC, Record, VERSION};
+use super::scan::{Change, kind_of, scan};
+use crate::layer::format::Kind;
+use crate::layer::{LayerError, TreePath};
+
+/// A change time that is younger than this may stand still while the entry changes again: the clock that gives it may be
+/// one that ticks a hundred times in a second.
+const YOUNG: Duration = Duration::from_millis(20);
+/// How much of a file is read at once, in bytes.
+const READ: usize = 1 << 20;
+
+/// A tree that travels.
+#[derive(Debug, Clone)]
+pub struct Tree {
+    /// Its top.
+    pub path: PathBuf,
+    /// Whether it is in memory: its files may change without their times doing so, and are compared in each round.
+    pub in_memory: bool,
+}
+
+/// What was sent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Sent {
+    /// Entries that were made, changed or removed.
+    pub entries: u64,
+    /// Bytes of files' content.
+    pub content: u64,
+    /// Bytes of the stream.
+    pub bytes: u64,
+}
+
+/// Trees that travel.
+pub struct Source<O> {
+    blocks: Blocks<O>,
+    trees: Vec<Travelling>,
+    written: Option<WrittenPages>,
+    buffer: Vec<u8>,
+    tally: Tally,
+    /// Change times from this one on may stand still.
+    young: fn() -> (i64, u64),
+}
+
+impl<O> fmt::Debug for Source<O> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Source").field("trees", &self.trees).field("tally", &self.tally).finish_non_exhaustive()
+    }
+}
+
+/// What has been sent by now.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Tally {
+    pub entries: u64,
+    pub content: u64,
+}
+
+/// A tree, and what the target has of it.
+pub(super) struct Travelling {
+    pub top: OwnedFd,
+    pub in_memory: bool,
+    pub known: Known,
+    path: PathBuf,
+}
+
+impl fmt::Debug for Travelling {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Travelling").field(&self.path).finish()
+    }
+}
+
+impl<O: Outlet> Source<O> {
+    /// Begins a stream of these trees; the target has nothing of them.
+    ///
+    /// # Errors
+    /// When one cannot be opened, or nothing be sent.
+    pub fn new(out: O, compression: Compression, trees: &[Tree]) -> Result<Self, LayerError> {
+        let open = |tree: &Tree| {
+            let top = rustix::fs::open(&tree.path, OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+            let failed = |errno: rustix::io::Errno| LayerError::File {
+                attempt: "open",
+                path: tree.path.clone(),
+                source: errno.into(),
+            };
+            let (path, in_memory) = (tree.path.clone(), tree.in_memory);
+            Ok(Travelling { top: top.map_err(failed)?, in_memory, known: Known::default(), path })
+        };
+        let trees = trees.iter().map(open).collect::<Result<_, LayerError>>()?;
+        let mut blocks = Blocks::new(out, compression).map_err(LayerError::Write)?;
+        blocks.send_raw([&MAGIC[..], &VERSION.to_le_bytes()].concat()).map_err(LayerError::Write)?;
+        // Without it large files that have changed are read whole.
+        let written = WrittenPages::begin().ok();
+        Ok(Self { blocks, trees, written, buffer: vec![0; READ], tally: Tally::default(), young })
+    }
+
+    /// Whether the kernel tells which pages of large files are written.
+    #[must_use]
+    pub fn watches(&self) -> bool {
+        self.written.is_some()
+    }
+
+    /// Sends what has changed since the last round, in the first one everything, while programs go on.
+    ///
+    /// # Errors
+    /// When something cannot be read or sent.
+    pub fn round(&mut self) -> Result<Sent, LayerError> {
+        self.send(true, &Record::Round)
+    }
+
+    /// Sends what has changed since the last round, and ends the stream: nothing in the trees changes any more.
+    ///
+    /// # Errors
+    /// When something cannot be read or sent.
+    pub fn last(&mut self) -> Result<Sent, LayerError> {
+        self.send(false, &Record::End)
+    }
+
+    /// Where it went. That takes a while where pages were watched (a tenth of a second and more): the kernel waits until
+    /// nobody can be in the tracepoints any more. Nobody should wait for it while a container is frozen.
+    pub fn into_inner(self) -> O {
+        self.blocks.into_inner()
+    }
+
+    fn send(&mut self, live: bool, end: &Record) -> Result<Sent, LayerError> {
+        let (before, bytes) = (self.tally, self.blocks.sent);
+        for (index, tree) in self.trees.iter_mut().enumerate() {
+            let young = (self.young)();
+            let changes = scan(&tree.top, &tree.known, tree.in_memory)?;
+            if changes.is_empty() {
+                continue;
+            }
+            let written = self.written.as_ref();
+            let tree_record = Record::Tree(index as u8);
+            tree_record.write(&mut self.blocks).map_err(LayerError::Write)?;
+            let (out, buffer, tally) = (&mut self.blocks, &mut self.buffer[..], &mut self.tally);
+            Round { tree, written, live, young, out, buffer, tally, parent: None }.send(&changes)?;
+        }
+        end.write(&mut self.blocks).and_then(|()| self.blocks.flush()).map_err(LayerError::Write)?;
+        let Tally { entries, content, .. } = self.tally;
+        Ok(Sent {
+            entries: entries - before.entries,
+            content: content - before.content,
+            bytes: self.blocks.sent - bytes,
+        })
+    }
+
+    /// About how much would be sent now.
+    ///
+    /// # Errors
+    /// When something cannot be looked at.
+    pub fn survey(&self) -> Result<Bytes, LayerError> {
+        /// What an entry takes without content.
+        const ENTRY: u64 = 100;
+        let mut bytes = 0_u64;
+        // Of files in memory nobody knows before they are read.
+        for tree in self.trees.iter().filter(|tree| !tree.in_memory) {
+            for change in scan(&tree.top, &tree.known, false)? {
+                bytes = bytes.saturating_add(ENTRY + self.about(&tree.known, &change));
+            }
+        }
+        Ok(Bytes(bytes))
+    }
+
+    /// About how much of a file's content has changed.
+    fn about(&self, known: &Known, change: &Change) -> u64 {
+        let Change::Found(path, stat) = change else { return 0 };
+        if kind_of(stat) != Some(Kind::File) {
+            return 0;
+        }
+        let size = u64::try_from(stat.st_size).unwrap_or(0);
+        let file = file_at(known, path).filter(|file| file.inode == Some(stat.st_ino) && file.watched);
+        let Some(file) = file.filter(|_| size >= LARGE) else { return size };
+        let pages = self.written.as_ref().and_then(|written| written.count(stat.st_ino));
+        pages.map_or(size, |pages| (pages * 4096).saturating_add(size.saturating_sub(file.size)).min(size))
+    }
+}
+
+fn file_at<'a>(known: &'a Known, path: &TreePath) -> Option<&'a super::known::File> {
+    match known.node(path)?.content {
+        Content::File(number) => known.files.get(&number),
+        Content::Directory(_) => None,
+    }
+}
+
+/// Change times from this one on may stand still.
+fn young() -> (i64, u64) {
+    let since = SystemTime::now().checked_sub(YOUNG).and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+    since.map_or((0, 0), |since| (since.as_secs().cast_signed(), u64::from(since.subsec_nanos())))
+}
+
+#[cfg(test)]
+impl<O> Source<O> {
+    /// As on a kernel that does not tell which pages are written.
+    pub(super) fn without_watching(mut self) -> Self {
+        self.written = None;
+        self
+    }
+
+    /// As if all change times were old: for a file system that gives no two changes the same.
+    pub(super) fn trusting(mut self) -> Self {
+        self.young = || (i64::MAX, 0);
+        self
+    }
+}
