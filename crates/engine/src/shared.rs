@@ -33,6 +33,8 @@ pub(crate) struct SharedVolumes {
     run: PathBuf,
     /// The group of programs that outlive the agent.
     programs: Cgroup,
+    /// Held by whoever mounts or unmounts: that takes as long as a server does, and the list can be read meanwhile.
+    changing: Mutex<()>,
     attached: Mutex<BTreeMap<VolumeName, Attached>>,
 }
 
@@ -57,7 +59,7 @@ fn refused(name: &VolumeName, error: &SharedError) -> Explained {
 
 impl SharedVolumes {
     pub fn new(run: &Path, programs: Cgroup) -> Self {
-        Self { run: run.join("volumes"), programs, attached: Mutex::default() }
+        Self { run: run.join("volumes"), programs, changing: Mutex::default(), attached: Mutex::default() }
     }
 
     fn place(&self, name: &VolumeName) -> PathBuf {
@@ -81,8 +83,8 @@ impl SharedVolumes {
 
     /// Mounts a volume for a container, unless it is mounted; gives where. It may be repeated.
     pub fn attach(&self, spec: &VolumeSpec, container: &ContainerId) -> Result<PathBuf, Explained> {
-        let mut all = lock(&self.attached);
-        if let Some(attached) = all.get_mut(&spec.name) {
+        let _changing = lock(&self.changing);
+        if let Some(attached) = lock(&self.attached).get_mut(&spec.name) {
             if let Some(lost) = &attached.lost {
                 let reason = format!("cannot mount volume {}: it is lost: {lost}", spec.name);
                 return Err(Explained { reason, hint: Some("bring its server back first".into()) });
@@ -96,7 +98,7 @@ impl SharedVolumes {
         let place = shared.place.clone();
         let users = BTreeSet::from([container.clone()]);
         let attached = Attached { spec: spec.clone(), shared, users, lost: None };
-        all.insert(spec.name.clone(), attached);
+        lock(&self.attached).insert(spec.name.clone(), attached);
         Ok(place)
     }
 
@@ -122,6 +124,7 @@ impl SharedVolumes {
 
     /// A container needs its volumes no more; those that nobody needs are unmounted. It may be repeated.
     pub fn detach(&self, container: &ContainerId) {
+        let _changing = lock(&self.changing);
         let mut all = lock(&self.attached);
         all.retain(|name, attached| {
             if !attached.users.remove(container) || !attached.users.is_empty() {
@@ -157,11 +160,13 @@ impl SharedVolumes {
 
     /// Mounts a volume that is lost anew. Its users still show what was there before.
     pub fn remount(&self, name: &VolumeName) -> Result<(), Explained> {
-        let mut all = lock(&self.attached);
-        let Some(attached) = all.get_mut(name) else { return Ok(()) };
-        let (spec, before) = (attached.spec.clone(), attached.shared.clone());
+        let _changing = lock(&self.changing);
+        let Some(Attached { spec, shared: before, .. }) = self.find(name) else { return Ok(()) };
         let shared = Shared::mount(&spec, &before.place, &self.programs, Some(&before));
-        attached.shared = shared.map_err(|error| refused(name, &error))?;
+        let shared = shared.map_err(|error| refused(name, &error))?;
+        if let Some(attached) = lock(&self.attached).get_mut(name) {
+            attached.shared = shared;
+        }
         Ok(())
     }
 

@@ -75,9 +75,7 @@ impl Inner {
                 () = tokio::time::sleep(PAUSE) => {}
                 _ = closing.changed() => return,
             }
-            // Whoever mounts a volume holds the list for as long as that takes.
-            let inner = Arc::clone(&self);
-            let attached = blocking(move || inner.volumes.shared.all()).await;
+            let attached = self.volumes.shared.all();
             probes.retain(|name, _| attached.iter().any(|attached| &attached.spec.name == name));
             for attached in attached {
                 let name = attached.spec.name.clone();
