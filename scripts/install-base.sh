@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # Installs what the lab stands on: a few Debian packages on this machine, and a Debian 13 base root under
-# $DROVER_HOME (default /var/lib/drover) with runc, nftables, redis-server and criu >= 4.2.
+# $DROVER_HOME (default /var/lib/drover) with runc, nftables, redis-server, sshfs, an SSH server and criu >= 4.2.
 # Idempotent, asks nothing, and needs no network once it has succeeded.
 set -euo pipefail
 
 home=${DROVER_HOME:-/var/lib/drover}
 base=$home/base
 # Part of the stamp: raise it when what the base holds changes, and every machine rebuilds its base.
-revision=1
+revision=2
 mirror=${DROVER_DEBIAN_MIRROR:-http://deb.debian.org/debian}
-packages=runc,nftables,iproute2,redis-server,procps,iputils-ping,netcat-openbsd,busybox-static,ca-certificates
+packages=runc,nftables,iproute2,redis-server,procps,iputils-ping,netcat-openbsd,busybox-static,ca-certificates,sshfs,openssh-server
 say() { printf '%s\n' "drover: $*" >&2; }
 
 [ "$(id -u)" = 0 ] || { say "cannot install the base: it needs root"; say "hint: run it with sudo"; exit 1; }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use drover_model::{
     Bytes, ContainerName, Digest, Driver, ImageConfig, ImageLayer, ImageStep, Limits, LogStream, Mac, NodeName,
-    RestartPolicy, Settings, TmpfsMount, VolumeMount, VolumeName,
+    RestartPolicy, Settings, TmpfsMount, VolumeMount, VolumeName, WhenLost,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -124,6 +124,15 @@ pub struct CreateVolumeRequest {
     /// Where its files are.
     #[serde(default)]
     pub driver: Driver,
+    /// What is mounted: a directory, `HOST:PATH`, or a command with `{target}`; empty for a local one.
+    #[serde(default)]
+    pub source: String,
+    /// Options for whatever mounts it.
+    #[serde(default)]
+    pub options: Vec<String>,
+    /// What happens to containers when it is lost.
+    #[serde(default)]
+    pub when_lost: WhenLost,
 }
 
 /// `POST /v1/migrations`.

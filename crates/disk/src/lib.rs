@@ -28,4 +28,6 @@ pub use image::{
 pub use layer::LayerError;
 pub use overlay::{Above, MountError, Overlay, bind, is_mounted, unmount};
 pub use tmpfs::mount_tmpfs;
-pub use volume::{Claim, Volume, VolumeError, VolumeStore};
+pub use volume::{
+    Claim, FileSystem, ProofError, Shared, SharedError, Token, Volume, VolumeError, VolumeStore, mounted_at, recognise,
+};

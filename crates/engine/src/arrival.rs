@@ -76,7 +76,8 @@ impl Arrival {
         make_known(inner, &container)?;
         let mut arrival = Self::new(inner, container, Some(held));
         arrival.fetch = fetch;
-        match arrival.make() {
+        let recognise = || arrival.container.volumes.recognise(&offer.spec, &offer.shared, &offer.migration);
+        match arrival.make().and_then(|()| recognise()) {
             Ok(()) => {
                 let missing = arrival.missing();
                 Ok((arrival, missing))

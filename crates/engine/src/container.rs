@@ -1,6 +1,6 @@
 //! A container on this node: what is known of it, durably, and its mechanisms.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use drover_container::Layout;
 use drover_container::criu::Sleepers;
 use drover_container::shim::{Exit, Shim};
-use drover_model::{ContainerId, ContainerRecord, ContainerSpec, ContainerState, Follows, NodeName};
+use drover_model::{ContainerId, ContainerRecord, ContainerSpec, ContainerState, Follows, NodeName, VolumeName};
 use drover_network::Wire;
 use drover_sys::cgroup::{Cgroup, CgroupError, Hierarchies};
 use serde::{Deserialize, Serialize};
@@ -49,6 +49,8 @@ pub(crate) struct Container {
     /// What its threads do, as of before the first move that interrupted them and was given up.
     sleepers: Mutex<Sleepers>,
     follows: Mutex<Option<Follows>>,
+    /// Shared volumes that are lost.
+    awaits: Mutex<BTreeSet<VolumeName>>,
 }
 
 /// A lock that is never poisoned for good: what it guards is whole whenever it is free.
@@ -84,6 +86,7 @@ impl Container {
             executions: Arc::default(),
             sleepers: Mutex::default(),
             follows: Mutex::default(),
+            awaits: Mutex::default(),
             changed: watch::Sender::new(()),
         }))
     }
@@ -174,7 +177,13 @@ impl Container {
             restarts: stored.restarts,
             started_at: stored.started_at,
             follows: lock(&self.follows).clone(),
+            awaits: lock(&self.awaits).iter().cloned().collect(),
         }
+    }
+
+    /// Shared volumes that are lost: it stands still until there are none.
+    pub fn awaits(&self) -> MutexGuard<'_, BTreeSet<VolumeName>> {
+        lock(&self.awaits)
     }
 
     /// Memory that is on another node alone.

@@ -308,6 +308,7 @@ impl Departure {
 
     /// Sends what is left: CRIU's images.
     pub fn transfer(&self, out: StreamSender) -> Result<(), Explained> {
+        self.container.volumes.sync(&self.container.spec())?;
         let attempt = "cannot send the checkpoint";
         let mut out = io::BufWriter::with_capacity(1 << 20, out);
         layer::pack(&self.container.layout.images(), &mut out).map_err(|error| failure(attempt, &error))?;

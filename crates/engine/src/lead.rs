@@ -7,10 +7,11 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use drover_disk::Token;
 use drover_memory::{FollowError, Sums};
 use drover_model::{
-    Bandwidth, Bytes, ContainerState, Explained, MigrationId, MigrationState, Outcome, PackedPages, PageCount, Report,
-    Round, Settings,
+    Bandwidth, Bytes, ContainerState, Explained, MigrationId, MigrationState, Outcome, PackedPages, PageCount, Phase,
+    Report, Round, Settings,
 };
 use drover_protocol::{Source, SourceInput, SourceOutput, SourceResult, Stream, ToTarget, decode, encode};
 use rustix::process::{Signal, pidfd_send_signal};
@@ -42,6 +43,8 @@ pub(crate) struct Lead {
     pub id: MigrationId,
     pub state: watch::Sender<MigrationState>,
     pub cancel: mpsc::Receiver<()>,
+    /// The marks on shared volumes, until the target has seen them.
+    pub tokens: Vec<Token>,
 }
 
 /// What had crossed when the container could run on the target.
@@ -136,6 +139,9 @@ impl Lead {
                 busy = true;
                 let linked = (linked.clone(), bandwidth);
                 self.begin(step, &departure, link.as_ref(), &traffic, &last, done.clone(), linked);
+            }
+            if machine.phase() != Phase::Prepare {
+                self.tokens.clear();
             }
             self.show(&machine, &traffic);
             let deadline = machine.deadline().map(instant);

@@ -11,6 +11,7 @@ mod clock;
 mod connect;
 mod container;
 mod crossing;
+mod declare;
 mod departure;
 mod error;
 mod exec;
@@ -31,8 +32,10 @@ mod receive;
 mod recovery;
 mod request;
 mod session;
+mod shared;
 mod standstill;
 mod trees;
+mod vigil;
 mod volumes;
 
 pub use drover_disk::Choice;

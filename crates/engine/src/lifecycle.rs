@@ -277,6 +277,8 @@ impl Inner {
                 let reason = format!("cannot stop container {}: it is {state}", container.spec().name);
                 let hint = "a process in uninterruptible sleep (state D) cannot be killed";
                 let hint = (state == ContainerState::Running).then(|| hint.to_owned());
+                let waits = "it waits for a volume that is lost: `drover rm --force` ends it";
+                let hint = if container.awaits().is_empty() { hint } else { Some(waits.to_owned()) };
                 Err(NodeError::Failed(Explained { reason, hint }))
             }
         }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use drover_api::{ExecRequest, LogQuery, LogRecord, MigrateRequest, RunRequest};
 use drover_container::{Layout, Runc, criu};
-use drover_disk::ImageStore;
+use drover_disk::{ImageStore, Token};
 use drover_memory::Backend;
 use drover_model::{
     Bytes, ContainerId, ContainerRecord, ContainerState, ContainerStats, MigrationId, MigrationState, NodeFeatures,
@@ -191,6 +191,7 @@ impl Inner {
         (id, began_at): (MigrationId, String),
         machine: Source,
         operation: tokio::sync::OwnedMutexGuard<()>,
+        tokens: Vec<Token>,
     ) -> MigrationState {
         let state = MigrationState {
             id: id.clone(),
@@ -217,7 +218,7 @@ impl Inner {
             });
             migrations.push(Leaving { state: receiver, cancel });
         }
-        let lead = Lead { inner: Arc::clone(self), container, peer, id, state: sender, cancel: cancelled };
+        let lead = Lead { inner: Arc::clone(self), container, peer, id, state: sender, cancel: cancelled, tokens };
         tokio::spawn(async move {
             lead.run(machine, operation).await;
         });
@@ -239,6 +240,7 @@ impl Node {
     pub async fn open(config: NodeConfig) -> Result<Arc<Self>, NodeError> {
         let inner = blocking(move || Self::open_blocking(config)).await?;
         inner.recover().await;
+        tokio::spawn(Arc::clone(&inner).watch_volumes());
         Ok(Arc::new(Self { inner }))
     }
 
@@ -253,7 +255,7 @@ impl Node {
         let hierarchies = Hierarchies::detect(Path::new("/"), &cgroup_base).map_err(|error| failed(&error))?;
         let program = own_program().map_err(|error| failed(&error))?;
         let shims = drover_sys::cgroup::Cgroup::at(&hierarchies, crate::container::SHIMS_CGROUP);
-        shims.and_then(|group| group.create()).map_err(|error| failed(&error))?;
+        let shims = shims.and_then(|group| group.create().map(|()| group)).map_err(|error| failed(&error))?;
         let backend = Backend::probe();
         match backend {
             Some(backend) => tracing::info!(backend = backend.name(), "writes of containers can be followed"),
@@ -261,7 +263,7 @@ impl Node {
         }
         Ok(Arc::new(Inner {
             images: ImageStore::open(&state.join("images")).map_err(|error| failed(&error))?,
-            volumes: Arc::new(Volumes::open(&state).map_err(|error| failed(&error))?),
+            volumes: Arc::new(Volumes::open(&state, &run, shims).map_err(|error| failed(&error))?),
             registries,
             journal: Mutex::new(Journal::open(&state.join("migrations.jsonl")).map_err(|error| failed(&error))?),
             runc: Runc::new(&run),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use drover_api::MigrateRequest;
 use drover_container::criu;
+use drover_disk::Token;
 use drover_model::{ContainerState, Explained, MigrationState, NodeName, Settings};
 use drover_protocol::{Offer, Source};
 
@@ -42,25 +43,32 @@ impl Inner {
             return Err(NodeError::conflict(format!("{attempt}: it is being stopped"), "start it again first"));
         }
         if container.state() != ContainerState::Running {
-            return Err(NodeError::conflict(format!("{attempt}: it is {}", container.state()), "start it first"));
+            let waits = "it waits for a volume: `drover volume ls` shows which one is lost";
+            let hint = if container.awaits().is_empty() { "start it first" } else { waits };
+            return Err(NodeError::conflict(format!("{attempt}: it is {}", container.state()), hint));
         }
         let (own, owner) = (Arc::clone(&container), Arc::clone(inner));
         let settings = request.settings;
         let to = peer.name.clone();
         let offer = blocking(move || owner.offer(&own, &to, settings)).await;
-        let offer = offer.map_err(|why| {
+        let (offer, tokens) = offer.map_err(|why| {
             NodeError::Failed(Explained { reason: format!("{attempt}: {}", why.reason), hint: why.hint })
         })?;
         let id = offer.migration.clone();
         let machine =
             Source::new(moment(), inner.config.name.clone(), peer.name.clone(), offer, inner.fixed_part(&container.id));
-        Ok(inner.lead(container, peer, (id, now()), machine, operation))
+        Ok(inner.lead(container, peer, (id, now()), machine, operation, tokens))
     }
 }
 
 impl Inner {
-    /// What is offered to the target, with the beginning in the journal.
-    fn offer(&self, container: &Container, to: &NodeName, settings: Settings) -> Result<Offer, Explained> {
+    /// What is offered to the target, with the beginning in the journal, and the marks on shared volumes.
+    fn offer(
+        &self,
+        container: &Container,
+        to: &NodeName,
+        settings: Settings,
+    ) -> Result<(Offer, Vec<Token>), Explained> {
         refuse_strangers(container)?;
         refuse_traced_threads(container)?;
         let (major, minor, _) = criu::version().map_err(|error| failure("cannot checkpoint on this node", &error))?;
@@ -68,8 +76,10 @@ impl Inner {
         let stored = container.stored();
         let mut files = container.volumes.files(&stored.spec);
         files.push(container.layout.upper());
+        let migration = fresh_id::<8>().parse().map_err(|error| failure("cannot name the migration", &error))?;
+        let tokens = container.volumes.mark(&stored.spec, &migration)?;
         let offer = Offer {
-            migration: fresh_id::<8>().parse().map_err(|error| failure("cannot name the migration", &error))?,
+            migration,
             image: crossing::offer(&self.images, &stored.spec)?,
             spec: stored.spec,
             generation: stored.generation + 1,
@@ -81,6 +91,7 @@ impl Inner {
             architecture: std::env::consts::ARCH.to_owned(),
             memory: usage.memory,
             upper: files.iter().map(|tree| tree_size(tree)).sum(),
+            shared: tokens.iter().map(|token| token.sighting.clone()).collect(),
         };
         let entry = Entry {
             migration: offer.migration.clone(),
@@ -90,7 +101,7 @@ impl Inner {
             decided: None,
         };
         self.journal().append(entry).map_err(|error| failure("cannot write the journal", &error))?;
-        Ok(offer)
+        Ok((offer, tokens))
     }
 }
 

@@ -184,7 +184,7 @@ pub(crate) fn unmake_run(container: &Container, runc: &Runc) -> Result<(), Expla
     for place in layout.tmpfs_mounts() {
         unmount(&place, true).map_err(&failed)?;
     }
-    container.volumes.unready(layout).map_err(&failed)?;
+    container.volumes.unready(&container.id, layout).map_err(&failed)?;
     container.cgroup.remove().map_err(step("cannot remove the container's control group"))?;
     remove_tree(&layout.run)
 }

@@ -19,7 +19,14 @@ impl Inner {
     pub(crate) async fn recover(self: &Arc<Self>) {
         let unfinished = self.journal().unfinished();
         let inner = Arc::clone(self);
-        let known = blocking(move || inner.read_containers()).await;
+        let known = blocking(move || {
+            let known = inner.read_containers();
+            // Before any of them is taken up: what is not taken up with them is unmounted.
+            known.iter().for_each(|container| inner.volumes.adopt(&container.spec(), &container.layout));
+            inner.volumes.shared.sweep();
+            known
+        });
+        let known = known.await;
         for container in known {
             // An older entry that was never closed must not decide about a container that has come back since.
             let newest = self.journal().newest(&container.id);
@@ -164,6 +171,6 @@ impl Inner {
             entry.decided.unwrap_or_else(|| Decided { mode: Mode::PostCopy, began_at: now(), at: now() });
         let past = Past { mode, began: since(&began_at), decided: since(&at) };
         let machine = Source::recovered(moment(), own, peer.name.clone(), entry.migration.clone(), past);
-        self.lead(container, peer, (entry.migration, began_at), machine, operation);
+        self.lead(container, peer, (entry.migration, began_at), machine, operation, Vec::new());
     }
 }

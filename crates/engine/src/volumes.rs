@@ -2,25 +2,27 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use drover_api::CreateVolumeRequest;
 use drover_container::Layout;
-use drover_disk::{Claim, MountError, Volume, VolumeError, VolumeStore, bind, is_mounted, mount_tmpfs, unmount};
-use drover_model::{
-    ContainerId, ContainerSpec, Driver, Explained, Mount, MountKind, VolumeMount, VolumeName, VolumeRecord, VolumeSpec,
+use drover_disk::{
+    Claim, MountError, Token, VolumeError, VolumeStore, bind, mount_tmpfs, mounted_at, recognise, unmount,
 };
+use drover_model::{
+    ContainerId, ContainerSpec, Driver, Explained, MigrationId, Mount, MountKind, Sighting, VolumeName,
+};
+use drover_sys::cgroup::Cgroup;
+use drover_sys::mounts::replace_mounts;
 
+use crate::container::Container;
 use crate::error::{NodeError, failure};
-use crate::node::{Inner, Node, blocking, now};
-
-/// How many mounts a container may have beside its root.
-const MOST_MOUNTS: usize = 64;
+use crate::node::{fresh_id, now};
+use crate::shared::{Attached, SharedVolumes, in_time};
 
 /// The volumes of a node.
 #[derive(Debug)]
 pub(crate) struct Volumes {
-    store: VolumeStore,
+    pub store: VolumeStore,
+    pub shared: SharedVolumes,
 }
 
 /// What becomes of a container's local volumes when its place is removed.
@@ -37,7 +39,7 @@ fn refused(attempt: &str, error: &VolumeError) -> Explained {
     Explained { hint: error.hint().or(why.hint), ..why }
 }
 
-fn refusal(attempt: &str, error: &VolumeError) -> NodeError {
+pub(crate) fn refusal(attempt: &str, error: &VolumeError) -> NodeError {
     let why = refused(attempt, error);
     match error {
         VolumeError::Unknown(_) => NodeError::NotFound(why),
@@ -47,13 +49,13 @@ fn refusal(attempt: &str, error: &VolumeError) -> NodeError {
 }
 
 impl Volumes {
-    /// Opens them in the node's directory `state`.
-    pub fn open(state: &Path) -> Result<Self, VolumeError> {
+    /// Opens them in the node's directories. Programs that serve volumes are in the group `programs`.
+    pub fn open(state: &Path, run: &Path, programs: Cgroup) -> Result<Self, VolumeError> {
         let (store, unread) = VolumeStore::open(&state.join("volumes"))?;
         for path in unread {
             tracing::warn!(path = %path.display(), "cannot take up a volume; its files are left alone");
         }
-        Ok(Self { store })
+        Ok(Self { store, shared: SharedVolumes::new(run, programs) })
     }
 
     fn locals(spec: &ContainerSpec) -> Vec<VolumeName> {
@@ -73,19 +75,127 @@ impl Volumes {
         for (index, mount) in spec.volumes.iter().enumerate() {
             let place = layout.volume(index);
             fs::create_dir_all(&place).map_err(|error| failure(attempt, &error))?;
-            self.mount(mount, &place).map_err(|error| failure(attempt, &error))?;
+            // What a shared one shows may not answer: it is not asked.
+            let shows = match mount.shared() {
+                Some(volume) => Some(self.attach(volume, &spec.id)?),
+                None => mount.local().map(|volume| self.store.data(volume)),
+            };
+            let mounted = match (&mount.kind, shows) {
+                _ if mounted_at(&place).map_err(|error| failure(attempt, &error))?.is_some() => Ok(()),
+                (MountKind::Tmpfs { size, mode }, _) => mount_tmpfs(&place, *size, *mode),
+                (_, Some(shows)) => bind(&shows, &place),
+                (_, None) => Ok(()),
+            };
+            mounted.map_err(|error| failure(attempt, &error))?;
         }
         Ok(())
     }
 
-    fn mount(&self, mount: &Mount, place: &Path) -> Result<(), MountError> {
-        if is_mounted(place)? {
-            return Ok(());
+    fn attach(&self, volume: &VolumeName, container: &ContainerId) -> Result<PathBuf, Explained> {
+        let declared = self.store.find(volume).map_err(|error| {
+            let hint =
+                format!("declare it on that node, too: `drover volume create {volume} --driver ... --source ...`");
+            refused("cannot mount the container's volumes", &error).with_hint(hint)
+        })?;
+        if declared.spec.driver == Driver::Local {
+            let reason =
+                format!("cannot mount the container's volumes: volume {volume} is a local volume on this node");
+            return Err(Explained { reason, hint: Some("volumes of one name must have one kind on all nodes".into()) });
         }
-        match &mount.kind {
-            MountKind::Local { volume } => bind(&self.store.data(volume), place),
-            MountKind::Tmpfs { size, mode } => mount_tmpfs(place, *size, *mode),
+        self.shared.attach(&declared.spec, container)
+    }
+
+    /// Takes up what an earlier agent mounted for a container.
+    pub fn adopt(&self, spec: &ContainerSpec, layout: &Layout) {
+        for (index, mount) in spec.volumes.iter().enumerate() {
+            if let Some(volume) = mount.shared()
+                && let Ok(Some(shown)) = mounted_at(&layout.volume(index))
+                && let Ok(declared) = self.store.find(volume)
+            {
+                self.shared.adopt(&declared.spec, &spec.id, &shown);
+            }
         }
+    }
+
+    /// Has a container show a shared volume that has been mounted anew; nobody in it runs.
+    pub fn renew(&self, container: &Container, volume: &VolumeName) -> Result<(), Explained> {
+        let attempt = format!("cannot mount volume {volume} anew");
+        let Some(Attached { shared, .. }) = self.shared.find(volume) else { return Ok(()) };
+        let spec = container.spec();
+        let places = spec.volumes.iter().enumerate().filter(|(_, mount)| mount.shared() == Some(volume));
+        for (index, _) in places {
+            let place = container.layout.volume(index);
+            let shown = mounted_at(&place).map_err(|error| failure(&attempt, &error))?;
+            if shown.as_ref() == Some(&shared.file_system) {
+                continue;
+            }
+            // Inside first: what stands ready tells what is to be replaced there, should this have to be repeated.
+            if let (Some(shown), Some(pid)) = (shown, container.pid()) {
+                replace_mounts(pid, shown.key(), &shared.place).map_err(|error| failure(&attempt, &error))?;
+            }
+            let bound = unmount(&place, true).and_then(|()| bind(&shared.place, &place));
+            bound.map_err(|error| failure(&attempt, &error))?;
+        }
+        Ok(())
+    }
+
+    /// Marks the shared volumes of a container, so that the target of a move can tell whether it has the same.
+    pub fn mark(&self, spec: &ContainerSpec, migration: &MigrationId) -> Result<Vec<Token>, Explained> {
+        let mut tokens: Vec<Token> = Vec::new();
+        for volume in spec.volumes.iter().filter_map(Mount::shared) {
+            if tokens.iter().any(|token| &token.sighting.volume == volume) {
+                continue;
+            }
+            let attempt = format!("cannot mark volume {volume}");
+            let Some(place) = self.shared.mounted(volume) else {
+                return Err(Explained { reason: format!("{attempt}: it is not mounted"), hint: None });
+            };
+            let (name, migration, content) = (volume.clone(), migration.clone(), fresh_id::<16>());
+            let marked = in_time(&attempt.clone(), move || {
+                let token = Token::leave(&place, &name, &migration, content);
+                token.map_err(|error| Explained { hint: error.hint(), ..failure(&attempt, &error) })
+            });
+            tokens.push(marked?);
+        }
+        Ok(tokens)
+    }
+
+    /// Looks whether the shared volumes that stand ready for a container are those that its source sees.
+    pub fn recognise(
+        &self,
+        spec: &ContainerSpec,
+        sightings: &[Sighting],
+        migration: &MigrationId,
+    ) -> Result<(), Explained> {
+        let attempt = "cannot have the container's volumes";
+        for mount in &spec.volumes {
+            let Some(volume) = mount.shared() else { continue };
+            let sighting = sightings.iter().find(|sighting| &sighting.volume == volume).cloned();
+            let (Some(sighting), Some(place)) = (sighting, self.shared.mounted(volume)) else {
+                let reason = format!("{attempt}: the source says nothing of volume {volume}");
+                return Err(Explained { reason, hint: None });
+            };
+            let (migration, writes) = (migration.clone(), !mount.read_only);
+            in_time(attempt, move || {
+                let seen = recognise(&place, &sighting, &migration, writes);
+                seen.map_err(|error| Explained { hint: error.hint(), ..failure(attempt, &error) })
+            })?;
+            tracing::info!(%volume, "the source sees the same file system");
+        }
+        Ok(())
+    }
+
+    /// Has written out what the container has written to shared volumes: the target reads it from the server.
+    pub fn sync(&self, spec: &ContainerSpec) -> Result<(), Explained> {
+        for volume in spec.volumes.iter().filter_map(Mount::shared) {
+            let Some(place) = self.shared.mounted(volume) else { continue };
+            let attempt = format!("cannot write out volume {volume}");
+            in_time(&attempt.clone(), move || {
+                let synced = fs::File::open(place).and_then(|top| Ok(rustix::fs::syncfs(top)?));
+                synced.map_err(|error| failure(&attempt, &error))
+            })?;
+        }
+        Ok(())
     }
 
     /// Fills the local volumes that nobody has used with what the image has in their places; the root is mounted.
@@ -99,10 +209,12 @@ impl Volumes {
         Ok(())
     }
 
-    /// Unmounts what stands ready. It may be repeated.
-    pub fn unready(&self, layout: &Layout) -> Result<(), MountError> {
+    /// Unmounts what stands ready, and shared volumes that nobody else uses. It may be repeated.
+    pub fn unready(&self, container: &ContainerId, layout: &Layout) -> Result<(), MountError> {
         let places = fs::read_dir(layout.volumes()).into_iter().flatten().flatten().map(|entry| entry.path());
-        places.into_iter().try_for_each(|place| unmount(&place, true))
+        places.into_iter().try_for_each(|place| unmount(&place, true))?;
+        self.shared.detach(container);
+        Ok(())
     }
 
     /// What becomes of the local volumes of a container that is removed here. It may be repeated.
@@ -125,153 +237,17 @@ impl Volumes {
 
     /// The volumes that travel with a container, and whether they are in memory.
     pub fn travelling(&self, spec: &ContainerSpec, layout: &Layout) -> Vec<(PathBuf, bool)> {
-        let travelling = spec.volumes.iter().enumerate().filter(|(_, mount)| mount.travels());
         let place = |(index, mount): (usize, &Mount)| match &mount.kind {
             // Not where it is mounted: files cannot be put aside across mounts.
-            MountKind::Local { volume } => (self.store.data(volume), false),
-            MountKind::Tmpfs { .. } => (layout.volume(index), true),
+            MountKind::Local { volume } => Some((self.store.data(volume), false)),
+            MountKind::Tmpfs { .. } => Some((layout.volume(index), true)),
+            MountKind::Shared { .. } => None,
         };
-        travelling.map(place).collect()
+        spec.volumes.iter().enumerate().filter_map(place).collect()
     }
 
     /// The files of a container's local volumes.
     pub fn files(&self, spec: &ContainerSpec) -> Vec<PathBuf> {
         Self::locals(spec).iter().map(|name| self.store.data(name)).collect()
-    }
-
-    /// What shall be mounted in a container, parents before what lies in them.
-    pub fn specify(
-        &self,
-        volumes: Vec<VolumeMount>,
-        tmpfs: Vec<drover_model::TmpfsMount>,
-    ) -> Result<Vec<Mount>, NodeError> {
-        let mut mounts = Vec::new();
-        for VolumeMount { volume, destination, read_only } in volumes {
-            mounts.push(Mount { destination, read_only, kind: MountKind::Local { volume } });
-        }
-        for mount in tmpfs {
-            mount.check().map_err(|error| NodeError::invalid(error.to_string(), ""))?;
-            let kind = MountKind::Tmpfs { size: mount.size, mode: mount.mode };
-            mounts.push(Mount { destination: mount.destination, read_only: false, kind });
-        }
-        if mounts.len() > MOST_MOUNTS {
-            let reason = format!("a container has at most {MOST_MOUNTS} mounts, not {}", mounts.len());
-            return Err(NodeError::invalid(reason, "mount one volume with several directories in it"));
-        }
-        mounts.sort_by(|a, b| a.destination.cmp(&b.destination));
-        for pair in mounts.windows(2) {
-            if let [first, second] = pair
-                && first.destination == second.destination
-            {
-                let reason = format!("two mounts have the same place, {}", first.destination);
-                return Err(NodeError::invalid(reason, "give each a place of its own"));
-            }
-        }
-        let mut names: Vec<&VolumeName> = mounts.iter().filter_map(Mount::local).collect();
-        names.sort();
-        if let Some([name, _]) = names.windows(2).find(|pair| pair[0] == pair[1]) {
-            return Err(NodeError::invalid(format!("volume {name} is mounted twice"), "mount it once"));
-        }
-        Ok(mounts)
-    }
-}
-
-impl Inner {
-    fn volume_record(&self, volume: Volume) -> VolumeRecord {
-        let name = &volume.spec.name;
-        let containers = self.registry.all();
-        let uses = |spec: &ContainerSpec| spec.volumes.iter().any(|mount| mount.local() == Some(name));
-        let used_by = containers.iter().map(|container| container.spec()).filter(uses).map(|spec| spec.name).collect();
-        let path = match volume.spec.driver {
-            Driver::Local => Some(self.volumes.store.data(name).display().to_string()),
-        };
-        VolumeRecord { spec: volume.spec, node: self.config.name.clone(), used_by, path }
-    }
-}
-
-impl Node {
-    /// All volumes, by name.
-    #[must_use]
-    pub fn volumes(&self) -> Vec<VolumeRecord> {
-        self.inner.volumes.store.all().into_iter().map(|volume| self.inner.volume_record(volume)).collect()
-    }
-
-    /// One volume.
-    ///
-    /// # Errors
-    /// When there is none of this name.
-    pub fn volume(&self, name: &VolumeName) -> Result<VolumeRecord, NodeError> {
-        let volume = self.inner.volumes.store.find(name).map_err(|error| refusal("cannot show the volume", &error))?;
-        Ok(self.inner.volume_record(volume))
-    }
-
-    /// Declares a volume.
-    ///
-    /// # Errors
-    /// When there is one of this name.
-    pub async fn create_volume(&self, request: CreateVolumeRequest) -> Result<VolumeRecord, NodeError> {
-        let inner = Arc::clone(&self.inner);
-        blocking(move || {
-            let CreateVolumeRequest { name, driver } = request;
-            let attempt = format!("cannot create volume {name}");
-            let spec = VolumeSpec { name, driver, created_at: now() };
-            let volume = inner.volumes.store.create(spec).map_err(|error| refusal(&attempt, &error))?;
-            Ok(inner.volume_record(volume))
-        })
-        .await
-    }
-
-    /// Removes a volume that no container uses, with the files of a local one.
-    ///
-    /// # Errors
-    /// When there is none, or a container uses it.
-    pub async fn remove_volume(&self, name: &VolumeName) -> Result<(), NodeError> {
-        let (inner, name) = (Arc::clone(&self.inner), name.clone());
-        blocking(move || {
-            let attempt = format!("cannot remove volume {name}");
-            let volume = inner.volumes.store.find(&name).map_err(|error| refusal(&attempt, &error))?;
-            if let Some(user) = inner.volume_record(volume).used_by.first() {
-                let reason = format!("{attempt}: container {user} uses it");
-                return Err(NodeError::conflict(reason, "remove the containers that use it first"));
-            }
-            inner.volumes.store.remove(&name).map_err(|error| refusal(&attempt, &error))
-        })
-        .await
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn volumes() -> (tempfile::TempDir, Volumes) {
-        let state = tempfile::tempdir().unwrap();
-        let volumes = Volumes::open(state.path()).unwrap();
-        (state, volumes)
-    }
-
-    fn places(volumes: &Volumes, named: &[&str], tmpfs: &[&str]) -> Result<Vec<String>, String> {
-        let named = named.iter().map(|text| text.parse().unwrap()).collect();
-        let tmpfs = tmpfs.iter().map(|text| text.parse().unwrap()).collect();
-        let mounts = volumes.specify(named, tmpfs).map_err(|error| error.explained().reason.clone())?;
-        Ok(mounts.into_iter().map(|mount| mount.destination.to_string()).collect())
-    }
-
-    #[test]
-    fn parents_are_mounted_before_what_lies_in_them() {
-        let (_state, volumes) = volumes();
-        let places = places(&volumes, &["b:/srv/data", "a:/srv"], &["/srv/data/cache", "/opt"]).unwrap();
-        assert_eq!(places, ["/opt", "/srv", "/srv/data", "/srv/data/cache"]);
-    }
-
-    #[test]
-    fn mounts_that_contradict_each_other_are_refused() {
-        let (_state, volumes) = volumes();
-        assert!(places(&volumes, &["a:/srv", "b:/srv"], &[]).unwrap_err().contains("same place"));
-        assert!(places(&volumes, &["a:/srv"], &["/srv"]).unwrap_err().contains("same place"));
-        assert!(places(&volumes, &["a:/srv", "a:/opt"], &[]).unwrap_err().contains("twice"));
-        let many: Vec<String> = (0..65).map(|number| format!("/m{number}")).collect();
-        let many: Vec<&str> = many.iter().map(String::as_str).collect();
-        assert!(places(&volumes, &[], &many).unwrap_err().contains("at most 64"));
     }
 }

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{Bytes, ContainerId, ContainerName, Digest, Interface, Mount, NodeName};
+use crate::{Bytes, ContainerId, ContainerName, Digest, Interface, Mount, NodeName, VolumeName};
 
 /// What was asked for. It never changes over the life of a container and travels with it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -199,6 +199,9 @@ pub struct ContainerRecord {
     /// Memory that is on another node alone, while it runs here already.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub follows: Option<Follows>,
+    /// Shared volumes that are lost: it stands still until they are back.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub awaits: Vec<VolumeName>,
 }
 
 /// Memory that follows a container: whoever needs it waits.
@@ -216,6 +219,10 @@ impl ContainerRecord {
     /// How it is, for people.
     #[must_use]
     pub fn condition(&self) -> String {
+        if !self.awaits.is_empty() {
+            let names: Vec<&str> = self.awaits.iter().map(VolumeName::as_str).collect();
+            return format!("{}, waits for volume {}", self.state, names.join(", "));
+        }
         match &self.follows {
             Some(Follows { from, reachable: true, .. }) => format!("{}, memory follows from {from}", self.state),
             Some(Follows { from, reachable: false, .. }) => format!("{}, waits for memory on {from}", self.state),

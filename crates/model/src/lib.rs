@@ -34,4 +34,4 @@ pub use report::{Outcome, PackedPages, Report, Round};
 pub use settings::{Compression, Fallback, InvalidStopRule, Mode, Settings, StopRule};
 pub use signal::signal;
 pub use unit::{Bandwidth, Bytes, InvalidUnit, Moment, PageCount};
-pub use volume::{Driver, VolumeRecord, VolumeSpec};
+pub use volume::{Driver, InvalidVolume, Mark, Sighting, VolumeRecord, VolumeSpec, WhenLost};

@@ -136,6 +136,11 @@ pub enum MountKind {
         /// Its name.
         volume: VolumeName,
     },
+    /// A volume that both nodes mount; its files stay where they are.
+    Shared {
+        /// Its name, by which each node has declared it.
+        volume: VolumeName,
+    },
     /// A file system in memory, whose files travel with the container.
     Tmpfs {
         /// How much fits.
@@ -151,6 +156,7 @@ impl Mount {
     pub fn travels(&self) -> bool {
         match self.kind {
             MountKind::Local { .. } | MountKind::Tmpfs { .. } => true,
+            MountKind::Shared { .. } => false,
         }
     }
 
@@ -159,7 +165,16 @@ impl Mount {
     pub fn local(&self) -> Option<&VolumeName> {
         match &self.kind {
             MountKind::Local { volume } => Some(volume),
-            MountKind::Tmpfs { .. } => None,
+            MountKind::Shared { .. } | MountKind::Tmpfs { .. } => None,
+        }
+    }
+
+    /// The shared volume that it shows, if it is one.
+    #[must_use]
+    pub fn shared(&self) -> Option<&VolumeName> {
+        match &self.kind {
+            MountKind::Shared { volume } => Some(volume),
+            MountKind::Local { .. } | MountKind::Tmpfs { .. } => None,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The messages of the two machines. JSON on the wire: they are few and small, and a capture can be read.
 
-use drover_model::{ContainerSpec, Digest, Explained, MigrationId, NodeName, Settings};
+use drover_model::{ContainerSpec, Digest, Explained, MigrationId, NodeName, Settings, Sighting};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -33,6 +33,9 @@ pub struct Offer {
     pub memory: u64,
     /// The size of the upper layer and of local volumes in bytes: the disk room that the target must have.
     pub upper: u64,
+    /// By what the target can tell whether it has the same shared volumes.
+    #[serde(default)]
+    pub shared: Vec<Sighting>,
 }
 
 /// The container's image, for a target that may lack it.

@@ -54,6 +54,7 @@ fn offer(settings: Settings) -> Offer {
         architecture: "x86_64".into(),
         memory: 0,
         upper: 0,
+        shared: vec![],
     }
 }
 
@@ -422,23 +423,29 @@ fn source_of(settings: Settings) -> Source {
     Source::new(Moment::default(), one, other, offer(settings), FixedPart::default())
 }
 
-fn up_to_transferred() -> Vec<SourceInput> {
-    vec![
+/// What happens to a source without rounds of memory; `files_first`: files cross before it is frozen.
+fn up_to_transferred(files_first: bool) -> Vec<SourceInput> {
+    let files = [
+        SourceInput::RoundSent { round: Round::default(), refused: None },
+        SourceInput::Heard(ToSource::Stored { part: Part::Files }),
+        SourceInput::Surveyed { pages: PageCount(0), files: Bytes(0) },
+    ];
+    let mut inputs = vec![
         SourceInput::Filled,
         SourceInput::Connected,
         SourceInput::Heard(ToSource::Welcome { version: drover_protocol::VERSIONS.1, node: "n2".parse().unwrap() }),
         SourceInput::Heard(ToSource::Ready),
-        SourceInput::Frozen,
-        SourceInput::Checkpointed,
-        SourceInput::Transferred,
-    ]
+    ];
+    inputs.extend(files.into_iter().filter(|_| files_first));
+    inputs.extend([SourceInput::Frozen, SourceInput::Checkpointed, SourceInput::Transferred]);
+    inputs
 }
 
 #[test]
 fn source_thaws_when_target_refuses() {
     let mut source = source_of(Settings { mode: Mode::StopAndCopy, ..Settings::default() });
     let refused = [SourceInput::Heard(ToSource::Failed(why())), SourceInput::Thawed];
-    let done = hear(&mut source, up_to_transferred().into_iter().chain(refused));
+    let done = hear(&mut source, up_to_transferred(false).into_iter().chain(refused));
     assert!(done.contains(&SourceOutput::Thaw), "{done:?}");
     assert_eq!(outcome(&done), Some((Outcome::RolledBack, "chance")));
 }
@@ -448,7 +455,7 @@ fn source_thaws_when_target_refuses() {
 fn a_container_whose_memory_is_lost_is_ended_and_said_to_be_lost() {
     let mut source = source_of(Settings { mode: Mode::PostCopy, ..Settings::default() });
     let restored = [SourceInput::Heard(ToSource::Restored), SourceInput::Lost(why()), SourceInput::CommitRecorded];
-    let done = hear(&mut source, up_to_transferred().into_iter().chain(restored));
+    let done = hear(&mut source, up_to_transferred(true).into_iter().chain(restored));
     let said = done.iter().position(|output| matches!(output, SourceOutput::Send(ToTarget::Lost { .. })));
     assert!(said > done.iter().position(|output| *output == SourceOutput::Send(ToTarget::Commit)), "{done:?}");
     // The link breaks before the target hears it.

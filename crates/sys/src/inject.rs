@@ -222,7 +222,12 @@ mod tests {
         }
         let descriptor = make_descriptor(child.id(), libc::SYS_userfaultfd, [crate::uffd::FLAGS, 0, 0]).unwrap();
         crate::uffd::Userfaultfd::from_descriptor(descriptor).agree(0).unwrap();
-        assert!(state().contains(") T "), "{}", state());
+        // Let go it has yet to come back to where it stopped.
+        let begun = std::time::Instant::now();
+        while !state().contains(") T ") {
+            assert!(begun.elapsed() < std::time::Duration::from_secs(10), "{}", state());
+            std::thread::yield_now();
+        }
         child.kill().unwrap();
         child.wait().unwrap();
     }

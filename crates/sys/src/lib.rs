@@ -8,6 +8,7 @@ pub mod inject;
 pub mod interpose;
 pub mod launch;
 pub mod map;
+pub mod mounts;
 pub mod namespace;
 pub mod packet;
 pub mod pagemap;

@@ -432,7 +432,8 @@ fn online() -> io::Result<String> {
 fn listed(list: &str) -> impl Iterator<Item = u32> {
     list.trim().split(',').flat_map(|range| {
         let (first, last) = range.split_once('-').unwrap_or((range, range));
-        first.parse::<u32>().ok().zip(last.parse::<u32>().ok()).map_or(1..=0, |(first, last)| first..=last)
+        let (first, last) = (first.parse::<u32>().ok(), last.parse::<u32>().ok());
+        first.zip(last).into_iter().flat_map(|(first, last)| first..=last)
     })
 }
 

@@ -66,7 +66,7 @@ impl Hashes {
     /// Forgets all but the first `blocks`.
     pub fn truncate(&mut self, blocks: u64) {
         self.0.truncate(blocks.div_ceil(GROUP) as usize);
-        if blocks % GROUP != 0
+        if !blocks.is_multiple_of(GROUP)
             && let Some(last) = self.0.get_mut((blocks / GROUP) as usize)
         {
             last.truncate((blocks % GROUP) as usize);

@@ -7,11 +7,18 @@
 //! ROOT/.removed-NAME       one that is being removed
 //! ```
 //!
+//! Shared volumes have no files here: [`Shared`] mounts them, and [`Token`] and [`recognise`] find out whether two nodes see
+//! the same.
+//!
 //! A local volume belongs to one container at a time: who shares files with another container of its node cannot move
 //! without it.
 
+mod driver;
 mod error;
 mod fill;
+mod mounted;
+mod proof;
+mod shared;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -24,6 +31,9 @@ use drover_model::{ContainerId, Driver, VolumeName, VolumeSpec};
 use serde::{Deserialize, Serialize};
 
 pub use error::VolumeError;
+pub use mounted::{FileSystem, at as mounted_at};
+pub use proof::{ProofError, Token, recognise};
+pub use shared::{Shared, SharedError};
 
 /// The file that says what is known of a volume.
 const RECORD: &str = "volume.json";
@@ -175,7 +185,7 @@ impl VolumeStore {
             }
             let fresh = known.is_none();
             let mut volume = known.unwrap_or_else(|| {
-                let spec = VolumeSpec { name: name.clone(), driver: Driver::Local, created_at: now.to_owned() };
+                let spec = VolumeSpec::local(name.clone(), now.to_owned());
                 Volume { spec, container: None, used: claim == Claim::Arrives }
             });
             if fresh {

@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand};
 use drover_api::{Client, CreateVolumeRequest};
-use drover_model::{Driver, NodeName, VolumeName, VolumeRecord};
+use drover_model::{Driver, NodeName, VolumeName, VolumeRecord, WhenLost};
 use serde_json::json;
 
 use super::open;
@@ -30,12 +30,21 @@ pub enum VolumeCommand {
 pub struct CreateArgs {
     /// The volume's name
     name: VolumeName,
-    /// The node; needed when there is more than one
+    /// The node; by default all nodes, for a local one needed when there is more than one
     #[arg(long)]
     node: Option<NodeName>,
-    /// Where its files are: local
+    /// Where its files are: local, bind, nfs, sshfs or fuse
     #[arg(long, default_value = "local")]
     driver: Driver,
+    /// What is mounted: /PATH (bind), HOST:/PATH (nfs), [USER@]HOST:PATH (sshfs), or a command with {target} (fuse)
+    #[arg(long, default_value = "", hide_default_value = true)]
+    source: String,
+    /// An option for whatever mounts it; may be repeated
+    #[arg(short, long = "option", value_name = "OPTION")]
+    options: Vec<String>,
+    /// What happens to containers when it is lost: freeze or stop
+    #[arg(long = "lost", value_name = "POLICY", default_value = "freeze")]
+    when_lost: WhenLost,
 }
 
 #[derive(Debug, Args)]
@@ -66,12 +75,35 @@ pub async fn execute(command: VolumeCommand, printer: Printer) -> Result<(), Fai
 }
 
 async fn create(args: CreateArgs, printer: Printer) -> Result<(), Failure> {
-    let CreateArgs { name, node, driver } = args;
+    let CreateArgs { name, node, driver, source, options, when_lost } = args;
     let action = || format!("create volume {name}");
     let cluster = open(printer, action)?;
-    let client = cluster.one(node.as_ref()).doing(action)?;
-    let record = client.create_volume(&CreateVolumeRequest { name: name.clone(), driver }).await.doing(action)?;
-    printer.either(&vec![&record], || table(std::slice::from_ref(&record)))
+    // A local one is on one node; a shared one must be known to whichever the container may move to.
+    let clients = match driver {
+        Driver::Local => vec![cluster.one(node.as_ref()).doing(action)?.clone()],
+        _ => cluster.some(node.as_ref()).doing(action)?,
+    };
+    let request = CreateVolumeRequest { name: name.clone(), driver, source, options, when_lost };
+    let answers = ask_each(clients, move |client: Client| {
+        let request = request.clone();
+        async move { client.create_volume(&request).await }
+    });
+    let mut records = Vec::new();
+    let mut failed = None;
+    for (client, answer) in answers.await {
+        match answer {
+            Ok(record) => records.push(record),
+            Err(error) if failed.is_none() => failed = Some((client, error)),
+            Err(error) => cluster.warn(&error),
+        }
+    }
+    if !records.is_empty() {
+        printer.either(&records, || table(&records))?;
+    }
+    match failed {
+        None => Ok(()),
+        Some((client, error)) => Err(error).doing(|| format!("{} on {}", action(), client.node_name())),
+    }
 }
 
 async fn all(cluster: &Cluster, node: Option<&NodeName>) -> Result<Vec<(Client, VolumeRecord)>, Cause> {
@@ -154,14 +186,15 @@ async fn prune(args: LsArgs, printer: Printer) -> Result<(), Failure> {
 }
 
 fn table(records: &[VolumeRecord]) -> String {
-    let mut table = Table::new(&["NAME", "NODE", "DRIVER", "CREATED", "USED BY"]);
-    for VolumeRecord { spec, node, used_by, .. } in records {
+    let mut table = Table::new(&["NAME", "NODE", "DRIVER", "SOURCE", "CREATED", "USED BY"]);
+    for VolumeRecord { spec, node, used_by, lost, .. } in records {
         let created = print::since(&spec.created_at).map(|span| format!("{span} ago"));
         let users: Vec<&str> = used_by.iter().map(|name| name.as_str()).collect();
         table.row([
             spec.name.to_string(),
             node.to_string(),
-            spec.driver.to_string(),
+            if lost.is_some() { format!("{} (lost)", spec.driver) } else { spec.driver.to_string() },
+            spec.source.clone(),
             created.unwrap_or_default(),
             users.join(","),
         ]);
@@ -176,15 +209,17 @@ mod tests {
 
     #[test]
     fn volumes_are_listed_with_their_users() {
-        let record = |name: &str, users: &[&str]| VolumeRecord {
-            spec: VolumeSpec { name: name.parse().unwrap(), driver: Driver::Local, created_at: String::new() },
-            node: "n1".parse().unwrap(),
-            used_by: users.iter().map(|user| user.parse().unwrap()).collect(),
-            path: None,
+        let record = |name: &str, users: &[&str], lost: Option<&str>| {
+            let mut spec = VolumeSpec::local(name.parse().unwrap(), String::new());
+            if lost.is_some() {
+                (spec.driver, spec.source) = (Driver::Nfs, "server:/data".into());
+            }
+            let used_by = users.iter().map(|user| user.parse().unwrap()).collect();
+            VolumeRecord { spec, node: "n1".parse().unwrap(), used_by, path: None, lost: lost.map(str::to_owned) }
         };
-        let expected = "NAME    NODE   DRIVER   CREATED   USED BY\n\
-                        data    n1     local    -         web\n\
-                        spare   n1     local    -         -\n";
-        assert_eq!(table(&[record("data", &["web"]), record("spare", &[])]), expected);
+        let expected = "NAME    NODE   DRIVER       SOURCE         CREATED   USED BY\n\
+                        data    n1     local        -              -         web\n\
+                        spare   n1     nfs (lost)   server:/data   -         -\n";
+        assert_eq!(table(&[record("data", &["web"], None), record("spare", &[], Some("it is gone"))]), expected);
     }
 }

@@ -14,5 +14,6 @@ mod operator;
 mod races;
 mod rollback;
 mod sessions;
+mod shared_volumes;
 mod soak;
 mod volumes;
