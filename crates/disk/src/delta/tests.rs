@@ -6,6 +6,8 @@ use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use drover_model::Compression;
 use drover_sys::words::{PAGE_WORDS, Sharing, Words};
@@ -461,6 +463,32 @@ fn a_mapping_that_is_written_to_between_rounds_is_noticed() {
     journey.check();
 }
 
+/// Programs make and remove directories while they are looked at.
+#[test]
+fn directories_may_come_and_go_while_they_are_looked_at() {
+    let journey = Journey::new();
+    let removed = Arc::new(AtomicBool::new(false));
+    let (root, ended) = (journey.root().to_owned(), Arc::clone(&removed));
+    let program = std::thread::spawn(move || {
+        while !ended.load(Ordering::Relaxed) {
+            fs::create_dir_all(root.join("a/b")).unwrap();
+            fs::write(root.join("a/b/c"), "c").unwrap();
+            fs::remove_dir_all(root.join("a")).unwrap();
+        }
+    });
+    let mut stream = Vec::new();
+    let mut source = Source::new(&mut stream, Compression::None, &[journey.tree()]).unwrap();
+    for _ in 0..300 {
+        source.round().unwrap();
+    }
+    removed.store(true, Ordering::Relaxed);
+    program.join().unwrap();
+    source.last().unwrap();
+    source.into_inner();
+    journey.receive(&stream).unwrap();
+    journey.check();
+}
+
 #[test]
 fn a_large_sparse_file_takes_no_time_and_its_holes_stay() {
     let journey = Journey::new();
@@ -490,7 +518,8 @@ fn a_tree_in_memory_is_compared_by_content() {
     let mut mapped = Words::of_file(&file, 0, 256, Sharing::Shared).unwrap();
     mapped.write(3 * PAGE_WORDS, 1);
     let mut stream = Vec::new();
-    let tree = Tree { path: source_root.path().to_owned(), in_memory: true };
+    // Found out without being told.
+    let tree = Tree { path: source_root.path().to_owned(), in_memory: false };
     let mut source = Source::new(&mut stream, Compression::None, &[tree]).unwrap();
     source.round().unwrap();
     mapped.write(3 * PAGE_WORDS, 2);
