@@ -151,15 +151,6 @@ pub enum MountKind {
 }
 
 impl Mount {
-    /// Whether its files travel with the container.
-    #[must_use]
-    pub fn travels(&self) -> bool {
-        match self.kind {
-            MountKind::Local { .. } | MountKind::Tmpfs { .. } => true,
-            MountKind::Shared { .. } => false,
-        }
-    }
-
     /// The local volume that it shows, if it is one.
     #[must_use]
     pub fn local(&self) -> Option<&VolumeName> {

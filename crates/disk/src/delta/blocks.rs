@@ -48,10 +48,6 @@ impl<O: Outlet> Blocks<O> {
         &mut self.out
     }
 
-    pub fn into_inner(self) -> O {
-        self.out
-    }
-
     fn emit(&mut self) -> io::Result<()> {
         if self.buffer.is_empty() {
             return Ok(());

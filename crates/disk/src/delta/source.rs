@@ -46,7 +46,8 @@ pub struct Sent {
     pub bytes: u64,
 }
 
-/// Trees that travel.
+/// Trees that travel. To drop it takes a while where pages were watched (a tenth of a second and more): the kernel waits
+/// until nobody can be in the tracepoints any more. Nobody should wait for that while a container is frozen.
 pub struct Source<O> {
     blocks: Blocks<O>,
     trees: Vec<Travelling>,
@@ -109,12 +110,6 @@ impl<O: Outlet> Source<O> {
         Ok(Self { blocks, trees, written, buffer: vec![0; READ], tally: Tally::default(), young })
     }
 
-    /// Whether the kernel tells which pages of large files are written.
-    #[must_use]
-    pub fn watches(&self) -> bool {
-        self.written.is_some()
-    }
-
     /// Sends what has changed since the last round, in the first one everything, while programs go on.
     ///
     /// # Errors
@@ -134,12 +129,6 @@ impl<O: Outlet> Source<O> {
     /// Where it goes.
     pub fn outlet(&mut self) -> &mut O {
         self.blocks.outlet()
-    }
-
-    /// Where it went. That takes a while where pages were watched (a tenth of a second and more): the kernel waits until
-    /// nobody can be in the tracepoints any more. Nobody should wait for it while a container is frozen.
-    pub fn into_inner(self) -> O {
-        self.blocks.into_inner()
     }
 
     fn send(&mut self, live: bool, end: &Record) -> Result<Sent, LayerError> {

@@ -263,7 +263,7 @@ fn travel(rounds: &[Vec<Deed>], prepare: impl Fn(Source<&mut Vec<u8>>) -> Source
         }
     }
     source.last().unwrap();
-    source.into_inner();
+    drop(source);
     assert_eq!(journey.receive(&stream).unwrap(), rounds.len());
     journey.check();
 }
@@ -312,7 +312,7 @@ proptest! {
         source.round().unwrap();
         fs::rename(path(journey.root(), 0), path(journey.root(), 8)).unwrap();
         source.last().unwrap();
-        source.into_inner();
+        drop(source);
         let mut spoilt = stream.clone();
         for (index, flip) in &flips {
             let index = index.index(spoilt.len());
@@ -412,7 +412,7 @@ fn of_a_file_that_is_changed_in_place_the_changed_blocks_cross() {
         assert!(sent.bytes < changed * 11 / 10, "{sent:?}");
         assert_eq!(source.round().unwrap().content, 0);
         source.last().unwrap();
-        source.into_inner();
+        drop(source);
         journey.receive(&stream).unwrap();
         journey.check();
     }
@@ -434,7 +434,7 @@ fn a_file_that_gets_another_name_does_not_cross_again() {
     let sent = source.round().unwrap();
     assert_eq!(sent.content, 0, "{sent:?}");
     source.last().unwrap();
-    source.into_inner();
+    drop(source);
     journey.receive(&stream).unwrap();
     journey.check();
 }
@@ -458,7 +458,7 @@ fn a_mapping_that_is_written_to_between_rounds_is_noticed() {
     assert_eq!(sent.content, 2 * 4096, "{sent:?}");
     mapped.write(5 * PAGE_WORDS, 5);
     source.last().unwrap();
-    source.into_inner();
+    drop(source);
     journey.receive(&stream).unwrap();
     journey.check();
 }
@@ -484,7 +484,7 @@ fn directories_may_come_and_go_while_they_are_looked_at() {
     removed.store(true, Ordering::Relaxed);
     program.join().unwrap();
     source.last().unwrap();
-    source.into_inner();
+    drop(source);
     journey.receive(&stream).unwrap();
     journey.check();
 }
@@ -500,7 +500,7 @@ fn a_large_sparse_file_takes_no_time_and_its_holes_stay() {
     assert_eq!(source.round().unwrap().content, 4096);
     file.write_all_at(b"farther", (1 << 39) + (1 << 30)).unwrap();
     let sent = source.last().unwrap();
-    source.into_inner();
+    drop(source);
     assert_eq!(sent.content, 4096);
     journey.receive(&stream).unwrap();
     let arrived = fs::metadata(journey.arrived().join("sparse")).unwrap();
@@ -524,7 +524,7 @@ fn a_tree_in_memory_is_compared_by_content() {
     source.round().unwrap();
     mapped.write(3 * PAGE_WORDS, 2);
     let sent = source.last().unwrap();
-    source.into_inner();
+    drop(source);
     assert_eq!(sent.content, 4096);
     journey.receive(&stream).unwrap();
     let digest = |path: &Path| layer::pack(path, &mut io::sink()).unwrap().digest;

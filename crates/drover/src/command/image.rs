@@ -8,13 +8,13 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use drover_api::{Client, ImageInfo, ImportQuery};
+use drover_api::{Client, ClientError, ImageInfo, ImportQuery};
 use drover_model::{Digest, NodeName};
 use serde::Serialize;
 
 use super::open;
 use crate::archive;
-use crate::cluster::ask_each;
+use crate::cluster::{Cluster, ask_each};
 use crate::failure::{Cause, Doing, Failure};
 use crate::print::{self, Printer};
 use crate::table::Table;
@@ -105,9 +105,19 @@ async fn import(args: ImportArgs, printer: Printer) -> Result<(), Failure> {
         let (name, path, query) = (name.clone(), path.clone(), query.clone());
         async move { client.import_image(&name, &query, archive::stream(&path)).await }
     });
+    show_placed(&cluster, printer, answers.await, action)
+}
+
+/// Shows the nodes that have an image now; the first that failed makes the command fail.
+fn show_placed(
+    cluster: &Cluster,
+    printer: Printer,
+    answers: Vec<(Client, Result<ImageInfo, ClientError>)>,
+    action: impl Fn() -> String,
+) -> Result<(), Failure> {
     let mut placed = Vec::new();
     let mut failed = None;
-    for (client, answer) in answers.await {
+    for (client, answer) in answers {
         match answer {
             Ok(image) => placed.push(Placed { node: client.node_name().clone(), image }),
             Err(error) if failed.is_none() => failed = Some((client, error)),

@@ -3,10 +3,10 @@
 use std::io::Read;
 
 use clap::Args;
-use drover_api::{Client, ClientError, PullRequest, PushRequest, RegistryCredentials};
+use drover_api::{Client, PullRequest, PushRequest, RegistryCredentials};
 use drover_model::NodeName;
 
-use super::{Placed, table};
+use super::show_placed;
 use crate::cluster::ask_each;
 use crate::command::open;
 use crate::failure::{Doing, Failure};
@@ -76,22 +76,7 @@ pub async fn pull(args: PullArgs, printer: Printer) -> Result<(), Failure> {
         let request = request.clone();
         async move { client.pull_image(&request).await }
     });
-    let mut placed = Vec::new();
-    let mut failed: Option<(Client, ClientError)> = None;
-    for (client, answer) in answers.await {
-        match answer {
-            Ok(image) => placed.push(Placed { node: client.node_name().clone(), image }),
-            Err(error) if failed.is_none() => failed = Some((client, error)),
-            Err(error) => cluster.warn(&error),
-        }
-    }
-    if !placed.is_empty() {
-        printer.either(&placed, || table(&placed))?;
-    }
-    match failed {
-        None => Ok(()),
-        Some((client, error)) => Err(error).doing(|| format!("{} on {}", action(), client.node_name())),
-    }
+    show_placed(&cluster, printer, answers.await, action)
 }
 
 /// From one node that has it.
