@@ -256,10 +256,13 @@ impl<W: Write> Round<'_, W> {
         if reading.stat.st_ino != inode {
             return Ok(());
         }
+        // Before anything is said of it: whoever is told of a file must get it.
+        let watched = written.is_some();
+        let Some(attributes) = self.attributes(path, &reading.stat)? else { return Ok(()) };
         let (number, is_new) = self.number(Kind::File, path, inode, fates)?;
         let name = match fates.done.get(&number) {
             Some(name) => *name,
-            None => self.content(path, &reading, number, is_new, pages, written.is_some())?,
+            None => self.content(path, &reading, attributes, number, is_new, pages, watched)?,
         };
         fates.done.insert(number, name);
         let mut look = Look::new(&reading.stat, self.young);
@@ -307,17 +310,18 @@ impl<W: Write> Round<'_, W> {
     }
 
     /// Sends what of a file's content and attributes the target does not have; gives the name of the attributes.
+    #[expect(clippy::too_many_arguments, reason = "what `file` has found out, used in one place")]
     fn content(
         &mut self,
         path: &TreePath,
         reading: &Reading,
+        attributes: Attributes,
         number: Number,
         is_new: bool,
         pages: Option<drover_sys::written::Pages>,
         watched: bool,
     ) -> Result<Hash, LayerError> {
         let before = self.tree.known.node(path).map(|node| node.attributes);
-        let Some(attributes) = self.attributes(path, &reading.stat)? else { return Ok(hash::UNKNOWN) };
         let name = hash::of_entry(Kind::File, &attributes, &[]);
         let Some(file) = self.tree.known.files.get_mut(&number) else { return Ok(name) };
         let extents = watched.then(|| reading.extents()).flatten();
@@ -348,9 +352,14 @@ impl<W: Write> Round<'_, W> {
         Ok(name)
     }
 
-    /// Opens the directory around an entry; whether it is there.
+    /// Opens the directory around an entry; whether it is there, and the target has it. One that was gone for a moment the
+    /// target has not been told of.
     fn enter(&mut self, path: &TreePath) -> Result<bool, LayerError> {
         let directory = path.parent();
+        let known = self.tree.known.node(&directory);
+        if !path.is_top() && !known.is_some_and(|node| matches!(node.content, Content::Directory(_))) {
+            return Ok(false);
+        }
         if self.parent.as_ref().is_none_or(|(open, _)| *open != directory) {
             self.parent = match open_directory(&self.tree.top, &directory, OFlags::RDONLY, Links::Refused) {
                 Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => None,

@@ -478,7 +478,7 @@ fn directories_may_come_and_go_while_they_are_looked_at() {
     });
     let mut stream = Vec::new();
     let mut source = Source::new(&mut stream, Compression::None, &[journey.tree()]).unwrap();
-    for _ in 0..300 {
+    for _ in 0..1000 {
         source.round().unwrap();
     }
     removed.store(true, Ordering::Relaxed);
