@@ -165,7 +165,7 @@ pub(super) fn send<W: Write>(
     }
     let blocks = size.div_ceil(BLOCK as u64);
     let next = |block: u64| suspects.next(block).map_or(settled.max(block), |next| next.min(settled.max(block)));
-    let mut data = Data { file: &reading.file, from: 0, to: 0 };
+    let mut data = Data::of(&reading.file);
     let mut block = next(0);
     while block < blocks {
         let hole_end = data.from(block * BLOCK as u64).map_err(failed)? / BLOCK as u64;
@@ -193,15 +193,19 @@ pub(super) fn send<W: Write>(
 }
 
 /// Where a file has data, as far as it was asked.
-struct Data<'a> {
+pub(super) struct Data<'a> {
     file: &'a OwnedFd,
     from: u64,
     to: u64,
 }
 
-impl Data<'_> {
+impl<'a> Data<'a> {
+    pub fn of(file: &'a OwnedFd) -> Self {
+        Self { file, from: 0, to: 0 }
+    }
+
     /// The first offset from `offset` on at which there are data; then `to` is where they end.
-    fn from(&mut self, offset: u64) -> Result<u64, Errno> {
+    pub fn from(&mut self, offset: u64) -> Result<u64, Errno> {
         if offset >= self.to {
             self.from = match rustix::fs::seek(self.file, SeekFrom::Data(offset)) {
                 // Nothing but a hole is left.

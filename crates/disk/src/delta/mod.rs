@@ -38,6 +38,7 @@
 mod blocks;
 mod content;
 mod hash;
+mod have;
 mod known;
 mod plan;
 mod receive;
@@ -45,6 +46,7 @@ mod record;
 mod scan;
 mod source;
 
+pub use have::{Having, hear, tell};
 pub use receive::{Place, receive};
 pub use source::{Sent, Source, Tree};
 

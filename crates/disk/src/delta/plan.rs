@@ -107,19 +107,23 @@ impl<W: Write> Round<'_, W> {
                 });
             }
         }
-        // A file that another one has replaced under its only name becomes that one: much of it may be the same.
-        let (mut heirs, mut inherited) = (HashSet::new(), HashSet::new());
+        // A file that another one has replaced under all its names becomes that one: much of it may be the same.
+        let (mut heirs, mut inherited) = (HashMap::new(), HashMap::new());
         for change in changes {
-            if let Change::Found(path, stat) = change
-                && kind_of(stat) == Some(Kind::File)
-                && known.copy_of(stat.st_ino, Kind::File).is_none()
-                && let Some(Node { kind: Kind::File, content: Content::File(number), .. }) = known.node(path)
-                && !self.lives_on(*number, &fates)
-                && inherited.insert(*number)
-                && heirs.insert(stat.st_ino)
-                && let Some(lost) = fates.lost.get_mut(number)
-            {
+            let Change::Found(path, stat) = change else { continue };
+            let Some(Node { kind: Kind::File, content: Content::File(number), .. }) = known.node(path) else {
+                continue;
+            };
+            let (number, inode) = (*number, stat.st_ino);
+            let is_new = kind_of(stat) == Some(Kind::File) && known.copy_of(inode, Kind::File).is_none();
+            let inherits = match (heirs.get(&inode), inherited.get(&number)) {
+                (None, None) => is_new && !self.lives_on(number, &fates),
+                (heir, by) => heir == Some(&number) && by == Some(&inode),
+            };
+            if inherits && let Some(lost) = fates.lost.get_mut(&number) {
                 lost.remove(path);
+                heirs.insert(inode, number);
+                inherited.insert(number, inode);
             }
         }
         fates
@@ -219,10 +223,7 @@ impl<W: Write> Round<'_, W> {
                     Err(errno) => return Err(LayerError::file("read", path, errno)),
                 }
             }
-            Kind::CharacterDevice | Kind::BlockDevice => {
-                Body::Node(kind, (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev)))
-            }
-            _ => Body::Node(kind, (0, 0)),
+            _ => Body::of_node(kind, stat),
         };
         let Some(attributes) = self.attributes(path, stat)? else { return Ok(()) };
         let name = hash::of_entry(kind, &attributes, &body.bytes());

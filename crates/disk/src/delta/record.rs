@@ -2,6 +2,8 @@
 
 use std::io::{self, Read, Write};
 
+use rustix::fs::Stat;
+
 use crate::layer::format::{
     Attributes, CHUNK, Kind, LARGEST_FILE, read_array, read_attributes, read_kind, read_path, read_text, read_u32,
     read_u64, write_attributes, write_bytes16, write_bytes32,
@@ -30,6 +32,13 @@ impl Body {
             Self::Symlink(_) => Kind::Symlink,
             Self::Node(kind, _) => *kind,
         }
+    }
+
+    /// Of what is there.
+    pub fn of_node(kind: Kind, stat: &Stat) -> Self {
+        let device = matches!(kind, Kind::CharacterDevice | Kind::BlockDevice);
+        let numbers = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
+        Self::Node(kind, if device { numbers } else { (0, 0) })
     }
 
     /// As the name of an entry has it.

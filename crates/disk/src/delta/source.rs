@@ -13,6 +13,7 @@ use rustix::fs::{Mode, OFlags};
 
 use super::blocks::Blocks;
 use super::content::LARGE;
+use super::have::Having;
 use super::known::{Content, Known};
 use super::plan::Round;
 use super::record::{MAGIC, Record, VERSION};
@@ -86,12 +87,20 @@ impl fmt::Debug for Travelling {
 }
 
 impl<O: Outlet> Source<O> {
-    /// Begins a stream of these trees; the target has nothing of them.
+    /// Begins a stream of these trees to a target that has nothing of them.
     ///
     /// # Errors
     /// When one cannot be opened, or nothing be sent.
     pub fn new(out: O, compression: Compression, trees: &[Tree]) -> Result<Self, LayerError> {
-        let open = |tree: &Tree| {
+        Self::beyond(Having::default(), out, compression, trees)
+    }
+
+    /// Begins a stream of these trees to a target that has some of it already.
+    ///
+    /// # Errors
+    /// When one cannot be opened, or nothing be sent.
+    pub fn beyond(mut having: Having, out: O, compression: Compression, trees: &[Tree]) -> Result<Self, LayerError> {
+        let open = |(index, tree): (usize, &Tree)| {
             let top = rustix::fs::open(&tree.path, OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
             let failed = |errno: rustix::io::Errno| LayerError::File {
                 attempt: "open",
@@ -100,9 +109,9 @@ impl<O: Outlet> Source<O> {
             };
             let top = top.map_err(failed)?;
             let in_memory = tree.in_memory || !times_tell(&top).map_err(failed)?;
-            Ok(Travelling { top, in_memory, known: Known::default(), path: tree.path.clone() })
+            Ok(Travelling { top, in_memory, known: having.take(index), path: tree.path.clone() })
         };
-        let trees = trees.iter().map(open).collect::<Result<_, LayerError>>()?;
+        let trees = trees.iter().enumerate().map(open).collect::<Result<_, LayerError>>()?;
         let mut blocks = Blocks::new(out, compression).map_err(LayerError::Write)?;
         blocks.send_raw([&MAGIC[..], &VERSION.to_le_bytes()].concat()).map_err(LayerError::Write)?;
         // Without it large files that have changed are read whole.

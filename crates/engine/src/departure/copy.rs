@@ -67,7 +67,7 @@ impl Departure {
     pub(super) fn rounds(&mut self, out: StreamSender) -> Result<Rounds<Revocable>, RoundError> {
         let new = || {
             let out = Revocable { out, given_up: Arc::clone(&self.given_up) };
-            Rounds::new(out, self.compression, rand::random(), self.inner.backend)
+            Rounds::new(out, self.settings.compression, rand::random(), self.inner.backend)
         };
         self.rounds.take().map_or_else(new, Ok)
     }
@@ -113,7 +113,8 @@ impl Departure {
             return Ok(files);
         }
         let out = Revocable { out, given_up: Arc::clone(&self.given_up) };
-        let files = delta::Source::new(out, self.compression, &trees(&self.container));
+        let having = self.having.take().map_or_else(|| self.told.take(), Ok)?;
+        let files = delta::Source::beyond(having, out, self.settings.compression, &trees(&self.container));
         files.map_err(|error| failure(FILES, &error))
     }
 
