@@ -1,7 +1,7 @@
 //! What the target does at each step of a migration. Everything here blocks.
 
 use std::io::{BufReader, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -159,9 +159,12 @@ impl Arrival {
             let again = || Explained { reason: format!("the stream {stream:?} came twice"), hint: None };
             let input = link.take_stream(stream).ok_or_else(again)?;
             let (shared, happened) = (Arc::clone(&self.shared), happened.clone());
+            let (inner, digest) = (Arc::clone(&self.inner), self.container.spec().image_digest);
             let receive = move || {
+                // It may not be here yet; it is once files come.
+                let layers = || inner.images.find(digest.as_str()).map(|image| image.trees).unwrap_or_default();
                 let stored = |part| happened(TargetInput::RoundStored(part));
-                let received = receive(stream, &places, input, &shared, stored);
+                let received = receive(stream, &places, layers, input, &shared, stored);
                 if let Err(why) = &received {
                     happened(TargetInput::ReceiveFailed(why.clone()));
                 }
@@ -308,6 +311,7 @@ fn tell(trees: Vec<Place>, link: &Link, happened: impl Fn(TargetInput) + Send + 
 fn receive(
     stream: Stream,
     places: &[Place],
+    layers: impl Fn() -> Vec<PathBuf>,
     input: ChannelReader,
     shared: &Mutex<Arrived>,
     stored: impl Fn(Part),
@@ -323,7 +327,7 @@ fn receive(
             received.map(drop).map_err(|error| failure("cannot receive memory", &error))?;
         }
         (Stream::Files, places) => {
-            let received = delta::receive(places, &mut input, || stored(Part::Files));
+            let received = delta::receive(places, layers, &mut input, || stored(Part::Files));
             received.map(drop).map_err(|error| failure("cannot receive the container's files", &error))?;
         }
         (_, [place]) => {

@@ -13,6 +13,7 @@ use drover_sys::written::WrittenPages;
 use rustix::fs::{OFlags, Stat};
 use rustix::io::Errno;
 
+use super::chunks::Chunks;
 use super::content::{self, LARGE, Reading, Suspects};
 use super::hash::{self, Hash};
 use super::known::{Content, Look, Node, Number, each_file};
@@ -28,6 +29,8 @@ use crate::xattr;
 pub(super) struct Round<'a, W> {
     pub tree: &'a mut Travelling,
     pub written: Option<&'a WrittenPages>,
+    /// What the target has beside the trees.
+    pub chunks: Option<&'a mut Chunks>,
     /// Whether programs may go on writing.
     pub live: bool,
     /// Change times from this one on may stand still.
@@ -334,7 +337,7 @@ impl<W: Write> Round<'_, W> {
             begin(self.out).map_err(LayerError::Write)?;
             file.size = reading.size();
         }
-        let sent = content::send(reading, path, file, &suspects, self.out, self.buffer, |out| {
+        let sent = content::send(reading, path, file, &suspects, self.chunks.as_deref_mut(), self.out, self.buffer, |out| {
             if !std::mem::replace(&mut begun, true) {
                 begin(out)?;
             }

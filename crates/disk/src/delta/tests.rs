@@ -185,6 +185,7 @@ impl Journey {
         let journey = Self { source: new(), target: new() };
         fs::create_dir(journey.target.path().join("tree")).unwrap();
         fs::create_dir(journey.target.path().join("aside")).unwrap();
+        fs::create_dir_all(journey.target.path().join("layer/tree")).unwrap();
         journey
     }
 
@@ -200,13 +201,18 @@ impl Journey {
         self.target.path().join("tree")
     }
 
+    /// A layer that both have.
+    fn bases(&self) -> Vec<PathBuf> {
+        vec![self.target.path().join("layer/tree")]
+    }
+
     fn place(&self) -> Place {
         Place { path: self.arrived(), aside: Some(self.target.path().join("aside")) }
     }
 
     fn receive(&self, stream: &[u8]) -> Result<usize, LayerError> {
         let mut rounds = 0;
-        receive(&[self.place()], stream, || rounds += 1)?;
+        receive(&[self.place()], || self.bases(), stream, || rounds += 1)?;
         assert_eq!(fs::read_dir(self.target.path().join("aside")).unwrap().count(), 0, "nothing stays aside");
         Ok(rounds)
     }
@@ -397,13 +403,13 @@ proptest! {
         let _ = journey.receive_hostile(&invented);
         let mut outside: Vec<OsString> = fs::read_dir(journey.target.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         outside.sort();
-        prop_assert_eq!(outside, [OsStr::new("aside"), OsStr::new("tree")]);
+        prop_assert_eq!(outside, [OsStr::new("aside"), OsStr::new("layer"), OsStr::new("tree")]);
     }
 }
 
 impl Journey {
     fn receive_hostile(&self, stream: &[u8]) -> Result<Sent, LayerError> {
-        receive(&[self.place()], stream, || ())
+        receive(&[self.place()], || self.bases(), stream, || ())
     }
 }
 
@@ -517,6 +523,35 @@ fn of_what_the_target_has_only_the_changes_cross() {
     let sent = send(told(&journey).unwrap());
     assert_eq!((sent.entries, sent.content), (3, 4096 + 7), "{sent:?}");
     assert!(sent.bytes < 6000, "{sent:?}");
+}
+
+#[test]
+fn what_is_in_a_layer_of_the_image_does_not_cross() {
+    let journey = Journey::new();
+    let layer = &journey.bases()[0];
+    let mut content = vec![0; 5_000_000];
+    blake3::Hasher::new().finalize_xof().fill(&mut content);
+    fs::create_dir(layer.join("usr")).unwrap();
+    fs::write(layer.join("usr/library"), &content).unwrap();
+    // As a copy-up leaves it, and as part of something else.
+    fs::write(journey.root().join("library"), &content).unwrap();
+    fs::write(journey.root().join("built"), [&b"begins otherwise"[..], &content[1_000_000..4_000_000]].concat()).unwrap();
+    let mut stream = Vec::new();
+    let source = Source::new(&mut stream, Compression::None, &[journey.tree()]).unwrap();
+    let mut source = source.over(journey.bases());
+    let sent = source.round().unwrap();
+    source.last().unwrap();
+    drop(source);
+    assert!(sent.content < 400_000, "{sent:?} of 8 MB that are there already");
+    journey.receive(&stream).unwrap();
+    journey.check();
+    // One that differs on the target is noticed, and nothing that lies outside is read.
+    fs::write(layer.join("usr/library"), vec![1; 5_000_000]).unwrap();
+    let refused = journey.receive(&stream).unwrap_err().to_string();
+    assert!(refused.contains("is not what it is on the source"), "{refused}");
+    fs::remove_dir_all(layer.join("usr")).unwrap();
+    std::os::unix::fs::symlink("/usr", layer.join("usr")).unwrap();
+    assert!(matches!(journey.receive(&stream).unwrap_err(), LayerError::File { .. }));
 }
 
 #[test]

@@ -115,7 +115,10 @@ impl Departure {
         let out = Revocable { out, given_up: Arc::clone(&self.given_up) };
         let having = self.having.take().map_or_else(|| self.told.take(), Ok)?;
         let files = delta::Source::beyond(having, out, self.settings.compression, &trees(&self.container));
-        files.map_err(|error| failure(FILES, &error))
+        // Without it what is in the image crosses, too.
+        let image = self.inner.images.find(self.container.spec().image_digest.as_str());
+        let layers = image.map(|image| image.trees).unwrap_or_default();
+        files.map(|files| files.over(layers)).map_err(|error| failure(FILES, &error))
     }
 
     /// Memory's part of a round.
