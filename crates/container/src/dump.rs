@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use drover_model::Neighbour;
+use drover_model::{Bytes, Neighbour};
 
 use crate::criu::{
     Coverage, CriuError, Known, Mappings, Options, PageServer, RequestKind, Sleepers, Told, Worker, let_sleep,
@@ -35,6 +35,8 @@ pub struct DumpRequest {
     pub sleepers: Sleepers,
     /// Pages that the target has already.
     pub coverage: Coverage,
+    /// The largest deleted but open file that travels. CRIU's default, 1 MiB, is what its users stumble over.
+    pub deleted_files: Bytes,
     /// The flags of their mappings, as they were read before.
     pub mappings: Mappings,
     /// A CRIU process that was started before the container was frozen, and that found the page server's socket at
@@ -72,8 +74,6 @@ pub const NETWORK: &str = "drover-network";
 /// How long CRIU may be silent. It is so for as long as memory crosses; the migration's own deadline, which looks at what
 /// crosses, comes first.
 pub const PATIENCE: Duration = Duration::from_secs(600);
-/// The largest deleted but open file that travels: 1 GiB. CRIU's default, 1 MiB, is what its users stumble over.
-const GHOST_LIMIT: u32 = 1 << 30;
 /// CRIU's log level: errors.
 pub const LOG_LEVEL: i32 = 1;
 
@@ -87,7 +87,7 @@ pub const LOG_LEVEL: i32 = 1;
 /// For whatever cannot travel, and when CRIU fails. The processes are frozen in any case.
 pub fn dump(request: DumpRequest, mut cut_network: impl FnMut() -> bool) -> Result<Told, DumpError> {
     let DumpRequest { layout, pid, processes, freezer, terminal, unread_stdin, neighbours, sleepers, .. } = request;
-    let DumpRequest { coverage, mappings, worker, .. } = request;
+    let DumpRequest { coverage, mappings, worker, deleted_files, .. } = request;
     let open = |path: PathBuf| File::open(&path).map_err(|error| DumpError::Open(path, error));
     let images = open(layout.images())?;
     let work = open(layout.criu_work())?;
@@ -116,7 +116,7 @@ pub fn dump(request: DumpRequest, mut cut_network: impl FnMut() -> bool) -> Resu
         log_file: Some("dump.log".to_owned()),
         page_server: Some(PageServer { fd: Some(PAGE_SERVER) }),
         manage_cgroups_mode: Some(0),
-        ghost_limit: Some(GHOST_LIMIT),
+        ghost_limit: Some(u32::try_from(deleted_files.0).unwrap_or(u32::MAX)),
         external,
         freeze_cgroup: freezer.to_str().map(str::to_owned),
         timeout: Some(30),

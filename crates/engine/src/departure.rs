@@ -265,6 +265,7 @@ impl Departure {
                 neighbours,
                 sleepers,
                 coverage,
+                deleted_files: self.settings.deleted_files(),
                 mappings: std::mem::take(&mut self.mappings),
                 worker,
             };

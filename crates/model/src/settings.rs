@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::Bandwidth;
+use crate::{Bandwidth, Bytes};
 
 /// How memory crosses.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -119,6 +119,9 @@ pub enum InvalidSettings {
     /// A wish for memory where none crosses.
     #[error("when only files are sent ahead, {0} means nothing")]
     Sync(&'static str),
+    /// CRIU counts them with 32 bits.
+    #[error("deleted files of {0} cannot travel; it must be less than 4 GiB")]
+    DeletedFiles(Bytes),
     /// A bound that nothing crosses.
     #[error("a bandwidth of {0} is less than {least}", least = Bandwidth::LEAST)]
     Bandwidth(Bandwidth),
@@ -178,6 +181,10 @@ pub struct Settings {
     pub bandwidth: Option<Bandwidth>,
     /// How pages are packed.
     pub compression: Compression,
+    /// The largest file, in bytes, that may travel although it was deleted, because a program still has it open; 1 GiB when
+    /// left out, and less than 4 GiB. It crosses while the container is frozen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deleted_files: Option<Bytes>,
     /// Only send the container's files ahead, and leave it where it is: a later move sends what has changed since.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub sync: bool,
@@ -221,10 +228,19 @@ impl Settings {
         if self.mode == Mode::PreCopy && (self.stop_rule == StopRule::Rounds(0) || self.max_rounds == Some(0)) {
             return Err(InvalidSettings::None);
         }
+        if u32::try_from(self.deleted_files().0).is_err() {
+            return Err(InvalidSettings::DeletedFiles(self.deleted_files()));
+        }
         match self.bandwidth {
             Some(bandwidth) if bandwidth < Bandwidth::LEAST => Err(InvalidSettings::Bandwidth(bandwidth)),
             _ => Ok(()),
         }
+    }
+
+    /// The largest deleted but open file that travels.
+    #[must_use]
+    pub fn deleted_files(&self) -> Bytes {
+        self.deleted_files.unwrap_or(Bytes(1 << 30))
     }
 
     /// What to do when no further round brings the pause within the budget.
@@ -261,6 +277,7 @@ mod tests {
             (r#"{"mode": "pre-copy", "stop_rule": {"rounds": 0}}"#, "at least one round"),
             (r#"{"sync": true, "mode": "pre-copy"}"#, "a mode means nothing"),
             (r#"{"sync": true, "downtime_ms": 1}"#, "a budget for the pause means nothing"),
+            (r#"{"deleted_files": 4294967296}"#, "deleted files of 4.0 GiB cannot travel"),
             (r#"{"bandwidth": 1}"#, "1bit is less than 64kbit"),
         ] {
             let settings: Settings = serde_json::from_str(text).unwrap();

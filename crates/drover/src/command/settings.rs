@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 use clap::builder::PossibleValue;
-use drover_model::{Bandwidth, Compression, Fallback, Mode, Settings, StopRule};
+use drover_model::{Bandwidth, Bytes, Compression, Fallback, Mode, Settings, StopRule};
 
 use crate::unit;
 
@@ -32,6 +32,9 @@ pub struct SettingsArgs {
     /// How pages are packed
     #[arg(long, default_value = "auto")]
     compress: Word<Compression>,
+    /// The largest deleted but open file that may travel, as in 100m [default: 1g]
+    #[arg(long, allow_hyphen_values = true, value_name = "SIZE")]
+    deleted_files: Option<Bytes>,
 }
 
 impl SettingsArgs {
@@ -44,6 +47,7 @@ impl SettingsArgs {
             max_rounds: self.max_rounds,
             bandwidth: self.bandwidth,
             compression: self.compress.0,
+            deleted_files: self.deleted_files,
             sync: false,
         }
     }

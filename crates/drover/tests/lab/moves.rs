@@ -183,6 +183,21 @@ fn files_travel_deleted_ones_that_are_open_too() {
 }
 
 #[test]
+fn a_deleted_file_travels_up_to_the_size_that_is_allowed() {
+    let lab = Lab::with_toolbox();
+    let script = "exec 5<>/root/file; rm /root/file; head -c 3000000 /dev/zero | tr '\\0' x >&5; echo written; \
+                  while ! test -e /go; do sleep 0.02; done; wc -c </proc/self/fd/5; sleep 1000";
+    lab.drover(("run --node n1 --name box -d toolbox bash -c", script)).well();
+    lab.await_log("box", "written");
+    let error = lab.drover("migrate box --to n2 --deleted-files 1m").hinted_refusal();
+    assert!(error.contains("/root/file") && error.contains("--deleted-files"), "{error}");
+    assert_eq!(lab.inspect("box")["node"], "n1");
+    lab.migrate("box", "n2");
+    lab.inside("box", "touch /go");
+    lab.await_log("box", "3000000");
+}
+
+#[test]
 fn processes_and_the_pipes_between_them_travel() {
     let lab = Lab::with_toolbox();
     let script = "(i=0; while ! test -e /end; do i=$((i + 1)); echo $i; sleep 0.005; done) | cat | while read n; do echo $n; done";
