@@ -50,7 +50,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (ended, end) = sync_channel::<Result<Sent, LayerError>>(1);
     let place = Place { path: tree, aside: Some(aside) };
     let target = std::thread::spawn(move || {
-        let received = receive(&[place], Vec::new, Receiving(receiving, Bytes::new()), || stored.send(()).unwrap_or(()));
+        let received =
+            receive(&[place], Vec::new, Receiving(receiving, Bytes::new()), || stored.send(()).unwrap_or(()));
         drop(ended.send(received));
     });
 

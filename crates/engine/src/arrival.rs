@@ -17,7 +17,6 @@ use drover_protocol::{Offer, Part, Stream, TargetInput, WantedLayer};
 use tokio::sync::OwnedMutexGuard;
 
 use crate::container::{Container, Stored, cgroup_path, lock};
-use crate::copies;
 use crate::crossing;
 use crate::error::failure;
 use crate::following::Relay;
@@ -111,7 +110,7 @@ impl Arrival {
             .and_then(|()| container.change(|_| ()))
             .map_err(|error| failure("cannot write the container's record", &error))?;
         container.volumes.claim(&container.spec(), Claim::Arrives)?;
-        copies::give_back(&self.inner, container)?;
+        self.inner.copies.give_back(container);
         place::make(container, &self.inner.config.uplink, Gate::Closed)?;
         place::make_checkpoint(layout)?;
         let attempt = "cannot set up the container's sandbox";

@@ -15,7 +15,7 @@ use drover_model::{Bytes, ContainerId, ContainerName, CopyRecord, Explained, Nod
 use serde::{Deserialize, Serialize};
 
 use crate::container::{Container, lock};
-use crate::error::{NodeError, failure};
+use crate::error::NodeError;
 use crate::node::{Inner, Node, blocking, now, since};
 use crate::offer::tree_size;
 use crate::trees;
@@ -91,8 +91,15 @@ impl Copies {
         Ok(())
     }
 
-    /// Gives a container that arrives the files that it left here; nothing of it is there or mounted yet.
-    pub fn give_back(&self, container: &Container) -> io::Result<()> {
+    /// Gives a container that arrives the files that it left here; nothing of it is there or mounted yet. What cannot be given
+    /// back is not lost: it crosses.
+    pub fn give_back(&self, container: &Container) {
+        if let Err(error) = self.rename_out(container) {
+            tracing::warn!(container = %container.spec().name, %error, "not all of the copy of its files is taken up");
+        }
+    }
+
+    fn rename_out(&self, container: &Container) -> io::Result<()> {
         let _turn = lock(&self.turn);
         let copy = self.top.join(container.id.as_str());
         if !copy.exists() {
@@ -139,7 +146,7 @@ impl Copies {
         all
     }
 
-    /// Removes what is too old, and what an interrupted removal has left.
+    /// Removes what is too old, and what an interrupted keeping or removal has left.
     fn sweep(&self) {
         let lifetime = Duration::from_secs(u64::from(self.days) * DAY);
         for (id, _) in self.all().into_iter().filter(|(_, kept)| since(&kept.kept_at) >= lifetime) {
@@ -148,8 +155,9 @@ impl Copies {
             }
         }
         for entry in fs::read_dir(&self.top).into_iter().flatten().flatten() {
-            if entry.file_name().to_str().is_some_and(|name| name.starts_with(REMOVED)) {
-                let _turn = lock(&self.turn);
+            // One that is being kept or removed at the moment is not what it was when it was found.
+            let _turn = lock(&self.turn);
+            if !entry.path().join(RECORD).exists() || entry.file_name().to_string_lossy().starts_with(REMOVED) {
                 if let Err(error) = drover_sys::tree::remove(&entry.path()) {
                     tracing::warn!(%error, "leftovers of a copy");
                 }
@@ -164,18 +172,24 @@ impl Copies {
         Ok((bytes(disk.f_bavail), bytes(disk.f_blocks)))
     }
 
-    /// How much room there is for a container that needs this much: its own copy counts as room, and others make room.
+    /// How much room there is for a container that needs this much: its own copy counts as room, and others make room if
+    /// that is of use.
     pub fn room_for(&self, container: &ContainerId, needed: u64) -> io::Result<u64> {
-        let own = tree_size(&self.top.join(container.as_str()));
-        for (id, kept) in self.all() {
-            if self.free()?.0.saturating_add(own) >= needed {
-                break;
-            }
-            if id != *container && self.put_away(&id)? {
-                tracing::info!(container = %kept.name, "the copy of its files makes room");
+        let size = |id: &ContainerId| tree_size(&self.top.join(id.as_str()));
+        let own = size(container);
+        let room = || self.free().map(|(free, _)| free.saturating_add(own));
+        if room()? >= needed {
+            return room();
+        }
+        let others: Vec<_> = self.all().into_iter().filter(|(id, _)| id != container).collect();
+        if room()?.saturating_add(others.iter().map(|(id, _)| size(id)).sum()) >= needed {
+            for (id, kept) in others {
+                if room()? < needed && self.put_away(&id)? {
+                    tracing::info!(container = %kept.name, "the copy of its files makes room");
+                }
             }
         }
-        Ok(self.free()?.0.saturating_add(own))
+        room()
     }
 
     fn record(&self, node: &NodeName, id: ContainerId, kept: Kept) -> CopyRecord {
@@ -228,7 +242,56 @@ impl Node {
     }
 }
 
-/// What cannot be given back is not lost: it crosses.
-pub(crate) fn give_back(inner: &Inner, container: &Container) -> Result<(), Explained> {
-    inner.copies.give_back(container).map_err(|error| failure("cannot take up the container's files", &error))
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(digit: char) -> ContainerId {
+        std::iter::repeat_n(digit, 32).collect::<String>().parse().unwrap()
+    }
+
+    fn keep(copies: &Copies, id: &ContainerId, kept_at: &str) {
+        let copy = copies.top.join(id.as_str());
+        fs::create_dir_all(copy.join("upper")).unwrap();
+        fs::write(copy.join("upper/file"), vec![1; 100_000]).unwrap();
+        let record = Kept { name: "web".parse().unwrap(), kept_at: kept_at.to_owned() };
+        fs::write(copy.join(RECORD), serde_json::to_vec(&record).unwrap()).unwrap();
+    }
+
+    fn kept(copies: &Copies) -> Vec<ContainerId> {
+        copies.all().into_iter().map(|(id, _)| id).collect()
+    }
+
+    #[test]
+    fn what_is_too_old_or_broken_is_swept_away() {
+        let state = tempfile::tempdir().unwrap();
+        let copies = Copies::open(state.path(), 7).unwrap();
+        keep(&copies, &id('a'), "2020-01-01T00:00:00Z");
+        keep(&copies, &id('b'), &now());
+        fs::create_dir_all(copies.top.join(id('c').as_str()).join("upper")).unwrap();
+        fs::create_dir(copies.top.join(format!("{REMOVED}{}", id('d')))).unwrap();
+        copies.sweep();
+        assert_eq!(kept(&copies), [id('b')]);
+        assert_eq!(fs::read_dir(&copies.top).unwrap().count(), 1, "nothing else is left");
+        let none = Copies::open(state.path(), 0).unwrap();
+        assert!(none.check().is_err() && copies.check().is_ok());
+        none.sweep();
+        assert_eq!(kept(&none), []);
+    }
+
+    #[test]
+    fn the_oldest_copies_make_room_if_that_is_of_use() {
+        let state = tempfile::tempdir().unwrap();
+        let copies = Copies::open(state.path(), 7).unwrap();
+        for (digit, kept_at) in
+            [('a', "2026-01-01T00:00:00Z"), ('b', "2026-01-02T00:00:00Z"), ('c', "2026-01-03T00:00:00Z")]
+        {
+            keep(&copies, &id(digit), kept_at);
+        }
+        assert!(copies.room_for(&id('b'), 1).unwrap() > 1);
+        let refused = copies.room_for(&id('b'), u64::MAX).unwrap();
+        assert!(refused < u64::MAX);
+        assert_eq!(kept(&copies), [id('a'), id('b'), id('c')], "what would not be enough is not removed");
+        assert!(copies.put_away(&id('a')).unwrap() && !copies.put_away(&id('a')).unwrap());
+    }
 }

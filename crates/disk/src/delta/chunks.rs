@@ -193,7 +193,9 @@ fn write_chunks(path: &TreePath, file: File, out: &mut impl Write) -> Result<(),
     }
     let count = (chunks.len() / 20) as u32;
     let head = out.write_all(&[1]).and_then(|()| write_bytes16(out, path.as_bytes()));
-    head.and_then(|()| out.write_all(&count.to_le_bytes())).and_then(|()| out.write_all(&chunks)).map_err(LayerError::Write)
+    head.and_then(|()| out.write_all(&count.to_le_bytes()))
+        .and_then(|()| out.write_all(&chunks))
+        .map_err(LayerError::Write)
 }
 
 /// Opens a regular file of a directory, and nothing else.
@@ -288,7 +290,8 @@ mod tests {
 
     #[test]
     fn what_is_never_found_is_not_looked_for_for_ever() {
-        let mut chunks = Chunks { chunks: HashMap::from([([1; 16], At { file: 0, offset: 0, length: 1 })]), ..Chunks::default() };
+        let mut chunks =
+            Chunks { chunks: HashMap::from([([1; 16], At { file: 0, offset: 0, length: 1 })]), ..Chunks::default() };
         let content = vec![7; 1 << 20];
         for _ in 0..32 {
             assert!(chunks.is_worth_it());

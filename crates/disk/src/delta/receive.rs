@@ -48,7 +48,8 @@ pub fn receive(
         return Err(LayerError::Malformed("it has a version that is not known here"));
     }
     let trees = places.iter().map(Receiving::open).collect::<Result<Vec<_>, _>>()?;
-    let mut receiver = Receiver { trees, bases: Bases::new(bases), tree: 0, buffer: vec![0; LONGEST_DATA], sent: Sent::default() };
+    let mut receiver =
+        Receiver { trees, bases: Bases::new(bases), tree: 0, buffer: vec![0; LONGEST_DATA], sent: Sent::default() };
     loop {
         match Record::read(&mut input)? {
             Record::Round => {

@@ -6,8 +6,8 @@ use rustix::fs::Stat;
 
 use super::hash::Hash;
 use crate::layer::format::{
-    Attributes, CHUNK, Kind, LARGEST_FILE, read_array, read_attributes, read_kind, read_path, read_text, read_u16, read_u32,
-    read_u64, write_attributes, write_bytes16, write_bytes32,
+    Attributes, CHUNK, Kind, LARGEST_FILE, read_array, read_attributes, read_kind, read_path, read_text, read_u16,
+    read_u32, read_u64, write_attributes, write_bytes16, write_bytes32,
 };
 use crate::layer::{LayerError, TreePath};
 

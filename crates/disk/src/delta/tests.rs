@@ -535,7 +535,8 @@ fn what_is_in_a_layer_of_the_image_does_not_cross() {
     fs::write(layer.join("usr/library"), &content).unwrap();
     // As a copy-up leaves it, and as part of something else.
     fs::write(journey.root().join("library"), &content).unwrap();
-    fs::write(journey.root().join("built"), [&b"begins otherwise"[..], &content[1_000_000..4_000_000]].concat()).unwrap();
+    fs::write(journey.root().join("built"), [&b"begins otherwise"[..], &content[1_000_000..4_000_000]].concat())
+        .unwrap();
     let mut stream = Vec::new();
     let source = Source::new(&mut stream, Compression::None, &[journey.tree()]).unwrap();
     let mut source = source.over(journey.bases());
