@@ -1,0 +1,163 @@
+//! Trees that have crossed once and are changed then: how long it takes until the target has what changed, by Drover's
+//! rounds and by rsync, both over a plain TCP connection.
+//!
+//! Drover's rounds run in a program of their own (`crates/disk/examples/travel.rs`): no container stands in the way. It has
+//! watched the tree since the first round; rsync reads what has changed on both sides.
+
+use std::fs;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::Turn;
+use super::case::Contestant;
+use super::turn::{Measured, TurnError};
+use crate::command::Running;
+use crate::hosts;
+use crate::lab::{Lab, Pids, SOURCE, Script, TARGET, TARGET_ADDRESS, inside, script};
+use crate::mover::await_listeners;
+use crate::suite::Link;
+
+/// Where trees are, on both nodes: on a disk.
+const PLACE: &str = "/var/lib/drover/bench";
+/// The program with Drover's rounds, as hosts see it.
+const TRAVEL: &str = "/opt/drover/examples/travel";
+const TRAVEL_PORT: u16 = 7100;
+/// Made by the source when all has crossed once, and awaited by it when everything is changed.
+const READY: &str = "/run/bench.ready";
+const GO: &str = "/run/bench.go";
+/// What `travel` does for its changes: it lets the bench make them.
+const AWAIT_GO: &str = "touch /run/bench.ready; until [ -e /run/bench.go ]; do sleep 0.02; done";
+/// How long everything may take to cross.
+const PATIENCE: Duration = Duration::from_secs(240);
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Whose tree it is: what scripts are told, a directory below [`PLACE`].
+type Owner = &'static [&'static str; 1];
+
+/// A tree, and what is done to it.
+#[derive(Debug)]
+pub struct Trees {
+    /// Its directory below that of who has the turn.
+    name: &'static str,
+    /// Makes it, if it is not there.
+    make: Script,
+    /// Changes it, and prints how many bytes were written.
+    change: Script,
+    /// Has rsync make the target's equal, and prints how many nanoseconds that took.
+    rsync: Script,
+}
+
+/// A file of 1 GiB, of which 5 % of the blocks of 8 KiB are changed.
+pub const BLOCKS: Trees = Trees {
+    name: "blocks",
+    make: script!("make-blocks.sh"),
+    change: script!("change-blocks.sh"),
+    rsync: script!("rsync.sh", "blocks", "--block-size=8192"),
+};
+
+/// 100,000 files of 1 KiB to 8 KiB, of which 1,000 are changed.
+pub const SMALL_FILES: Trees = Trees {
+    name: "files",
+    make: script!("make-files.sh"),
+    change: script!("change-files.sh"),
+    rsync: script!("rsync.sh", "files"),
+};
+
+impl Trees {
+    /// Brings all of it across, and then what was changed.
+    pub fn turn(&self, lab: &Lab, pids: &Pids, turn: &Turn) -> Result<Measured, TurnError> {
+        // Each has a tree of its own, which nobody else changes.
+        match turn.contestant {
+            Contestant::Rsync => self.by_rsync(lab, turn.link, &["rsync"]),
+            _ => self.by_drover(lab, pids, turn.link, &["drover"]),
+        }
+    }
+
+    fn by_drover(&self, lab: &Lab, pids: &Pids, link: Link, owner: Owner) -> Result<Measured, TurnError> {
+        self.make(lab, owner)?;
+        for file in [READY, GO] {
+            // Neither need be there.
+            let _ = fs::remove_file(inside(pids.source, file));
+        }
+        // Written over in each repetition: to make many files soon after many were removed is slow.
+        let (tree, copy) = (format!("{PLACE}/{}/{}", owner[0], self.name), format!("{PLACE}/travel/{}", self.name));
+        let listen = format!("0.0.0.0:{TRAVEL_PORT}");
+        let mut receiving = lab.start(&["lab", "exec", TARGET, "--", TRAVEL, "receive", &copy, &listen], None)?;
+        await_listeners(lab, &mut receiving, &[TRAVEL_PORT])?;
+        let to = format!("{TARGET_ADDRESS}:{TRAVEL_PORT}");
+        let mut sending = lab.start(&["lab", "exec", SOURCE, "--", TRAVEL, "send", &tree, &to, AWAIT_GO], None)?;
+        await_ready(pids, &mut sending)?;
+        let changed = self.change(lab, owner)?;
+        lab.link(link)?;
+        let before = hosts::bytes(lab)?;
+        let go = inside(pids.source, GO);
+        fs::write(&go, "").map_err(|error| TurnError::File(go, error))?;
+        let printed = sending.finish(PATIENCE)?;
+        receiving.finish(PATIENCE)?;
+        let sent = hosts::bytes(lab)?.saturating_sub(before);
+        let told: Value =
+            serde_json::from_str(&printed).map_err(|_| TurnError::Answer("travel", printed.trim().to_owned()))?;
+        let mut measured = measured(sent, changed);
+        measured.note_from("unchanged_ms", &told, "/unchanged_ms");
+        measured.note_from("changed_ms", &told, "/last_ms");
+        measured.reports.push(told);
+        Ok(measured)
+    }
+
+    fn by_rsync(&self, lab: &Lab, link: Link, owner: Owner) -> Result<Measured, TurnError> {
+        self.make(lab, owner)?;
+        lab.run_script(TARGET, &script!("rsync-daemon.sh"), None)?;
+        self.rsync_ms(lab)?;
+        let unchanged_ms = self.rsync_ms(lab)?;
+        let changed = self.change(lab, owner)?;
+        lab.link(link)?;
+        let before = hosts::bytes(lab)?;
+        let changed_ms = self.rsync_ms(lab)?;
+        let mut measured = measured(hosts::bytes(lab)?.saturating_sub(before), changed);
+        measured.note("unchanged_ms", unchanged_ms);
+        measured.note("changed_ms", changed_ms);
+        Ok(measured)
+    }
+
+    fn rsync_ms(&self, lab: &Lab) -> Result<f64, TurnError> {
+        let printed = lab.script(SOURCE, &self.rsync, None)?.finish(PATIENCE)?;
+        let ns: f64 = printed.trim().parse().map_err(|_| TurnError::Answer("rsync.sh", printed))?;
+        Ok(ns / 1e6)
+    }
+
+    fn make(&self, lab: &Lab, owner: Owner) -> Result<(), TurnError> {
+        let make = Script { arguments: owner, ..self.make };
+        Ok(lab.script(SOURCE, &make, None)?.finish(PATIENCE).map(drop)?)
+    }
+
+    /// Changes the tree; gives the bytes that were written.
+    fn change(&self, lab: &Lab, owner: Owner) -> Result<f64, TurnError> {
+        let change = Script { arguments: owner, ..self.change };
+        let printed = lab.run_script(SOURCE, &change, None)?;
+        printed.trim().parse().map_err(|_| TurnError::Answer(self.change.name, printed))
+    }
+}
+
+fn measured(sent: u64, changed: f64) -> Measured {
+    let mut measured = Measured::default();
+    measured.note("sent_bytes", sent as f64);
+    measured.note("times_changed", sent as f64 / changed);
+    measured
+}
+
+/// Waits until all has crossed once.
+fn await_ready(pids: &Pids, sending: &mut Running) -> Result<(), TurnError> {
+    let begin = Instant::now();
+    while !inside(pids.source, READY).exists() {
+        if let Some(status) = sending.ended()? {
+            return Err(sending.failure(status).into());
+        }
+        if begin.elapsed() >= PATIENCE {
+            return Err(TurnError::Unready("travel"));
+        }
+        thread::sleep(LOOK);
+    }
+    Ok(())
+}
