@@ -52,7 +52,7 @@ impl Database {
             }
             thread::sleep(ATTEMPT);
         }
-        let steps = ["pgbench", "-h", ADDRESS, "-U", "postgres", "-i", "-q", "-I", "dtGvp", "-s", SCALE];
+        let steps = ["pgbench", "-h", ADDRESS, "-U", "postgres", "-i", "-q", "-I", "dtGvp", "-s", SCALE, "postgres"];
         lab.exec(CLIENT, &steps, PATIENCE)?;
         query(lab, "CHECKPOINT")?;
         Ok(Self { at: SOURCE })
@@ -123,7 +123,7 @@ impl Load {
         let (connections, log) = (CONNECTIONS.to_string(), format!("--log-prefix=/run/{LOG}"));
         let pgbench =
             ["lab", "exec", CLIENT, "--", "pgbench", "-h", ADDRESS, "-U", "postgres", "-n", "-T", "600", "-l"];
-        let load = ["-j", "1", "-c", &connections, "-R", RATE, &log];
+        let load = ["-j", "1", "-c", &connections, "-R", RATE, &log, "postgres"];
         let running = lab.start(&[&pgbench[..], &load].concat(), None)?;
         Ok(Self { running, pid: pids.client })
     }
