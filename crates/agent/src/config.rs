@@ -33,6 +33,9 @@ pub struct AgentConfig {
     /// Nodes that containers may move to and come from.
     #[serde(default)]
     pub peer: Vec<PeerConfig>,
+    /// For how many days a copy is kept of the files of a container that has left, or was sent ahead; 0 for not at all.
+    #[serde(default = "default_keep_copies_days")]
+    pub keep_copies_days: u32,
     /// How registries are reached.
     #[serde(default)]
     pub registry: RegistryConfig,
@@ -154,9 +157,13 @@ impl AgentConfig {
         let registries = Access::new(&authorities, insecure, credentials)?.into();
         let pool = self.pool.map(|PoolConfig { range, prefix, gateway }| Pool { range, prefix, gateway });
         let peers = self.peer.into_iter().map(|PeerConfig { name, address }| Peer { name, address }).collect();
-        let Self { name, state, run, uplink, .. } = self;
-        Ok(NodeConfig { name, state, run, uplink, pool, peers, tls, registries })
+        let Self { name, state, run, uplink, keep_copies_days, .. } = self;
+        Ok(NodeConfig { name, state, run, uplink, pool, peers, tls, registries, keep_copies_days })
     }
+}
+
+fn default_keep_copies_days() -> u32 {
+    7
 }
 
 fn default_state() -> PathBuf {

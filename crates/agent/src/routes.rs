@@ -2,6 +2,7 @@
 
 mod body;
 mod container;
+mod copies;
 mod image;
 mod migration;
 mod refusal;
@@ -49,6 +50,8 @@ pub fn router(node: Arc<Node>) -> Router {
         .route(routes::MIGRATION, get(migration::show).delete(migration::cancel))
         .route(routes::VOLUMES, get(volume::list).post(volume::create))
         .route(routes::VOLUME, get(volume::show).delete(volume::remove))
+        .route(routes::COPIES, get(copies::list))
+        .route(routes::COPY, delete(copies::remove))
         .fallback(async || Refusal::no_route())
         .method_not_allowed_fallback(async || Refusal::no_method())
         .layer(DefaultBodyLimit::max(LONGEST_BODY))
@@ -65,7 +68,7 @@ pub fn openapi() -> Document {
 #[openapi(
     info(
         title = "Drover node API",
-        description = "One node: its containers, images, volumes and migrations. TLS 1.3 with \
+        description = "One node: its containers, images, volumes, copies and migrations. TLS 1.3 with \
         certificates on both sides; ALPN protocol `drover-api/1`. Every answer outside 2xx is an `ApiError`."
     ),
     paths(
@@ -100,6 +103,8 @@ pub fn openapi() -> Document {
         volume::create,
         volume::show,
         volume::remove,
+        copies::list,
+        copies::remove,
     )
 )]
 struct Description;

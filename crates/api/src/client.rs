@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use drover_model::{
-    ContainerRecord, ContainerStats, Digest, MigrationId, MigrationState, NodeFeatures, NodeInfo, NodeName, VolumeName,
-    VolumeRecord,
+    ContainerId, ContainerRecord, ContainerStats, CopyRecord, Digest, MigrationId, MigrationState, NodeFeatures,
+    NodeInfo, NodeName, VolumeName, VolumeRecord,
 };
 use http::header::{CONNECTION, CONTENT_TYPE, HOST, UPGRADE};
 use http::{Method, Request, Response, StatusCode};
@@ -208,6 +208,16 @@ impl Client {
     /// Removes a volume that no container uses, with the files of a local one.
     pub async fn remove_volume(&self, name: &VolumeName) -> Result<(), ClientError> {
         self.order(Method::DELETE, fill(routes::VOLUME, name.as_str()), empty(), WORK).await
+    }
+
+    /// The copies on the node of files of containers that are elsewhere.
+    pub async fn copies(&self) -> Result<Vec<CopyRecord>, ClientError> {
+        self.ask(Method::GET, routes::COPIES.into(), empty(), WORK).await
+    }
+
+    /// Removes the copy of a container's files.
+    pub async fn remove_copy(&self, id: &ContainerId) -> Result<(), ClientError> {
+        self.order(Method::DELETE, fill(routes::COPY, id.as_str()), empty(), WORK).await
     }
 
     /// Begins a migration away from the node.

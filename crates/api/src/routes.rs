@@ -50,8 +50,13 @@ pub const VOLUMES: &str = "/v1/volumes";
 /// `GET`: one volume; `DELETE`: remove it.
 pub const VOLUME: &str = "/v1/volumes/{name}";
 
+/// `GET`: the copies of files of containers that are elsewhere.
+pub const COPIES: &str = "/v1/copies";
+/// `DELETE`: remove the copy of a container's files, by the container's id.
+pub const COPY: &str = "/v1/copies/{id}";
+
 /// Every pattern.
-pub const ALL: [&str; 23] = [
+pub const ALL: [&str; 25] = [
     NODE,
     FEATURES,
     OPENAPI,
@@ -75,6 +80,8 @@ pub const ALL: [&str; 23] = [
     MIGRATION,
     VOLUMES,
     VOLUME,
+    COPIES,
+    COPY,
 ];
 
 /// The value of the `Upgrade` header for `attach` and `exec`.

@@ -100,10 +100,9 @@ pub fn run(options: &Options) -> Result<(), RunError> {
     let bench = Bench::of(options)?;
     let help = bench.lab.run(&["migrate", "--help"], SHORT)?;
     let groups = chosen(options, &help);
-    let commands = bench.lab.run(&["--help"], SHORT)?;
     let disk = options.only.contains(&Suite::Disk);
     let turns =
-        if disk { disk::turns(&options.cases, &options.links, &options.contestants, &commands) } else { Vec::new() };
+        if disk { disk::turns(&options.cases, &options.links, &options.contestants) } else { Vec::new() };
     if options.dry_run {
         for group in &groups {
             println!("{}", title(group));

@@ -1,8 +1,9 @@
-//! What it takes to bring a tree across in rounds over a plain TCP connection, without a container:
+//! What it takes to bring a tree across in rounds over plain TCP connections, without a container:
 //! `travel receive TARGET ADDRESS` on one host, and then `travel send SOURCE ADDRESS CHANGES` on the other.
 //!
-//! A first round sends all of SOURCE; the shell command CHANGES changes it; then a last round is timed, as it is while a
-//! container is frozen: the target applies what comes at the same time. `send` prints milliseconds and bytes as JSON.
+//! A first round sends what TARGET lacks of SOURCE, for which both are read; the shell command CHANGES changes SOURCE; then a
+//! last round is timed, as it is while a container is frozen: the target applies what comes at the same time. `send` prints
+//! milliseconds and bytes as JSON.
 
 use std::error::Error;
 use std::io::{BufReader, Read, Write};
@@ -12,7 +13,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use bytes::Bytes;
-use drover_disk::delta::{Place, Source, Tree, receive};
+use drover_disk::delta::{Place, Source, Tree, hear, receive, tell};
 use drover_model::Compression;
 use drover_packing::Outlet;
 
@@ -42,24 +43,28 @@ fn arrive(target: &Path, address: &str) -> Result<(), Box<dyn Error>> {
     let (path, aside) = (target.join("tree"), target.join("aside"));
     std::fs::create_dir_all(&path)?;
     std::fs::create_dir_all(&aside)?;
-    let (link, _) = TcpListener::bind(address)?.accept()?;
+    let listener = TcpListener::bind(address)?;
+    let ((having, _), (link, _)) = (listener.accept()?, listener.accept()?);
     link.set_nodelay(true)?;
     // When the source has gone its stream breaks off, which is told.
     let stored = || drop((&link).write_all(&STORED));
-    receive(&[Place { path, aside: Some(aside) }], BufReader::with_capacity(GULP, &link), stored)?;
+    let places = [Place { path, aside: Some(aside) }];
+    tell(&places, having)?;
+    receive(&places, Vec::new, BufReader::with_capacity(GULP, &link), stored)?;
     Ok((&link).write_all(&STORED)?)
 }
 
 fn leave(source: &Path, address: &str, changes: &str) -> Result<(), Box<dyn Error>> {
-    let link = TcpStream::connect(address)?;
+    let (having, link) = (TcpStream::connect(address)?, TcpStream::connect(address)?);
     link.set_nodelay(true)?;
     let mut back = link.try_clone()?;
     let mut await_stored = || back.read_exact(&mut [0; STORED.len()]);
     let tree = Tree { path: source.to_owned(), in_memory: false };
-    let mut rounds = Source::new(Sending(link), Compression::None, &[tree])?;
     let ms = |begun: Instant| begun.elapsed().as_secs_f64() * 1e3;
 
     let begun = Instant::now();
+    let having = hear(having)?;
+    let mut rounds = Source::beyond(having, Sending(link), Compression::None, &[tree])?;
     let first = rounds.round()?;
     await_stored()?;
     let first_ms = ms(begun);

@@ -3,6 +3,7 @@
 mod agent;
 mod commit;
 mod completions;
+mod copies;
 mod exec;
 mod features;
 mod image;
@@ -18,6 +19,7 @@ mod run;
 mod settings;
 mod shim;
 mod stats;
+mod sync;
 mod volume;
 
 use std::future::Future;
@@ -77,6 +79,11 @@ pub enum Command {
     Volume(volume::VolumeCommand),
     /// Move a running container to another node
     Migrate(migrate::MigrateArgs),
+    /// Send a container's files to another node, ahead of a move: only what changes after that crosses then
+    Sync(sync::SyncArgs),
+    /// Copies of files of containers that are elsewhere, which make coming back short
+    #[command(subcommand)]
+    Copies(copies::CopiesCommand),
     /// List migrations, or show one
     Migrations(migrations::MigrationsArgs),
     /// Move a container back and forth, and sum up
@@ -143,6 +150,8 @@ pub fn execute(command: Command, printer: Printer) -> Result<ExitCode, Failure> 
         Command::Image(command) => in_runtime(image::execute(command, printer)).map(done),
         Command::Volume(command) => in_runtime(volume::execute(command, printer)).map(done),
         Command::Migrate(args) => in_runtime(migrate::execute(args, printer)),
+        Command::Sync(args) => in_runtime(sync::execute(args, printer)).map(done),
+        Command::Copies(command) => in_runtime(copies::execute(command, printer)).map(done),
         Command::Migrations(args) => in_runtime(migrations::execute(args, printer)).map(done),
         Command::Pong(args) => in_runtime(pong::execute(args, printer)).map(done),
     }

@@ -1,7 +1,7 @@
 //! What the target does at each step of a migration. Everything here blocks.
 
 use std::io::{BufReader, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -17,6 +17,7 @@ use drover_protocol::{Offer, Part, Stream, TargetInput, WantedLayer};
 use tokio::sync::OwnedMutexGuard;
 
 use crate::container::{Container, Stored, cgroup_path, lock};
+use crate::copies;
 use crate::crossing;
 use crate::error::failure;
 use crate::following::Relay;
@@ -110,6 +111,7 @@ impl Arrival {
             .and_then(|()| container.change(|_| ()))
             .map_err(|error| failure("cannot write the container's record", &error))?;
         container.volumes.claim(&container.spec(), Claim::Arrives)?;
+        copies::give_back(&self.inner, container)?;
         place::make(container, &self.inner.config.uplink, Gate::Closed)?;
         place::make_checkpoint(layout)?;
         let attempt = "cannot set up the container's sandbox";
@@ -145,6 +147,7 @@ impl Arrival {
     ) -> Result<(), Explained> {
         let layout = &self.container.layout;
         let trees = trees::places(&self.container)?;
+        tell(trees.clone(), link, happened.clone())?;
         let place = |path| vec![Place { path, aside: None }];
         let places = [
             (Stream::Files, trees),
@@ -156,9 +159,12 @@ impl Arrival {
             let again = || Explained { reason: format!("the stream {stream:?} came twice"), hint: None };
             let input = link.take_stream(stream).ok_or_else(again)?;
             let (shared, happened) = (Arc::clone(&self.shared), happened.clone());
+            let (inner, digest) = (Arc::clone(&self.inner), self.container.spec().image_digest);
             let receive = move || {
+                // It may not be here yet; it is once files come.
+                let layers = || inner.images.find(digest.as_str()).map(|image| image.trees).unwrap_or_default();
                 let stored = |part| happened(TargetInput::RoundStored(part));
-                let received = receive(stream, &places, input, &shared, stored);
+                let received = receive(stream, &places, layers, input, &shared, stored);
                 if let Err(why) = &received {
                     happened(TargetInput::ReceiveFailed(why.clone()));
                 }
@@ -279,7 +285,7 @@ impl Arrival {
     /// Removes everything of it.
     pub fn discard(&self) {
         let removed =
-            place::end(&self.container, true).and_then(|()| place::unmake(&self.container, &self.inner.runc, Fate::Go));
+            place::end(&self.container, true).and_then(|()| place::unmake(&self.container, &self.inner, Fate::Go));
         if let Err(error) = removed {
             tracing::warn!(container = %self.container.spec().name, %error, "leftovers of a refused container");
         }
@@ -289,10 +295,23 @@ impl Arrival {
     }
 }
 
+/// Tells the source what is in the trees already, beside whatever comes next.
+fn tell(trees: Vec<Place>, link: &Link, happened: impl Fn(TargetInput) + Send + 'static) -> Result<(), Explained> {
+    let attempt = "cannot tell the source what is here of the container's files";
+    let mut out = link.sender(Stream::Having);
+    let tell = move || {
+        let told = delta::tell(&trees, &mut out).map_err(|error| failure(attempt, &error));
+        let told = told.and_then(|()| out.finish().map_err(|error| failure(attempt, &error)));
+        told.unwrap_or_else(|why| happened(TargetInput::ReceiveFailed(why)));
+    };
+    std::thread::Builder::new().name("tell".into()).spawn(tell).map(drop).map_err(|error| failure(attempt, &error))
+}
+
 /// Receives a stream to its end. `stored` is called when all of a part of a round has arrived.
 fn receive(
     stream: Stream,
     places: &[Place],
+    layers: impl Fn() -> Vec<PathBuf>,
     input: ChannelReader,
     shared: &Mutex<Arrived>,
     stored: impl Fn(Part),
@@ -308,7 +327,7 @@ fn receive(
             received.map(drop).map_err(|error| failure("cannot receive memory", &error))?;
         }
         (Stream::Files, places) => {
-            let received = delta::receive(places, &mut input, || stored(Part::Files));
+            let received = delta::receive(places, layers, &mut input, || stored(Part::Files));
             received.map(drop).map_err(|error| failure("cannot receive the container's files", &error))?;
             stored(Part::Files);
         }
@@ -385,14 +404,16 @@ fn check_machine(inner: &Inner, offer: &Offer, image: u64) -> Result<(), Explain
         let (theirs, ours) = (&offer.architecture, std::env::consts::ARCH);
         return Err(refused(format!("the container runs on {theirs}, this node is {ours}"), "choose another node"));
     }
-    let failed = |error: rustix::io::Errno| failure("cannot see how much disk room is left", &error);
-    let disk = rustix::fs::statvfs(&inner.config.state).map_err(failed)?;
-    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
     let needed = offer.upper.saturating_add(image);
+    let free = inner.copies.room_for(&offer.spec.id, needed.saturating_add(SPARE));
+    let free = free.map_err(|error| failure("cannot see how much disk room is left", &error))?;
     if free < needed.saturating_add(SPARE) {
         let reason =
             format!("not enough disk room: the container's files need {} and {} are free", Bytes(needed), Bytes(free));
         return Err(refused(reason, "free disk space on that node, or remove images with `drover image rm`"));
+    }
+    if offer.settings.sync {
+        return inner.copies.check();
     }
     let memory = MachineMemory::look().map_err(|error| failure("cannot see how much memory is left", &error))?;
     // The pages are held twice for a moment: in CRIU's images, and in the processes.

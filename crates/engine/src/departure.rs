@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 
 use drover_container::criu::{Coverage, Mappings, Sleepers, Unconfirmed, Worker, is_starting};
 use drover_container::{DumpRequest, PAGE_SERVER, dump};
-use drover_disk::{delta, layer};
+use drover_disk::delta::{self, Having};
+use drover_disk::layer;
 use drover_memory::{Last, Rest, Rounds, Sums, Tracker};
-use drover_model::{Bytes, Compression, ContainerState, Explained, Neighbour, PageCount};
+use drover_model::{Bytes, ContainerState, Explained, Neighbour, PageCount, Settings};
 use drover_network::Gate;
 use drover_protocol::WantedLayer;
 use drover_sys::repair::end_repair;
@@ -28,8 +29,10 @@ use crate::place;
 use crate::volumes::Fate;
 
 mod copy;
+mod told;
 
 use copy::Revocable;
+pub(crate) use told::Told;
 
 /// How long the last process may take to stand still.
 const FREEZE: Duration = Duration::from_secs(5);
@@ -62,7 +65,11 @@ pub(crate) struct Departure {
     files: Option<delta::Source<Revocable>>,
     /// Set when the rounds have become pointless: nobody shall wait for the rest of one.
     given_up: Arc<AtomicBool>,
-    compression: Compression,
+    settings: Settings,
+    /// What the target has of the files already, once it has been heard.
+    told: Told,
+    /// The same, when the container is frozen without a round: nobody shall wait for it then.
+    having: Option<Having>,
     /// What has been sent in rounds.
     sums: Arc<Mutex<Sums>>,
     /// What was followed until it was frozen.
@@ -121,7 +128,7 @@ fn finish_rounds(rest: Rest<Revocable>) -> Result<Sums, Explained> {
 pub(crate) type Reins = Arc<Mutex<Option<OwnedFd>>>;
 
 impl Departure {
-    pub fn new(inner: Arc<Inner>, container: Arc<Container>, compression: Compression) -> Self {
+    pub fn new(inner: Arc<Inner>, container: Arc<Container>, settings: Settings) -> Self {
         Self {
             inner,
             container,
@@ -131,7 +138,9 @@ impl Departure {
             rounds: None,
             files: None,
             given_up: Arc::default(),
-            compression,
+            settings,
+            told: Told::default(),
+            having: None,
             sums: Arc::default(),
             trackers: Vec::new(),
             mappings: Mappings::default(),
@@ -153,6 +162,11 @@ impl Departure {
         Arc::clone(&self.sums)
     }
 
+    /// Where the target is heard.
+    pub fn told(&self) -> Told {
+        self.told.clone()
+    }
+
     pub fn reins(&self) -> Reins {
         Arc::clone(&self.reins)
     }
@@ -163,7 +177,7 @@ impl Departure {
             &self.inner.images,
             &self.container.spec().image_digest,
             layers,
-            self.compression,
+            self.settings.compression,
             &self.given_up,
             out,
         )
@@ -172,7 +186,9 @@ impl Departure {
     /// Makes ready what the dump needs while the container still runs: CRIU starts, and waits. Whoever needs it next is told
     /// if that fails.
     pub fn prepare(&mut self) {
-        self.unprepared = self.make_ready().err();
+        if !self.settings.sync {
+            self.unprepared = self.make_ready().err();
+        }
     }
 
     fn make_ready(&mut self) -> Result<(), Explained> {
@@ -194,6 +210,9 @@ impl Departure {
     /// until then waits in its socket and is dumped with it; one that comes later finds nobody and is sent again.
     pub fn freeze(&mut self, alone: OwnedRwLockWriteGuard<()>) -> Result<(), Explained> {
         let attempt = "cannot freeze the container";
+        if self.files.is_none() {
+            self.having = Some(self.told.take()?);
+        }
         self.alone = Some(alone);
         let unprepared = || Explained { reason: format!("{attempt}: it is not prepared"), hint: None };
         let ready = self.ready.as_mut().ok_or_else(|| self.unprepared.take().unwrap_or_else(unprepared))?;
@@ -372,7 +391,7 @@ impl Departure {
     /// Destroys what is left here. The gate is closed: no connection is told of the end.
     pub fn destroy(&self) -> Result<(), Explained> {
         let destroyed =
-            place::end(&self.container, true).and_then(|()| place::unmake(&self.container, &self.inner.runc, Fate::Go));
+            place::end(&self.container, true).and_then(|()| place::unmake(&self.container, &self.inner, Fate::Go));
         // It runs elsewhere, whatever could not be removed here.
         self.inner.registry.remove(&self.container.id);
         self.container.show(ContainerState::Exited { status: 0 });

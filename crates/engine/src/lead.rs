@@ -64,9 +64,11 @@ impl Lead {
     pub async fn run(mut self, mut machine: Source, operation: OwnedMutexGuard<()>) {
         let mut operation = Some(operation);
         let traffic = Arc::new(Traffic::default());
-        let Settings { bandwidth, compression, .. } = *machine.settings();
-        let departure = Departure::new(Arc::clone(&self.inner), Arc::clone(&self.container), compression);
+        let settings = *machine.settings();
+        let Settings { bandwidth, .. } = settings;
+        let departure = Departure::new(Arc::clone(&self.inner), Arc::clone(&self.container), settings);
         let (reins, given_up, sums) = (departure.reins(), departure.given_up(), departure.sums());
+        let told = departure.told();
         let departure = Arc::new(Mutex::new(departure));
         let last = Arc::new(Mutex::new(Crossed::default()));
         let (done, mut steps) = mpsc::channel::<StepResult>(1);
@@ -103,9 +105,9 @@ impl Lead {
                         }
                     }
                     SourceOutput::Conclude(result) => {
-                        given_up.store(result.outcome == Outcome::RolledBack, Ordering::Relaxed);
+                        let stays = result.outcome.stays();
+                        given_up.store(stays, Ordering::Relaxed);
                         let crossed = *lock(&last);
-                        let stays = result.outcome == Outcome::RolledBack;
                         let sums = *lock(&sums);
                         if stays {
                             // Before anybody hears of it: an agent that stops waits no longer than that, and what is
@@ -150,6 +152,7 @@ impl Lead {
                     busy = false;
                     if result == SourceInput::Connected {
                         link = links.try_recv().ok();
+                        link.iter().for_each(|link| told.hear(link));
                     }
                     result
                 }
@@ -352,9 +355,8 @@ impl Lead {
 
     /// Nothing is left to be done, which a restart need not find out again.
     fn close(&self) {
-        let rolled_back =
-            self.state.borrow().report.as_ref().is_some_and(|report| report.outcome == Outcome::RolledBack);
-        if rolled_back && let Err(why) = self.recorder(Mark::Aborted, None)() {
+        let stays = self.state.borrow().report.as_ref().is_some_and(|report| report.outcome.stays());
+        if stays && let Err(why) = self.recorder(Mark::Aborted, None)() {
             tracing::warn!(%why, "rollback is not in the journal");
         }
     }

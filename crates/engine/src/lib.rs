@@ -10,6 +10,7 @@ mod arrival;
 mod clock;
 mod connect;
 mod container;
+mod copies;
 mod crossing;
 mod declare;
 mod departure;

@@ -52,7 +52,7 @@ impl Inner {
         if let Err(why) = self.launch(&container).await {
             let (inner, own) = (Arc::clone(self), Arc::clone(&container));
             let removed =
-                blocking(move || place::unmake(&own, &inner.runc, Fate::Stay).map(|()| inner.volumes.forget(&made)));
+                blocking(move || place::unmake(&own, &inner, Fate::Stay).map(|()| inner.volumes.forget(&made)));
             let removed = removed.await;
             if let Err(error) = removed {
                 tracing::warn!(container = %container.spec().name, %error, "leftovers of a container that did not start");
@@ -314,8 +314,7 @@ impl Inner {
             return Err(NodeError::conflict(reason, hint));
         }
         let (inner, own) = (Arc::clone(self), Arc::clone(&container));
-        let removed =
-            blocking(move || place::end(&own, true).and_then(|()| place::unmake(&own, &inner.runc, Fate::Stay)));
+        let removed = blocking(move || place::end(&own, true).and_then(|()| place::unmake(&own, &inner, Fate::Stay)));
         let removed = removed.await;
         removed.map_err(NodeError::Failed)?;
         self.registry.remove(&container.id);

@@ -60,7 +60,7 @@ impl Traffic {
         let payload = u64::from(header.length());
         self.total.fetch_add(payload + FRAME_HEADER as u64, Ordering::Relaxed);
         match header {
-            FrameHeader::Control(_) | FrameHeader::Data(Stream::Checkpoint, _) => {}
+            FrameHeader::Control(_) | FrameHeader::Data(Stream::Checkpoint | Stream::Having, _) => {}
             FrameHeader::Data(Stream::Memory | Stream::Pages | Stream::Following, _) => {
                 self.memory.fetch_add(payload, Ordering::Relaxed);
             }

@@ -22,6 +22,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, watch};
 
 use crate::container::{Container, Registry, Stored, lock};
+use crate::copies::Copies;
 use crate::error::NodeError;
 use crate::features::features;
 use crate::journal::Journal;
@@ -50,6 +51,8 @@ pub struct NodeConfig {
     pub tls: Arc<rustls::ClientConfig>,
     /// How registries are reached.
     pub registries: Arc<Access>,
+    /// For how many days copies of files of containers that are elsewhere are kept; 0 for not at all.
+    pub keep_copies_days: u32,
 }
 
 /// Addresses to give out.
@@ -106,6 +109,7 @@ pub(crate) struct Inner {
     pub images: ImageStore,
     pub volumes: Arc<Volumes>,
     pub registries: Arc<Access>,
+    pub copies: Copies,
     pub runc: Runc,
     pub registry: Registry,
     pub closing: watch::Sender<()>,
@@ -241,12 +245,13 @@ impl Node {
         let inner = blocking(move || Self::open_blocking(config)).await?;
         inner.recover().await;
         tokio::spawn(Arc::clone(&inner).watch_volumes());
+        tokio::spawn(Arc::clone(&inner).sweep_copies());
         Ok(Arc::new(Self { inner }))
     }
 
     fn open_blocking(config: NodeConfig) -> Result<Arc<Inner>, NodeError> {
         let failed = |error: &(dyn std::error::Error + 'static)| NodeError::failed("cannot open the node", error);
-        let NodeConfig { name, state, run, uplink, pool, peers, tls, registries } = config;
+        let NodeConfig { name, state, run, uplink, pool, peers, tls, registries, keep_copies_days } = config;
         for directory in [state.join("containers"), run.join("containers")] {
             std::fs::create_dir_all(directory).map_err(|error| failed(&error))?;
         }
@@ -265,6 +270,7 @@ impl Node {
             images: ImageStore::open(&state.join("images")).map_err(|error| failed(&error))?,
             volumes: Arc::new(Volumes::open(&state, &run, shims).map_err(|error| failed(&error))?),
             registries,
+            copies: Copies::open(&state, keep_copies_days).map_err(|error| failed(&error))?,
             journal: Mutex::new(Journal::open(&state.join("migrations.jsonl")).map_err(|error| failed(&error))?),
             runc: Runc::new(&run),
             registry: Registry::default(),

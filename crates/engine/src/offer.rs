@@ -151,7 +151,7 @@ fn objection(status: &str, pids: &[u32], is_first: bool) -> Option<Explained> {
 }
 
 /// The bytes that the files of a tree take on the disk. What vanishes meanwhile does not count.
-fn tree_size(directory: &Path) -> u64 {
+pub(crate) fn tree_size(directory: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
     const BLOCK: u64 = 512;
     let Ok(entries) = std::fs::read_dir(directory) else { return 0 };

@@ -20,6 +20,7 @@ use rustix::mount::MountFlags;
 
 use crate::container::Container;
 use crate::error::failure;
+use crate::node::Inner;
 use crate::volumes::Fate;
 
 /// The sizes of a container's tmpfs mounts.
@@ -189,9 +190,12 @@ pub(crate) fn unmake_run(container: &Container, runc: &Runc) -> Result<(), Expla
     remove_tree(&layout.run)
 }
 
-/// Removes everything but, perhaps, the files of local volumes.
-pub(crate) fn unmake(container: &Container, runc: &Runc, volumes: Fate) -> Result<(), Explained> {
-    unmake_run(container, runc)?;
+/// Removes everything but, perhaps, the files of local volumes. Of files that are elsewhere a copy may be kept.
+pub(crate) fn unmake(container: &Container, inner: &Inner, volumes: Fate) -> Result<(), Explained> {
+    unmake_run(container, &inner.runc)?;
+    if volumes == Fate::Go {
+        inner.copies.keep(container);
+    }
     // Before the record goes: whose they are must not be forgotten.
     container.volumes.leave(&container.id, volumes)?;
     remove_tree(&container.layout.state)

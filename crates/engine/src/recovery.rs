@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use drover_model::{Compression, ContainerState, Mode, RestartPolicy};
+use drover_model::{ContainerState, Mode, RestartPolicy, Settings};
 use drover_protocol::{Past, Source};
 
 use crate::arrival::Arrival;
@@ -90,7 +90,7 @@ impl Inner {
                 let inner = Arc::clone(self);
                 // Whoever froze it is gone without a decision.
                 let thawed = blocking(move || {
-                    let mut departure = Departure::new(inner, own, Compression::None);
+                    let mut departure = Departure::new(inner, own, Settings::default());
                     let thawed = departure.thaw();
                     departure.clean_up();
                     thawed

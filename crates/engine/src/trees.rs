@@ -8,26 +8,48 @@ use drover_model::Explained;
 use crate::container::Container;
 use crate::error::failure;
 
-/// A tree, and the directory beside it, on its file system, in which files are put aside while it arrives.
+/// A tree that travels.
 struct Travels {
     tree: Tree,
-    aside: Option<PathBuf>,
+    /// Of one on disk.
+    kept: Option<Kept>,
+}
+
+/// A tree that can stay behind when its container leaves.
+struct Kept {
+    /// What it is called among the container's.
+    name: String,
+    /// The directory beside it, on its file system, in which files are put aside while it arrives.
+    aside: PathBuf,
 }
 
 fn travelling(container: &Container) -> Vec<Travels> {
     let layout = &container.layout;
-    let on_disk = |path: PathBuf| {
+    let on_disk = |name: String, path: PathBuf| {
         let mut aside = path.clone().into_os_string();
         aside.push("-aside");
-        Travels { tree: Tree { path, in_memory: false }, aside: Some(aside.into()) }
+        Travels { tree: Tree { path, in_memory: false }, kept: Some(Kept { name, aside: aside.into() }) }
     };
-    let in_memory = |path| Travels { tree: Tree { path, in_memory: true }, aside: None };
-    let mut travelling =
-        vec![on_disk(layout.upper()), on_disk(layout.log()), in_memory(layout.dev()), in_memory(layout.shm())];
-    for (path, memory) in container.volumes.travelling(&container.spec(), layout) {
-        travelling.push(if memory { in_memory(path) } else { on_disk(path) });
-    }
+    let in_memory = |path| Travels { tree: Tree { path, in_memory: true }, kept: None };
+    let mut travelling = vec![
+        on_disk("upper".to_owned(), layout.upper()),
+        on_disk("log".to_owned(), layout.log()),
+        in_memory(layout.dev()),
+        in_memory(layout.shm()),
+    ];
+    travelling.extend(container.volumes.travelling(&container.spec(), layout).into_iter().map(|(path, volume)| {
+        match volume {
+            Some(volume) => on_disk(format!("volume-{volume}"), path),
+            None => in_memory(path),
+        }
+    }));
     travelling
+}
+
+/// The trees on disk, by the names that they have among the container's.
+pub(crate) fn on_disk(container: &Container) -> Vec<(String, PathBuf)> {
+    let travelling = travelling(container).into_iter();
+    travelling.filter_map(|travels| Some((travels.kept?.name, travels.tree.path))).collect()
 }
 
 /// What the source sends.
@@ -38,7 +60,8 @@ pub(crate) fn trees(container: &Container) -> Vec<Tree> {
 /// Where it arrives on the target, with room to put files aside.
 pub(crate) fn places(container: &Container) -> Result<Vec<Place>, Explained> {
     let place = |travels: Travels| {
-        let Travels { tree: Tree { path, .. }, aside } = travels;
+        let Travels { tree: Tree { path, .. }, kept } = travels;
+        let aside = kept.map(|kept| kept.aside);
         aside.iter().try_for_each(std::fs::create_dir_all).map(|()| Place { path, aside })
     };
     let places: Result<_, std::io::Error> = travelling(container).into_iter().map(place).collect();
@@ -47,7 +70,7 @@ pub(crate) fn places(container: &Container) -> Result<Vec<Place>, Explained> {
 
 /// Removes that room, which is empty, once all has arrived.
 pub(crate) fn clear(container: &Container) {
-    for aside in travelling(container).into_iter().filter_map(|travels| travels.aside) {
+    for Kept { aside, .. } in travelling(container).into_iter().filter_map(|travels| travels.kept) {
         if let Err(error) = std::fs::remove_dir(&aside) {
             tracing::debug!(%error, path = %aside.display(), "no room to clear");
         }

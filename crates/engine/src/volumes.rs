@@ -235,12 +235,12 @@ impl Volumes {
         }
     }
 
-    /// The volumes that travel with a container, and whether they are in memory.
-    pub fn travelling(&self, spec: &ContainerSpec, layout: &Layout) -> Vec<(PathBuf, bool)> {
+    /// Where the files are that travel with a container, with the name of the volume if they are not in memory.
+    pub fn travelling(&self, spec: &ContainerSpec, layout: &Layout) -> Vec<(PathBuf, Option<VolumeName>)> {
         let place = |(index, mount): (usize, &Mount)| match &mount.kind {
             // Not where it is mounted: files cannot be put aside across mounts.
-            MountKind::Local { volume } => Some((self.store.data(volume), false)),
-            MountKind::Tmpfs { .. } => Some((layout.volume(index), true)),
+            MountKind::Local { volume } => Some((self.store.data(volume), Some(volume.clone()))),
+            MountKind::Tmpfs { .. } => Some((layout.volume(index), None)),
             MountKind::Shared { .. } => None,
         };
         spec.volumes.iter().enumerate().filter_map(place).collect()

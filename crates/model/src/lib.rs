@@ -3,6 +3,7 @@
 //! Nothing here has behaviour beyond parsing and printing; a value of one of these types is already valid.
 
 mod container;
+mod copy;
 mod digest;
 mod id;
 mod image;
@@ -21,6 +22,7 @@ mod volume;
 pub use container::{
     ContainerRecord, ContainerSpec, ContainerState, ContainerStats, Follows, Limits, ProcessSpec, RestartPolicy,
 };
+pub use copy::CopyRecord;
 pub use digest::{Digest, InvalidDigest};
 pub use id::{ContainerId, ContainerName, InvalidName, MigrationId, NodeName, VolumeName};
 pub use image::{ImageConfig, ImageLayer, ImageStep};

@@ -17,6 +17,16 @@ pub enum Outcome {
     RolledBack,
     /// Something failed and the container runs on neither side; the reason says what is left and where.
     Failed,
+    /// Its files are on the target, as was wished; the container runs on the source as before.
+    Synced,
+}
+
+impl Outcome {
+    /// Whether the container runs on the source as before.
+    #[must_use]
+    pub fn stays(self) -> bool {
+        matches!(self, Self::RolledBack | Self::Synced)
+    }
 }
 
 /// One round of copying.

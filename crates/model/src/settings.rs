@@ -116,6 +116,9 @@ pub enum InvalidSettings {
     /// Pre-copy without a round.
     #[error("the mode pre-copy makes at least one round; without any it is stop-and-copy")]
     None,
+    /// A wish for memory where none crosses.
+    #[error("when only files are sent ahead, {0} means nothing")]
+    Sync(&'static str),
     /// A bound that nothing crosses.
     #[error("a bandwidth of {0} is less than {least}", least = Bandwidth::LEAST)]
     Bandwidth(Bandwidth),
@@ -175,6 +178,9 @@ pub struct Settings {
     pub bandwidth: Option<Bandwidth>,
     /// How pages are packed.
     pub compression: Compression,
+    /// Only send the container's files ahead, and leave it where it is: a later move sends what has changed since.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub sync: bool,
 }
 
 impl Settings {
@@ -196,6 +202,12 @@ impl Settings {
             ("a stop rule", self.stop_rule != StopRule::Budget),
         ];
         let wish = |wished: &[(&'static str, bool)]| wished.iter().find(|(_, is)| *is).map(|(what, _)| *what);
+        if self.sync {
+            let mode = ("a mode", self.mode != Mode::Auto);
+            if let Some(what) = wish(&of_rounds).or(wish(&[mode])) {
+                return Err(InvalidSettings::Sync(what));
+            }
+        }
         if matches!(self.mode, Mode::PostCopy | Mode::StopAndCopy)
             && let Some(what) = wish(&of_rounds)
         {
@@ -247,6 +259,8 @@ mod tests {
             (r#"{"stop_rule": {"rounds": 2}, "max_rounds": 1}"#, "whatever comes, and a most number of rounds"),
             (r#"{"mode": "pre-copy", "max_rounds": 0}"#, "at least one round"),
             (r#"{"mode": "pre-copy", "stop_rule": {"rounds": 0}}"#, "at least one round"),
+            (r#"{"sync": true, "mode": "pre-copy"}"#, "a mode means nothing"),
+            (r#"{"sync": true, "downtime_ms": 1}"#, "a budget for the pause means nothing"),
             (r#"{"bandwidth": 1}"#, "1bit is less than 64kbit"),
         ] {
             let settings: Settings = serde_json::from_str(text).unwrap();

@@ -19,7 +19,9 @@ pub enum Decision {
     Freeze(String),
     /// Freeze the container and let the rest follow it.
     PostCopy(String),
-    /// Leave it where it is.
+    /// Leave it where it is, as is wished: its files have crossed.
+    Stay,
+    /// Leave it where it is, for the reason given in one sentence.
     GiveUp(String),
 }
 
@@ -57,6 +59,10 @@ impl Course<'_> {
     /// Decides; with no rounds, before the first.
     #[must_use]
     pub fn decide(&self) -> Decision {
+        if self.settings.sync {
+            // Another round would only be the first of the move that comes later.
+            return if self.rounds.is_empty() { Decision::Round } else { Decision::Stay };
+        }
         match self.settings.mode {
             Mode::StopAndCopy => {
                 return Decision::Freeze(

@@ -29,11 +29,13 @@ pub enum Stream {
     Wishes = 10,
     /// All trees of files that travel, in rounds: the upper layer, `/dev`, `/dev/shm`, the log, volumes.
     Files = 12,
+    /// From the target to the source, before the first round: what it has of these trees already.
+    Having = 13,
 }
 
 impl Stream {
     /// All of them.
-    pub const ALL: [Stream; 7] = [
+    pub const ALL: [Stream; 8] = [
         Stream::Image,
         Stream::Memory,
         Stream::Checkpoint,
@@ -41,6 +43,7 @@ impl Stream {
         Stream::Following,
         Stream::Wishes,
         Stream::Files,
+        Stream::Having,
     ];
     /// The streams that must have ended before the container is restored.
     pub const AWAITED: [Stream; 4] = [Stream::Pages, Stream::Memory, Stream::Files, Stream::Checkpoint];

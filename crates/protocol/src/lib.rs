@@ -27,7 +27,7 @@ pub use source::{Past, Source, SourceInput, SourceOutput, SourceResult};
 pub use target::{Target, TargetInput, TargetOutput};
 
 /// The versions of the protocol that this build speaks, oldest and newest.
-pub const VERSIONS: (u16, u16) = (4, 4);
+pub const VERSIONS: (u16, u16) = (5, 5);
 
 /// The newest version that both sides speak, if there is one.
 #[must_use]
@@ -43,8 +43,8 @@ mod tests {
     #[test]
     fn negotiation_takes_the_newest_common_version() {
         assert_eq!(negotiate(VERSIONS), Some(VERSIONS.1));
-        assert_eq!(negotiate((1, 9)), Some(4));
-        assert_eq!(negotiate((5, 9)), None);
+        assert_eq!(negotiate((1, 9)), Some(5));
+        assert_eq!(negotiate((6, 9)), None);
         assert_eq!(negotiate((0, 0)), None);
     }
 }

@@ -161,6 +161,8 @@ enum Step {
     Preparing,
     SendingImage,
     Copying,
+    /// The files have crossed, and the target puts them away.
+    Staying,
     Freezing,
     Checkpointing,
     Transferring,
@@ -463,6 +465,10 @@ impl Source {
                 self.rounds.extend(self.sent.take().map(|round| Round { dirty_after, files_after, ..round }));
                 self.go_on_copying(now);
             }
+            (Step::Staying, In::Heard(ToSource::Aborted)) => {
+                self.conclude(now, Outcome::Synced);
+                self.finish();
+            }
             (Step::Copying, In::Slowed) => self.begin_round(now),
             (
                 Step::Checkpointing | Step::Transferring | Step::Restoring,
@@ -522,6 +528,7 @@ impl Source {
                 self.follows = true;
                 self.freeze(now, why);
             }
+            Decision::Stay => self.stay(now),
             Decision::GiveUp(why) => self.roll_back(now, explained(&why).with_hint(ALLOW)),
         }
     }
@@ -535,7 +542,7 @@ impl Source {
 
     /// Whether memory crosses in rounds.
     fn takes_memory(&self) -> bool {
-        self.settings.mode != Mode::PostCopy && self.refused.is_none()
+        !self.settings.sync && self.settings.mode != Mode::PostCopy && self.refused.is_none()
     }
 
     /// A round is over when the target has all of it: what is on the way still takes its time. What was written until
@@ -668,6 +675,13 @@ impl Source {
         }
     }
 
+    /// The target has the files, which it keeps, and the container stays here.
+    fn stay(&mut self, now: Moment) {
+        self.why_frozen = format!("its files are on {}", self.target);
+        let why = explained("its files were sent ahead, and it stays where it is");
+        self.order(now, Step::Staying, SourceOutput::Send(ToTarget::Abort { why }), STALL);
+    }
+
     /// Back to where the container was, for this reason.
     fn roll_back(&mut self, now: Moment, why: Explained) {
         if self.link_up && self.offered {
@@ -781,6 +795,7 @@ impl Source {
             Step::Greeting => "did not answer",
             Step::Preparing => "did not get ready",
             Step::SendingImage | Step::Copying | Step::Checkpointing | Step::Transferring => "took no more data",
+            Step::Staying => "did not put the files away",
             Step::Restoring => "did not restore the container",
             Step::Freezing => {
                 return explained("the container could not be frozen in time")

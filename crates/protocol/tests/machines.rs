@@ -112,7 +112,8 @@ impl<'a> World<'a> {
         let image_missing = chance.one_in(2);
         let mode = if chance.one_in(3) { Mode::ALL[3 - usize::from(chance.one_in(2))] } else { Mode::Auto };
         let fallback = Fallback::ALL.into_iter().find(|_| chance.one_in(3));
-        let settings = Settings { mode, fallback, ..Settings::default() };
+        let sync = chance.one_in(8);
+        let settings = Settings { mode, fallback, sync, ..Settings::default() };
         Self {
             chance,
             now,
@@ -586,6 +587,19 @@ fn an_unreadable_journal_leaves_the_container_frozen() {
     assert!(!rest.contains(&SourceOutput::Thaw), "{rest:?}");
 }
 
+#[test]
+fn files_that_are_sent_ahead_leave_the_container_where_it_is() {
+    let mut world = World::new(&[]);
+    world.source = source_of(Settings { sync: true, ..Settings::default() });
+    world.run();
+    world.check();
+    assert_eq!(
+        (world.outcome, world.source_copy, world.target_copy),
+        (Some(Outcome::Synced), Copy::Running, Copy::None)
+    );
+    assert_eq!(world.phases.last(), Some(&Phase::Copy), "{:?}", world.phases);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(4_000))]
 
@@ -597,7 +611,7 @@ proptest! {
         let copies = (world.source_copy, world.target_copy);
         match world.outcome {
             Some(Outcome::Moved) => prop_assert_eq!(copies, (Copy::None, Copy::Running)),
-            Some(Outcome::RolledBack) => prop_assert_eq!(copies, (Copy::Running, Copy::None)),
+            Some(Outcome::RolledBack | Outcome::Synced) => prop_assert_eq!(copies, (Copy::Running, Copy::None)),
             other => prop_assert!(false, "outcome {:?} with {:?}", other, copies),
         }
         prop_assert!(world.target.is_none(), "the target is not done: {:?}", world.target);

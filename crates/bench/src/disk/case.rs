@@ -29,6 +29,8 @@ pub enum Contestant {
     Synced,
     /// Drover.
     Drover,
+    /// Drover, which finds a copy of which it knows nothing.
+    Afresh,
     /// rsync, to its daemon.
     Rsync,
 }
@@ -41,13 +43,9 @@ impl Contestant {
             Self::Diff => "diff layer",
             Self::Synced => "pre-synced diff layer",
             Self::Drover => "drover",
+            Self::Afresh => "drover, not followed",
             Self::Rsync => "rsync",
         }
-    }
-
-    /// The command of drover that it takes, if not every drover has it.
-    fn needs(self) -> Option<&'static str> {
-        (self == Self::Synced).then_some("sync")
     }
 }
 
@@ -97,7 +95,7 @@ impl Case {
     fn contestants(self) -> &'static [Contestant] {
         match self {
             Self::Database => &[Contestant::Whole, Contestant::Diff, Contestant::Synced],
-            Self::Blocks | Self::SmallFiles => &[Contestant::Drover, Contestant::Rsync],
+            Self::Blocks | Self::SmallFiles => &[Contestant::Drover, Contestant::Afresh, Contestant::Rsync],
             Self::Images => &[Contestant::Drover],
         }
     }
@@ -157,16 +155,13 @@ impl Turn {
     }
 }
 
-/// The turns of one repetition: of these cases, links and contestants, or of all where none is named, as far as this
-/// drover can take them by its own `help`.
-pub fn turns(cases: &[Case], links: &[Link], names: &[String], help: &str) -> Vec<Turn> {
-    let knows = |command: &str| help.lines().any(|line| line.split_whitespace().next() == Some(command));
+/// The turns of one repetition: of these cases, links and contestants, or of all where none is named.
+pub fn turns(cases: &[Case], links: &[Link], names: &[String]) -> Vec<Turn> {
     let mut turns = Vec::new();
     for case in Case::ALL.into_iter().filter(|case| cases.is_empty() || cases.contains(case)) {
         for &link in case.links().iter().filter(|link| links.is_empty() || links.contains(link)) {
             let wanted = |who: &&Contestant| names.is_empty() || names.iter().any(|name| name == who.name());
-            let able = |who: &&Contestant| who.needs().is_none_or(knows);
-            let contestants = case.contestants().iter().filter(wanted).filter(able);
+            let contestants = case.contestants().iter().filter(wanted);
             turns.extend(contestants.map(|&contestant| Turn { case, link, contestant }));
         }
     }
@@ -178,20 +173,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_drover_that_cannot_sync_is_not_asked_to() {
-        let names = |help: &str| -> Vec<&str> {
-            let turns = turns(&[Case::Database], &[Link::Unshaped], &[], help);
-            turns.iter().map(|turn| turn.contestant.name()).collect()
-        };
-        assert_eq!(names("Commands:\n  migrate  Move it\n"), ["whole container", "diff layer"]);
-        assert_eq!(names("  sync  Copy\n"), ["whole container", "diff layer", "pre-synced diff layer"]);
-    }
-
-    #[test]
     fn turns_are_taken_by_those_who_are_named_on_the_links_that_are_named() {
-        let all = turns(&[], &[], &[], "");
-        assert_eq!(all.iter().filter(|turn| turn.case == Case::Blocks).count(), 4);
-        let some = turns(&[], &[Link::Gigabit], &["rsync".into()], "");
+        let all = turns(&[], &[], &[]);
+        assert_eq!(all.iter().filter(|turn| turn.case == Case::Blocks).count(), 6);
+        let some = turns(&[], &[Link::Gigabit], &["rsync".into()]);
         let turn = Turn { case: Case::Blocks, link: Link::Gigabit, contestant: Contestant::Rsync };
         assert_eq!(some, [turn]);
     }

@@ -64,10 +64,15 @@ impl Database {
         if turn.contestant == Contestant::Whole {
             forget_image(lab, to, IMAGE)?;
         }
+        // It was there before, and its files may have stayed.
+        if turn.contestant != Contestant::Synced {
+            lab.run(&["copies", "prune", "--node", to], LONG)?;
+        }
         lab.link(turn.link)?;
         let load = Load::start(lab, pids)?;
         thread::sleep(DWELL);
         let mut measured = Measured::default();
+        // The copy that has stayed there is brought up to date.
         if turn.contestant == Contestant::Synced {
             let begin = Instant::now();
             lab.run(&["sync", CONTAINER, "--to", to], PATIENCE)?;

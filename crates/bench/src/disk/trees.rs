@@ -2,7 +2,8 @@
 //! rounds and by rsync, both over a plain TCP connection.
 //!
 //! Drover's rounds run in a program of their own (`crates/disk/examples/travel.rs`): no container stands in the way. It has
-//! watched the tree since the first round; rsync reads what has changed on both sides.
+//! followed the tree since the first round, as it does in a move; or it comes afresh and finds a copy, as after
+//! `drover sync`, and reads both sides as rsync does.
 
 use std::fs;
 use std::thread;
@@ -27,8 +28,9 @@ const TRAVEL_PORT: u16 = 7100;
 /// Made by the source when all has crossed once, and awaited by it when everything is changed.
 const READY: &str = "/run/bench.ready";
 const GO: &str = "/run/bench.go";
-/// What `travel` does for its changes: it lets the bench make them.
+/// What `travel` does for its changes: it lets the bench make them, or nothing.
 const AWAIT_GO: &str = "touch /run/bench.ready; until [ -e /run/bench.go ]; do sleep 0.02; done";
+const NOTHING: &str = "true";
 /// How long everything may take to cross.
 const PATIENCE: Duration = Duration::from_secs(240);
 const LOOK: Duration = Duration::from_millis(20);
@@ -71,6 +73,7 @@ impl Trees {
         // Each has a tree of its own, which nobody else changes.
         match turn.contestant {
             Contestant::Rsync => self.by_rsync(lab, turn.link, &["rsync"]),
+            Contestant::Afresh => self.by_drover_afresh(lab, turn.link, &["drover"]),
             _ => self.by_drover(lab, pids, turn.link, &["drover"]),
         }
     }
@@ -81,29 +84,45 @@ impl Trees {
             // Neither need be there.
             let _ = fs::remove_file(inside(pids.source, file));
         }
-        // Written over in each repetition: to make many files soon after many were removed is slow.
-        let (tree, copy) = (format!("{PLACE}/{}/{}", owner[0], self.name), format!("{PLACE}/travel/{}", self.name));
-        let listen = format!("0.0.0.0:{TRAVEL_PORT}");
-        let mut receiving = lab.start(&["lab", "exec", TARGET, "--", TRAVEL, "receive", &copy, &listen], None)?;
-        await_listeners(lab, &mut receiving, &[TRAVEL_PORT])?;
-        let to = format!("{TARGET_ADDRESS}:{TRAVEL_PORT}");
-        let mut sending = lab.start(&["lab", "exec", SOURCE, "--", TRAVEL, "send", &tree, &to, AWAIT_GO], None)?;
-        await_ready(pids, &mut sending)?;
+        let mut travel = self.travel(lab, owner, AWAIT_GO)?;
+        await_ready(pids, &mut travel.sending)?;
         let changed = self.change(lab, owner)?;
         lab.link(link)?;
         let before = hosts::bytes(lab)?;
         let go = inside(pids.source, GO);
         fs::write(&go, "").map_err(|error| TurnError::File(go, error))?;
-        let printed = sending.finish(PATIENCE)?;
-        receiving.finish(PATIENCE)?;
-        let sent = hosts::bytes(lab)?.saturating_sub(before);
-        let told: Value =
-            serde_json::from_str(&printed).map_err(|_| TurnError::Answer("travel", printed.trim().to_owned()))?;
-        let mut measured = measured(sent, changed);
+        let told = travel.finish()?;
+        let mut measured = measured(hosts::bytes(lab)?.saturating_sub(before), changed);
         measured.note_from("unchanged_ms", &told, "/unchanged_ms");
         measured.note_from("changed_ms", &told, "/last_ms");
         measured.reports.push(told);
         Ok(measured)
+    }
+
+    fn by_drover_afresh(&self, lab: &Lab, link: Link, owner: Owner) -> Result<Measured, TurnError> {
+        self.make(lab, owner)?;
+        // So that there is a copy. If there was one, this finds that it is equal.
+        let unchanged = self.travel(lab, owner, NOTHING)?.finish()?;
+        let changed = self.change(lab, owner)?;
+        lab.link(link)?;
+        let before = hosts::bytes(lab)?;
+        let told = self.travel(lab, owner, NOTHING)?.finish()?;
+        let mut measured = measured(hosts::bytes(lab)?.saturating_sub(before), changed);
+        measured.note_from("unchanged_ms", &unchanged, "/first_ms");
+        measured.note_from("changed_ms", &told, "/first_ms");
+        measured.reports.push(told);
+        Ok(measured)
+    }
+
+    /// Begins to bring the tree across by Drover's rounds.
+    fn travel(&self, lab: &Lab, owner: Owner, changes: &str) -> Result<Travel, TurnError> {
+        let (tree, copy) = (format!("{PLACE}/{}/{}", owner[0], self.name), format!("{PLACE}/travel/{}", self.name));
+        let listen = format!("0.0.0.0:{TRAVEL_PORT}");
+        let mut receiving = lab.start(&["lab", "exec", TARGET, "--", TRAVEL, "receive", &copy, &listen], None)?;
+        await_listeners(lab, &mut receiving, &[TRAVEL_PORT])?;
+        let to = format!("{TARGET_ADDRESS}:{TRAVEL_PORT}");
+        let sending = lab.start(&["lab", "exec", SOURCE, "--", TRAVEL, "send", &tree, &to, changes], None)?;
+        Ok(Travel { sending, receiving })
     }
 
     fn by_rsync(&self, lab: &Lab, link: Link, owner: Owner) -> Result<Measured, TurnError> {
@@ -145,6 +164,21 @@ fn measured(sent: u64, changed: f64) -> Measured {
     measured.note("sent_bytes", sent as f64);
     measured.note("times_changed", sent as f64 / changed);
     measured
+}
+
+/// Both halves of `travel`.
+struct Travel {
+    sending: Running,
+    receiving: Running,
+}
+
+impl Travel {
+    /// Waits for its end, and gives what it tells.
+    fn finish(self) -> Result<Value, TurnError> {
+        let printed = self.sending.finish(PATIENCE)?;
+        self.receiving.finish(PATIENCE)?;
+        serde_json::from_str(&printed).map_err(|_| TurnError::Answer("travel", printed.trim().to_owned()))
+    }
 }
 
 /// Waits until all has crossed once.

@@ -9,9 +9,10 @@ use drover_sys::written::Pages;
 use rustix::fs::{FileType, Mode, OFlags, SeekFrom, Stat};
 use rustix::io::Errno;
 
+use super::chunks::{Chunks, Piece, SHORTEST};
 use super::hash::{self, BLOCK, Hashes, UNKNOWN, ZEROS};
 use super::known::File;
-use super::record::{LONGEST_DATA, Record, write_data};
+use super::record::{Copied, LONGEST_DATA, Record, write_data};
 use crate::layer::{LayerError, TreePath, read_at};
 
 /// Files from this size on are watched, and their places on the disk compared: to read all of a smaller one takes no longer.
@@ -145,13 +146,16 @@ pub(super) fn send<W: Write>(
     path: &TreePath,
     file: &mut File,
     suspects: &Suspects,
+    chunks: Option<&mut Chunks>,
     out: &mut W,
     buffer: &mut [u8],
     mut begin: impl FnMut(&mut W) -> io::Result<()>,
 ) -> Result<u64, LayerError> {
     let failed = |errno| LayerError::file("read", path, errno);
     let size = reading.size();
-    let mut pieces = Pieces { out, begun: false, begin: &mut begin, hole: 0..0, sent: 0 };
+    // Of a file that is known to be changed here and there nothing lies in a layer.
+    let chunks = chunks.filter(|_| matches!(suspects, Suspects::All));
+    let mut pieces = Pieces { out, begun: false, begin: &mut begin, hole: 0..0, sent: 0, chunks };
     let mut settled = u64::MAX;
     if size != file.size {
         pieces.begin().map_err(LayerError::Write)?;
@@ -165,7 +169,7 @@ pub(super) fn send<W: Write>(
     }
     let blocks = size.div_ceil(BLOCK as u64);
     let next = |block: u64| suspects.next(block).map_or(settled.max(block), |next| next.min(settled.max(block)));
-    let mut data = Data { file: &reading.file, from: 0, to: 0 };
+    let mut data = Data::of(&reading.file);
     let mut block = next(0);
     while block < blocks {
         let hole_end = data.from(block * BLOCK as u64).map_err(failed)? / BLOCK as u64;
@@ -193,15 +197,19 @@ pub(super) fn send<W: Write>(
 }
 
 /// Where a file has data, as far as it was asked.
-struct Data<'a> {
+pub(super) struct Data<'a> {
     file: &'a OwnedFd,
     from: u64,
     to: u64,
 }
 
-impl Data<'_> {
+impl<'a> Data<'a> {
+    pub fn of(file: &'a OwnedFd) -> Self {
+        Self { file, from: 0, to: 0 }
+    }
+
     /// The first offset from `offset` on at which there are data; then `to` is where they end.
-    fn from(&mut self, offset: u64) -> Result<u64, Errno> {
+    pub fn from(&mut self, offset: u64) -> Result<u64, Errno> {
         if offset >= self.to {
             self.from = match rustix::fs::seek(self.file, SeekFrom::Data(offset)) {
                 // Nothing but a hole is left.
@@ -228,6 +236,8 @@ struct Pieces<'a, W> {
     /// A hole that has not been sent yet: it may go on.
     hole: Range<u64>,
     sent: u64,
+    /// Where content is looked for.
+    chunks: Option<&'a mut Chunks>,
 }
 
 impl<W: Write> Pieces<'_, W> {
@@ -238,10 +248,27 @@ impl<W: Write> Pieces<'_, W> {
         Ok(())
     }
 
+    /// Sends data, or says where the target has them already.
     fn data(&mut self, offset: u64, data: &[u8]) -> io::Result<()> {
         self.begin()?;
-        self.sent += data.len() as u64;
-        write_data(self.out, offset, data)
+        let chunks = self.chunks.as_mut().filter(|chunks| data.len() >= SHORTEST && chunks.is_worth_it());
+        let found = chunks.map_or_else(|| vec![(0..data.len(), None)], |chunks| chunks.find(data));
+        for (range, piece) in found {
+            let (at, content) = (offset + range.start as u64, &data[range]);
+            match piece {
+                None => {
+                    self.sent += content.len() as u64;
+                    for (index, piece) in content.chunks(LONGEST_DATA).enumerate() {
+                        write_data(self.out, at + (index * LONGEST_DATA) as u64, piece)?;
+                    }
+                }
+                Some(Piece { base, path, from }) => {
+                    let (path, length, name) = (path.clone(), content.len() as u32, hash::of(content));
+                    Record::Copy(at, Copied { base, path, from, length, name }).write(self.out)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Sends those of the blocks that are not what the names say, and corrects the names.
@@ -259,7 +286,7 @@ impl<W: Write> Pieces<'_, W> {
                 continue;
             }
             match &mut run {
-                Some(run) if run.end == start && run.len() + block.len() <= LONGEST_DATA => run.end += block.len(),
+                Some(run) if run.end == start => run.end += block.len(),
                 _ => {
                     if let Some(run) = run.replace(start..start + block.len()) {
                         self.data(offset + run.start as u64, &data[run])?;

@@ -17,6 +17,25 @@ pub(super) fn of(block: &[u8]) -> Hash {
     if block.iter().all(|byte| *byte == 0) { ZEROS } else { first_half(blake3::hash(block)) }
 }
 
+/// Names content that comes in pieces.
+#[derive(Default)]
+pub(super) struct Naming {
+    hasher: blake3::Hasher,
+    /// Whether there was anything but zeros.
+    some: bool,
+}
+
+impl Naming {
+    pub fn add(&mut self, bytes: &[u8]) {
+        self.some |= bytes.iter().any(|byte| *byte != 0);
+        self.hasher.update(bytes);
+    }
+
+    pub fn name(&self) -> Hash {
+        if self.some { first_half(self.hasher.finalize()) } else { ZEROS }
+    }
+}
+
 fn first_half(hash: blake3::Hash) -> Hash {
     let mut half = Hash::default();
     half.copy_from_slice(&hash.as_bytes()[..16]);

@@ -98,11 +98,17 @@ impl Known {
 
     /// A new file of the target's, which is a copy of this one.
     pub fn new_file(&mut self, inode: u64, kind: Kind) -> Number {
+        let number = self.told_file(kind);
+        self.bind(number, inode);
+        number
+    }
+
+    /// A file that the target has, and of which nobody knows yet what it is a copy of.
+    pub fn told_file(&mut self, kind: Kind) -> Number {
         self.next += 1;
         let (paths, hashes) = (Vec::new(), Hashes::default());
-        let file = File { kind, paths, inode: Some(inode), size: 0, hashes, extents: None, watched: false };
+        let file = File { kind, paths, inode: None, size: 0, hashes, extents: None, watched: false };
         self.files.insert(self.next, file);
-        self.by_inode.insert(inode, self.next);
         self.next
     }
 

@@ -16,6 +16,9 @@
 //! Of a large file the pages that may have changed are told by the kernel ([`drover_sys::written`]), and by a comparison of
 //! where it lies on the disk (holes, files cloned over it). Where the kernel does not tell, all of the file is read.
 //!
+//! What a file that is new has in common with the layers of the container's image, which both nodes have, does not cross
+//! either ([`Source::over`]): chunks of it are looked up by their names, and the target copies them.
+//!
 //! # The stream
 //! All numbers are little-endian; paths, attributes and `bytes32` are those of the layer stream ([`crate::layer`]).
 //! ```text
@@ -33,11 +36,15 @@
 //!           | 0x0a u64:offset bytes32                 write
 //!           | 0x0b u64:offset u64:length              make a hole
 //!           | 0x0c attributes                         give the file these
+//!           | 0x0d u64:offset u16:layer path u64:from u32:length name
+//!                                                     write what a file of the image's layer has from there on
 //! ```
 
 mod blocks;
+mod chunks;
 mod content;
 mod hash;
+mod have;
 mod known;
 mod plan;
 mod receive;
@@ -45,6 +52,7 @@ mod record;
 mod scan;
 mod source;
 
+pub use have::{Having, hear, tell};
 pub use receive::{Place, receive};
 pub use source::{Sent, Source, Tree};
 

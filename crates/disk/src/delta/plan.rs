@@ -13,6 +13,7 @@ use drover_sys::written::WrittenPages;
 use rustix::fs::{OFlags, Stat};
 use rustix::io::Errno;
 
+use super::chunks::Chunks;
 use super::content::{self, LARGE, Reading, Suspects};
 use super::hash::{self, Hash};
 use super::known::{Content, Look, Node, Number, each_file};
@@ -28,6 +29,8 @@ use crate::xattr;
 pub(super) struct Round<'a, W> {
     pub tree: &'a mut Travelling,
     pub written: Option<&'a WrittenPages>,
+    /// What the target has beside the trees.
+    pub chunks: Option<&'a mut Chunks>,
     /// Whether programs may go on writing.
     pub live: bool,
     /// Change times from this one on may stand still.
@@ -107,19 +110,23 @@ impl<W: Write> Round<'_, W> {
                 });
             }
         }
-        // A file that another one has replaced under its only name becomes that one: much of it may be the same.
-        let (mut heirs, mut inherited) = (HashSet::new(), HashSet::new());
+        // A file that another one has replaced under all its names becomes that one: much of it may be the same.
+        let (mut heirs, mut inherited) = (HashMap::new(), HashMap::new());
         for change in changes {
-            if let Change::Found(path, stat) = change
-                && kind_of(stat) == Some(Kind::File)
-                && known.copy_of(stat.st_ino, Kind::File).is_none()
-                && let Some(Node { kind: Kind::File, content: Content::File(number), .. }) = known.node(path)
-                && !self.lives_on(*number, &fates)
-                && inherited.insert(*number)
-                && heirs.insert(stat.st_ino)
-                && let Some(lost) = fates.lost.get_mut(number)
-            {
+            let Change::Found(path, stat) = change else { continue };
+            let Some(Node { kind: Kind::File, content: Content::File(number), .. }) = known.node(path) else {
+                continue;
+            };
+            let (number, inode) = (*number, stat.st_ino);
+            let is_new = kind_of(stat) == Some(Kind::File) && known.copy_of(inode, Kind::File).is_none();
+            let inherits = match (heirs.get(&inode), inherited.get(&number)) {
+                (None, None) => is_new && !self.lives_on(number, &fates),
+                (heir, by) => heir == Some(&number) && by == Some(&inode),
+            };
+            if inherits && let Some(lost) = fates.lost.get_mut(&number) {
                 lost.remove(path);
+                heirs.insert(inode, number);
+                inherited.insert(number, inode);
             }
         }
         fates
@@ -219,10 +226,7 @@ impl<W: Write> Round<'_, W> {
                     Err(errno) => return Err(LayerError::file("read", path, errno)),
                 }
             }
-            Kind::CharacterDevice | Kind::BlockDevice => {
-                Body::Node(kind, (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev)))
-            }
-            _ => Body::Node(kind, (0, 0)),
+            _ => Body::of_node(kind, stat),
         };
         let Some(attributes) = self.attributes(path, stat)? else { return Ok(()) };
         let name = hash::of_entry(kind, &attributes, &body.bytes());
@@ -333,7 +337,7 @@ impl<W: Write> Round<'_, W> {
             begin(self.out).map_err(LayerError::Write)?;
             file.size = reading.size();
         }
-        let sent = content::send(reading, path, file, &suspects, self.out, self.buffer, |out| {
+        let sent = content::send(reading, path, file, &suspects, self.chunks.as_deref_mut(), self.out, self.buffer, |out| {
             if !std::mem::replace(&mut begun, true) {
                 begin(out)?;
             }

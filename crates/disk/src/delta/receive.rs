@@ -3,6 +3,7 @@
 //! Nothing is written outside of them, whatever comes: paths are checked, every directory is opened below its tree's top
 //! without following a link, and what is put aside is called by a number.
 
+use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -11,10 +12,12 @@ use rustix::fs::{AtFlags, Dir, FallocateFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::blocks::Unblocked;
-use super::record::{Body, LONGEST_DATA, MAGIC, Record, VERSION};
+use super::chunks::Bases;
+use super::hash::Naming;
+use super::record::{Body, Copied, LONGEST_DATA, MAGIC, Record, VERSION};
 use super::source::Sent;
 use crate::layer::format::{Attributes, Kind, read_array, read_u32};
-use crate::layer::{LayerError, TreePath, write_at};
+use crate::layer::{LayerError, TreePath, read_at, write_at};
 use crate::place::{self, Links, open_directory};
 
 /// Where a tree arrives.
@@ -26,11 +29,17 @@ pub struct Place {
     pub aside: Option<PathBuf>,
 }
 
-/// Makes the trees at these places as the stream says; `stored` is called when all of a round has arrived.
+/// Makes the trees at these places as the stream says; `stored` is called when all of a round has arrived. `bases` gives the
+/// layers of the container's image, in the order in which the source has them, once they are needed.
 ///
 /// # Errors
 /// When the stream ends early or breaks the format, or something cannot be made. What was made until then stays.
-pub fn receive(places: &[Place], input: impl Read, mut stored: impl FnMut()) -> Result<Sent, LayerError> {
+pub fn receive(
+    places: &[Place],
+    bases: impl Fn() -> Vec<PathBuf>,
+    input: impl Read,
+    mut stored: impl FnMut(),
+) -> Result<Sent, LayerError> {
     let mut input = Unblocked::new(input).map_err(LayerError::Read)?;
     if read_array(input.raw())? != MAGIC {
         return Err(LayerError::Malformed("it does not begin like one"));
@@ -39,7 +48,7 @@ pub fn receive(places: &[Place], input: impl Read, mut stored: impl FnMut()) -> 
         return Err(LayerError::Malformed("it has a version that is not known here"));
     }
     let trees = places.iter().map(Receiving::open).collect::<Result<Vec<_>, _>>()?;
-    let mut receiver = Receiver { trees, tree: 0, buffer: vec![0; LONGEST_DATA], sent: Sent::default() };
+    let mut receiver = Receiver { trees, bases: Bases::new(bases), tree: 0, buffer: vec![0; LONGEST_DATA], sent: Sent::default() };
     loop {
         match Record::read(&mut input)? {
             Record::Round => {
@@ -62,8 +71,9 @@ pub fn receive(places: &[Place], input: impl Read, mut stored: impl FnMut()) -> 
     }
 }
 
-struct Receiver {
+struct Receiver<F> {
     trees: Vec<Receiving>,
+    bases: Bases<F>,
     tree: usize,
     buffer: Vec<u8>,
     sent: Sent,
@@ -114,9 +124,9 @@ impl Receiving {
     }
 }
 
-impl Receiver {
+impl<F: Fn() -> Vec<PathBuf>> Receiver<F> {
     fn take(&mut self, record: Record, input: &mut impl Read) -> Result<(), LayerError> {
-        let goes_on = matches!(record, Record::Data(..) | Record::Hole(..) | Record::Attributes(_));
+        let goes_on = matches!(record, Record::Data(..) | Record::Copy(..) | Record::Hole(..) | Record::Attributes(_));
         if !goes_on {
             self.finish_file()?;
             self.sent.entries += 1;
@@ -127,6 +137,10 @@ impl Receiver {
                 input.read_exact(&mut self.buffer[..length]).map_err(LayerError::Read)?;
                 self.sent.content += length as u64;
                 return filling(tree)?.write(offset, &self.buffer[..length]);
+            }
+            Record::Copy(offset, copied) => {
+                let file = self.bases.open(copied.base, &copied.path)?;
+                return filling(tree)?.copy(offset, &copied, file, &mut self.buffer);
             }
             Record::Hole(offset, length) => return filling(tree)?.make_hole(offset, length),
             Record::Attributes(attributes) => {
@@ -214,6 +228,28 @@ impl Filling {
     fn write(&self, offset: u64, data: &[u8]) -> Result<(), LayerError> {
         self.fits(offset, data.len() as u64)?;
         write_at(&self.file, data, offset).map_err(|errno| LayerError::file("write", &self.path, errno))
+    }
+
+    /// Copies a piece that is here already, and sees to it that it is what it should be.
+    fn copy(&self, offset: u64, copied: &Copied, file: &File, buffer: &mut [u8]) -> Result<(), LayerError> {
+        self.fits(offset, u64::from(copied.length))?;
+        let failed = |errno| LayerError::file("read", &copied.path, errno);
+        let (mut name, mut done) = (Naming::default(), 0);
+        while done < u64::from(copied.length) {
+            let length = (u64::from(copied.length) - done).min(buffer.len() as u64) as usize;
+            let read = read_at(file, &mut buffer[..length], copied.from + done).map_err(failed)?;
+            if read == 0 {
+                break;
+            }
+            name.add(&buffer[..read]);
+            write_at(&self.file, &buffer[..read], offset + done)
+                .map_err(|errno| LayerError::file("write", &self.path, errno))?;
+            done += read as u64;
+        }
+        if name.name() != copied.name {
+            return Err(LayerError::Malformed("a layer of the image is not what it is on the source"));
+        }
+        Ok(())
     }
 
     fn make_hole(&self, offset: u64, length: u64) -> Result<(), LayerError> {

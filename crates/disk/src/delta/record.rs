@@ -2,8 +2,11 @@
 
 use std::io::{self, Read, Write};
 
+use rustix::fs::Stat;
+
+use super::hash::Hash;
 use crate::layer::format::{
-    Attributes, CHUNK, Kind, LARGEST_FILE, read_array, read_attributes, read_kind, read_path, read_text, read_u32,
+    Attributes, CHUNK, Kind, LARGEST_FILE, read_array, read_attributes, read_kind, read_path, read_text, read_u16, read_u32,
     read_u64, write_attributes, write_bytes16, write_bytes32,
 };
 use crate::layer::{LayerError, TreePath};
@@ -13,6 +16,9 @@ pub(super) const VERSION: u32 = 1;
 
 /// The longest piece of a file's data.
 pub(super) const LONGEST_DATA: usize = CHUNK;
+
+/// The longest piece that is copied.
+pub(super) const LONGEST_COPY: usize = 4 << 20;
 
 /// What is made that is no file, with what its kind needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +36,13 @@ impl Body {
             Self::Symlink(_) => Kind::Symlink,
             Self::Node(kind, _) => *kind,
         }
+    }
+
+    /// Of what is there.
+    pub fn of_node(kind: Kind, stat: &Stat) -> Self {
+        let device = matches!(kind, Kind::CharacterDevice | Kind::BlockDevice);
+        let numbers = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
+        Self::Node(kind, if device { numbers } else { (0, 0) })
     }
 
     /// As the name of an entry has it.
@@ -58,6 +71,19 @@ pub(super) enum Record {
     Data(u64, usize),
     Hole(u64, u64),
     Attributes(Attributes),
+    /// At this offset write a piece of a file of a layer.
+    Copy(u64, Copied),
+}
+
+/// A piece of a file of a layer of the image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Copied {
+    pub base: u16,
+    pub path: TreePath,
+    pub from: u64,
+    pub length: u32,
+    /// What its content is called.
+    pub name: Hash,
 }
 
 impl Record {
@@ -108,6 +134,15 @@ impl Record {
                 out.write_all(&[0x0c])?;
                 write_attributes(out, attributes)
             }
+            Self::Copy(offset, Copied { base, path, from, length, name }) => {
+                out.write_all(&[0x0d])?;
+                out.write_all(&offset.to_le_bytes())?;
+                out.write_all(&base.to_le_bytes())?;
+                write_bytes16(out, path.as_bytes())?;
+                out.write_all(&from.to_le_bytes())?;
+                out.write_all(&length.to_le_bytes())?;
+                out.write_all(name)
+            }
         }
     }
 
@@ -137,6 +172,14 @@ impl Record {
             }
             0x0b => Self::Hole(bounded(read_u64(input)?)?, bounded(read_u64(input)?)?),
             0x0c => Self::Attributes(read_attributes(input)?),
+            0x0d => {
+                let (offset, base, path) = (bounded(read_u64(input)?)?, read_u16(input)?, read_path(input)?);
+                let (from, length, name) = (bounded(read_u64(input)?)?, read_u32(input)?, read_array(input)?);
+                if length as usize > LONGEST_COPY {
+                    return Err(LayerError::Malformed("a piece that is to be copied is too long"));
+                }
+                Self::Copy(offset, Copied { base, path, from, length, name })
+            }
             _ => return Err(LayerError::Malformed("a record is of an unknown kind")),
         })
     }

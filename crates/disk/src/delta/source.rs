@@ -12,7 +12,9 @@ use drover_sys::written::WrittenPages;
 use rustix::fs::{Mode, OFlags};
 
 use super::blocks::Blocks;
+use super::chunks::Chunks;
 use super::content::LARGE;
+use super::have::Having;
 use super::known::{Content, Known};
 use super::plan::Round;
 use super::record::{MAGIC, Record, VERSION};
@@ -24,7 +26,9 @@ use crate::layer::{LayerError, TreePath};
 /// one that ticks a hundred times in a second.
 const YOUNG: Duration = Duration::from_millis(20);
 /// How much of a file is read at once, in bytes.
-const READ: usize = 1 << 20;
+const READ: usize = 4 << 20;
+/// When less of files may be new than this, in bytes, it is not looked for in the image.
+const WORTH_LOOKING: u64 = 256 << 10;
 
 /// A tree that travels.
 #[derive(Debug, Clone)]
@@ -52,6 +56,9 @@ pub struct Source<O> {
     blocks: Blocks<O>,
     trees: Vec<Travelling>,
     written: Option<WrittenPages>,
+    /// The layers that both nodes have, and what is in them, once that was of use.
+    bases: Vec<PathBuf>,
+    chunks: Option<Chunks>,
     buffer: Vec<u8>,
     tally: Tally,
     /// Change times from this one on may stand still.
@@ -86,12 +93,20 @@ impl fmt::Debug for Travelling {
 }
 
 impl<O: Outlet> Source<O> {
-    /// Begins a stream of these trees; the target has nothing of them.
+    /// Begins a stream of these trees to a target that has nothing of them.
     ///
     /// # Errors
     /// When one cannot be opened, or nothing be sent.
     pub fn new(out: O, compression: Compression, trees: &[Tree]) -> Result<Self, LayerError> {
-        let open = |tree: &Tree| {
+        Self::beyond(Having::default(), out, compression, trees)
+    }
+
+    /// Begins a stream of these trees to a target that has some of it already.
+    ///
+    /// # Errors
+    /// When one cannot be opened, or nothing be sent.
+    pub fn beyond(mut having: Having, out: O, compression: Compression, trees: &[Tree]) -> Result<Self, LayerError> {
+        let open = |(index, tree): (usize, &Tree)| {
             let top = rustix::fs::open(&tree.path, OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
             let failed = |errno: rustix::io::Errno| LayerError::File {
                 attempt: "open",
@@ -100,14 +115,22 @@ impl<O: Outlet> Source<O> {
             };
             let top = top.map_err(failed)?;
             let in_memory = tree.in_memory || !times_tell(&top).map_err(failed)?;
-            Ok(Travelling { top, in_memory, known: Known::default(), path: tree.path.clone() })
+            Ok(Travelling { top, in_memory, known: having.take(index), path: tree.path.clone() })
         };
-        let trees = trees.iter().map(open).collect::<Result<_, LayerError>>()?;
+        let trees = trees.iter().enumerate().map(open).collect::<Result<_, LayerError>>()?;
         let mut blocks = Blocks::new(out, compression).map_err(LayerError::Write)?;
         blocks.send_raw([&MAGIC[..], &VERSION.to_le_bytes()].concat()).map_err(LayerError::Write)?;
         // Without it large files that have changed are read whole.
         let written = WrittenPages::begin().ok();
-        Ok(Self { blocks, trees, written, buffer: vec![0; READ], tally: Tally::default(), young })
+        let (bases, chunks) = Default::default();
+        Ok(Self { blocks, trees, written, bases, chunks, buffer: vec![0; READ], tally: Tally::default(), young })
+    }
+
+    /// These trees, the layers of the container's image, are on both nodes, in this order.
+    #[must_use]
+    pub fn over(mut self, bases: Vec<PathBuf>) -> Self {
+        self.bases = bases;
+        self
     }
 
     /// Sends what has changed since the last round, in the first one everything, while programs go on.
@@ -139,11 +162,16 @@ impl<O: Outlet> Source<O> {
             if changes.is_empty() {
                 continue;
             }
+            // Nobody waits for that; while a container is frozen everybody does.
+            if live && self.chunks.is_none() && new_content(&tree.known, &changes) >= WORTH_LOOKING {
+                self.chunks = Some(Chunks::of(&self.bases));
+            }
+            let chunks = self.chunks.as_mut().filter(|_| live);
             let written = self.written.as_ref();
             let tree_record = Record::Tree(index as u8);
             tree_record.write(&mut self.blocks).map_err(LayerError::Write)?;
             let (out, buffer, tally) = (&mut self.blocks, &mut self.buffer[..], &mut self.tally);
-            Round { tree, written, live, young, out, buffer, tally, parent: None }.send(&changes)?;
+            Round { tree, written, chunks, live, young, out, buffer, tally, parent: None }.send(&changes)?;
         }
         end.write(&mut self.blocks).and_then(|()| self.blocks.flush()).map_err(LayerError::Write)?;
         let Tally { entries, content, .. } = self.tally;
@@ -183,6 +211,17 @@ impl<O: Outlet> Source<O> {
         let pages = self.written.as_ref().and_then(|written| written.count(stat.st_ino));
         pages.map_or(size, |pages| (pages * 4096).saturating_add(size.saturating_sub(file.size)).min(size))
     }
+}
+
+/// How much there is in files of which the target has nothing.
+fn new_content(known: &Known, changes: &[Change]) -> u64 {
+    let sizes = changes.iter().filter_map(|change| match change {
+        Change::Found(path, stat) if kind_of(stat) == Some(Kind::File) && file_at(known, path).is_none() => {
+            u64::try_from(stat.st_size).ok()
+        }
+        _ => None,
+    });
+    sizes.fold(0, u64::saturating_add)
 }
 
 fn file_at<'a>(known: &'a Known, path: &TreePath) -> Option<&'a super::known::File> {

@@ -185,6 +185,7 @@ impl Journey {
         let journey = Self { source: new(), target: new() };
         fs::create_dir(journey.target.path().join("tree")).unwrap();
         fs::create_dir(journey.target.path().join("aside")).unwrap();
+        fs::create_dir_all(journey.target.path().join("layer/tree")).unwrap();
         journey
     }
 
@@ -200,10 +201,18 @@ impl Journey {
         self.target.path().join("tree")
     }
 
+    /// A layer that both have.
+    fn bases(&self) -> Vec<PathBuf> {
+        vec![self.target.path().join("layer/tree")]
+    }
+
+    fn place(&self) -> Place {
+        Place { path: self.arrived(), aside: Some(self.target.path().join("aside")) }
+    }
+
     fn receive(&self, stream: &[u8]) -> Result<usize, LayerError> {
-        let place = Place { path: self.arrived(), aside: Some(self.target.path().join("aside")) };
         let mut rounds = 0;
-        receive(&[place], stream, || rounds += 1)?;
+        receive(&[self.place()], || self.bases(), stream, || rounds += 1)?;
         assert_eq!(fs::read_dir(self.target.path().join("aside")).unwrap().count(), 0, "nothing stays aside");
         Ok(rounds)
     }
@@ -268,6 +277,13 @@ fn travel(rounds: &[Vec<Deed>], prepare: impl Fn(Source<&mut Vec<u8>>) -> Source
     journey.check();
 }
 
+/// What the target says it has.
+fn told(journey: &Journey) -> Result<Having, LayerError> {
+    let mut having = Vec::new();
+    tell(&[journey.place()], &mut having)?;
+    hear(having.as_slice())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -290,6 +306,66 @@ proptest! {
         rounds in proptest::collection::vec(proptest::collection::vec(deed(), 0..20), 1..4)
     ) {
         travel(&rounds, |source| if times_tell_all() { source.without_watching().trusting() } else { source.without_watching() });
+    }
+
+    #[test]
+    fn a_tree_becomes_equal_to_another_one_whatever_is_there(
+        there in proptest::collection::vec(deed(), 0..40),
+        here in proptest::collection::vec(deed(), 0..40),
+        later in proptest::collection::vec(deed(), 0..20),
+    ) {
+        let journey = Journey::new();
+        for (root, deeds) in [(journey.arrived(), &there), (journey.root().to_owned(), &there), (journey.root().to_owned(), &here)] {
+            for deed in deeds {
+                let _ = attempt(&root, deed);
+            }
+        }
+        let mut stream = Vec::new();
+        let having = told(&journey).unwrap();
+        let mut source = Source::beyond(having, &mut stream, Compression::None, &[journey.tree()]).unwrap();
+        source.round().unwrap();
+        for deed in &later {
+            let _ = attempt(journey.root(), deed);
+        }
+        source.last().unwrap();
+        drop(source);
+        journey.receive(&stream).unwrap();
+        journey.check();
+    }
+
+    #[test]
+    fn what_a_hostile_target_says_it_has_is_refused(
+        bytes in proptest::collection::vec(any::<u8>(), 0..400),
+        flips in proptest::collection::vec((any::<prop::sample::Index>(), 1..=255_u8), 0..4),
+        length in any::<prop::sample::Index>(),
+    ) {
+        let journey = Journey::new();
+        for deed in [
+            Deed::Directory { name: 4 },
+            Deed::Write { name: 0, offset: 100_000, length: 9000, fill: 1 },
+            Deed::Link { from: 0, to: 7 },
+            Deed::Symlink { name: 3, target: 0 },
+        ] {
+            attempt(&journey.arrived(), &deed).unwrap();
+        }
+        let mut having = Vec::new();
+        tell(&[journey.place()], &mut having).unwrap();
+        prop_assert!(hear(having.as_slice()).is_ok());
+        prop_assert!(hear(&having[..length.index(having.len())]).is_err(), "an end that comes early");
+        let _ = hear([&having[..10], &bytes].concat().as_slice());
+        for (index, flip) in &flips {
+            let index = index.index(having.len());
+            having[index] ^= flip;
+        }
+        // Whatever is believed: the source sends what it can, and goes on.
+        let Ok(having) = hear(having.as_slice()) else { return Ok(()) };
+        attempt(journey.root(), &Deed::Write { name: 0, offset: 0, length: 9000, fill: 1 }).unwrap();
+        let mut stream = Vec::new();
+        let mut source = Source::beyond(having, &mut stream, Compression::None, &[journey.tree()]).unwrap();
+        source.round().unwrap();
+        source.last().unwrap();
+        drop(source);
+        let _ = journey.receive_hostile(&stream);
     }
 
     #[test]
@@ -327,14 +403,13 @@ proptest! {
         let _ = journey.receive_hostile(&invented);
         let mut outside: Vec<OsString> = fs::read_dir(journey.target.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         outside.sort();
-        prop_assert_eq!(outside, [OsStr::new("aside"), OsStr::new("tree")]);
+        prop_assert_eq!(outside, [OsStr::new("aside"), OsStr::new("layer"), OsStr::new("tree")]);
     }
 }
 
 impl Journey {
     fn receive_hostile(&self, stream: &[u8]) -> Result<Sent, LayerError> {
-        let place = Place { path: self.arrived(), aside: Some(self.target.path().join("aside")) };
-        receive(&[place], stream, || ())
+        receive(&[self.place()], || self.bases(), stream, || ())
     }
 }
 
@@ -416,6 +491,67 @@ fn of_a_file_that_is_changed_in_place_the_changed_blocks_cross() {
         journey.receive(&stream).unwrap();
         journey.check();
     }
+}
+
+#[test]
+fn of_what_the_target_has_only_the_changes_cross() {
+    let journey = Journey::new();
+    let content: Vec<u8> = (0..8 << 20_u32).map(|i| (i / 7 ^ i >> 9) as u8).collect();
+    for name in ["base", "other"] {
+        fs::write(journey.root().join(name), &content).unwrap();
+    }
+    fs::hard_link(journey.root().join("base"), journey.root().join("link")).unwrap();
+    fs::create_dir(journey.root().join("directory")).unwrap();
+    for number in 0..200 {
+        fs::write(journey.root().join(format!("directory/{number}")), number.to_string()).unwrap();
+    }
+    let send = |having| {
+        let mut stream = Vec::new();
+        let mut source = Source::beyond(having, &mut stream, Compression::None, &[journey.tree()]).unwrap();
+        let sent = source.last().unwrap();
+        drop(source);
+        journey.receive(&stream).unwrap();
+        journey.check();
+        sent
+    };
+    send(Having::default());
+    assert_eq!(send(told(&journey).unwrap()).entries, 0);
+    let base = OpenOptions::new().write(true).open(journey.root().join("base")).unwrap();
+    base.write_all_at(b"changed", 5 << 20).unwrap();
+    fs::write(journey.root().join("directory/7"), "another").unwrap();
+    fs::remove_file(journey.root().join("directory/8")).unwrap();
+    let sent = send(told(&journey).unwrap());
+    assert_eq!((sent.entries, sent.content), (3, 4096 + 7), "{sent:?}");
+    assert!(sent.bytes < 6000, "{sent:?}");
+}
+
+#[test]
+fn what_is_in_a_layer_of_the_image_does_not_cross() {
+    let journey = Journey::new();
+    let layer = &journey.bases()[0];
+    let mut content = vec![0; 5_000_000];
+    blake3::Hasher::new().finalize_xof().fill(&mut content);
+    fs::create_dir(layer.join("usr")).unwrap();
+    fs::write(layer.join("usr/library"), &content).unwrap();
+    // As a copy-up leaves it, and as part of something else.
+    fs::write(journey.root().join("library"), &content).unwrap();
+    fs::write(journey.root().join("built"), [&b"begins otherwise"[..], &content[1_000_000..4_000_000]].concat()).unwrap();
+    let mut stream = Vec::new();
+    let source = Source::new(&mut stream, Compression::None, &[journey.tree()]).unwrap();
+    let mut source = source.over(journey.bases());
+    let sent = source.round().unwrap();
+    source.last().unwrap();
+    drop(source);
+    assert!(sent.content < 400_000, "{sent:?} of 8 MB that are there already");
+    journey.receive(&stream).unwrap();
+    journey.check();
+    // One that differs on the target is noticed, and nothing that lies outside is read.
+    fs::write(layer.join("usr/library"), vec![1; 5_000_000]).unwrap();
+    let refused = journey.receive(&stream).unwrap_err().to_string();
+    assert!(refused.contains("is not what it is on the source"), "{refused}");
+    fs::remove_dir_all(layer.join("usr")).unwrap();
+    std::os::unix::fs::symlink("/usr", layer.join("usr")).unwrap();
+    assert!(matches!(journey.receive(&stream).unwrap_err(), LayerError::File { .. }));
 }
 
 #[test]

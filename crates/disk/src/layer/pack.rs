@@ -248,10 +248,10 @@ pub(crate) fn names(directory: impl AsFd) -> Result<Vec<Vec<u8>>, Errno> {
 }
 
 /// Fills the buffer from `offset` on; shorter at the end of the file.
-pub(crate) fn read_at(file: &OwnedFd, buffer: &mut [u8], offset: u64) -> Result<usize, Errno> {
+pub(crate) fn read_at(file: impl AsFd, buffer: &mut [u8], offset: u64) -> Result<usize, Errno> {
     let mut filled = 0;
     while filled < buffer.len() {
-        match rustix::io::pread(file, &mut buffer[filled..], offset + filled as u64) {
+        match rustix::io::pread(&file, &mut buffer[filled..], offset + filled as u64) {
             Ok(0) => break,
             Ok(length) => filled += length,
             Err(Errno::INTR) => {}

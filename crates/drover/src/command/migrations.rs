@@ -69,6 +69,7 @@ fn outcome(outcome: Outcome) -> &'static str {
         Outcome::Moved => "moved",
         Outcome::RolledBack => "rolled back",
         Outcome::Failed => "failed",
+        Outcome::Synced => "synced",
     }
 }
 
@@ -86,9 +87,9 @@ fn in_order(mut states: Vec<MigrationState>) -> Vec<MigrationState> {
     states
 }
 
-/// Why a migration did not move its container.
+/// Why a migration did not do what was wished.
 fn reason(state: &MigrationState) -> Option<String> {
-    let report = state.report.as_ref().filter(|report| report.outcome != Outcome::Moved)?;
+    let report = state.report.as_ref().filter(|report| !matches!(report.outcome, Outcome::Moved | Outcome::Synced))?;
     Some(report.reason.clone())
 }
 

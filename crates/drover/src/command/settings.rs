@@ -44,13 +44,14 @@ impl SettingsArgs {
             max_rounds: self.max_rounds,
             bandwidth: self.bandwidth,
             compression: self.compress.0,
+            sync: false,
         }
     }
 }
 
 /// One of a few words.
 #[derive(Debug, Clone, Copy)]
-struct Word<T>(T);
+pub(super) struct Word<T>(pub T);
 
 macro_rules! words {
     ($($type:ident),*) => {$(

@@ -166,3 +166,87 @@ fn what_cannot_be_mounted_is_refused_with_a_hint() {
     assert_eq!(volumes.as_array().unwrap().len(), 1, "a container that did not start leaves no volume: {volumes}");
     assert!(!Path::new(&files(&lab, "n1", "fresh")).exists());
 }
+
+/// What a report says of the bytes of files.
+#[track_caller]
+fn bytes_of_files(report: &serde_json::Value) -> u64 {
+    report["bytes_disk"].as_u64().unwrap_or_else(|| panic!("{report}"))
+}
+
+#[test]
+fn a_container_that_comes_back_finds_its_files() {
+    let lab = Lab::with_toolbox();
+    lab.drover(("run --node n1 --name box -v data:/data -d toolbox sh -c", APPENDING)).well();
+    lab.inside("box", "head -c 20000000 /dev/urandom >/data/big; head -c 5000000 /dev/urandom >/root/upper");
+    let listing = "sha256sum /data/big /root/upper";
+    let before = lab.inside("box", listing);
+    let there = lab.migrate("box", "n2");
+    assert!(bytes_of_files(&there) > 25_000_000, "{there}");
+    let copies = lab.json("copies ls");
+    assert_eq!((&copies[0]["name"], &copies[0]["node"]), (&"box".into(), &"n1".into()), "{copies}");
+    assert!(copies[0]["bytes"].as_u64() > Some(25_000_000), "{copies}");
+    lab.inside("box", "echo changed >>/root/upper; rm /data/big; head -c 50000 /dev/urandom >/data/new");
+    let changed = lab.inside("box", "sha256sum /data/new /root/upper");
+    let back = lab.migrate("box", "n1");
+    assert!((50_000..2_000_000).contains(&bytes_of_files(&back)), "{back}");
+    assert_ne!(lab.inside("box", "sha256sum /root/upper; ls /data"), before);
+    assert_eq!(lab.inside("box", "sha256sum /data/new /root/upper"), changed);
+    numbers(&lab);
+    // Without the copy everything crosses again.
+    lab.drover("copies rm box").well();
+    assert_eq!(lab.json("copies ls"), serde_json::json!([]));
+    let error = lab.drover("copies rm box").refusal();
+    assert!(error.contains("box not found") || error.contains("no copy"), "{error}");
+    let again = lab.migrate("box", "n2");
+    assert!(bytes_of_files(&again) > 5_000_000, "{again}");
+    numbers(&lab);
+    lab.drover("rm -f box").well();
+    assert_eq!(lab.json("copies prune").as_array().map(Vec::len), Some(1));
+}
+
+#[test]
+fn files_that_were_sent_ahead_do_not_cross_again() {
+    let lab = Lab::with_toolbox();
+    lab.drover(("run --node n1 --name box -v data:/data -d toolbox sh -c", APPENDING)).well();
+    lab.inside("box", "head -c 20000000 /dev/urandom >/data/big");
+    let sent = lab.json("sync box --to n2");
+    assert_eq!(sent["outcome"], "synced", "{sent}");
+    assert!(bytes_of_files(&sent) > 20_000_000, "{sent}");
+    assert_eq!(lab.json("copies ls").as_array().map(Vec::len), Some(1), "it is there when the command ends");
+    assert_eq!(lab.json("inspect box")["node"], "n1", "it stays where it is");
+    await_more_numbers(&lab);
+    let again = lab.json("sync box --to n2");
+    assert!(bytes_of_files(&again) < 1_000_000, "{again}");
+    let moved = lab.migrate("box", "n2");
+    assert!(bytes_of_files(&moved) < 1_000_000, "{moved}");
+    await_more_numbers(&lab);
+    assert_eq!(lab.json("copies ls")[0]["node"], "n1", "the copy on n2 is the container's again");
+}
+
+#[test]
+fn what_crossed_of_a_move_that_was_given_up_does_not_cross_again() {
+    let lab = Lab::with_toolbox();
+    lab.drover(("run --node n1 --name box -v data:/data -d toolbox sh -c", APPENDING)).well();
+    lab.inside("box", "head -c 30000000 /dev/urandom >/data/big");
+    let begun = lab.json("migrate box --to n2 --detach --bandwidth 50mbit");
+    let id = begun["id"].as_str().unwrap().to_owned();
+    let state = || lab.json(format!("migrations {id}"));
+    until("half of it to cross", || (state()["bytes_sent"].as_u64() > Some(15_000_000)).then_some(()));
+    lab.drover(format!("migrate --cancel {id}")).well();
+    until("the copy", || (lab.json("copies ls").as_array().map(Vec::len) == Some(1)).then_some(()));
+    let moved = lab.migrate("box", "n2");
+    assert!((1..25_000_000).contains(&bytes_of_files(&moved)), "{moved}");
+    await_more_numbers(&lab);
+}
+
+#[test]
+fn what_a_container_has_copied_out_of_its_image_does_not_cross() {
+    let lab = Lab::with_toolbox();
+    lab.drover(("run --node n1 --name box -d toolbox sh -c", "exec sleep 1000")).well();
+    lab.inside("box", "cp -r /bin /root/copy; cat /bin/* >/root/all; chmod -R a+w /bin/. 2>&1 | tail -1");
+    let size: u64 = lab.inside("box", "cat /root/all | wc -c").trim().parse().unwrap();
+    let listing = lab.inside("box", "sha256sum /root/all /root/copy/*");
+    let moved = lab.migrate("box", "n2");
+    assert!(bytes_of_files(&moved) < size / 2, "{size} bytes copied twice: {moved}");
+    assert_eq!(lab.inside("box", "sha256sum /root/all /root/copy/*"), listing);
+}

@@ -67,7 +67,7 @@ impl Departure {
     pub(super) fn rounds(&mut self, out: StreamSender) -> Result<Rounds<Revocable>, RoundError> {
         let new = || {
             let out = Revocable { out, given_up: Arc::clone(&self.given_up) };
-            Rounds::new(out, self.compression, rand::random(), self.inner.backend)
+            Rounds::new(out, self.settings.compression, rand::random(), self.inner.backend)
         };
         self.rounds.take().map_or_else(new, Ok)
     }
@@ -113,8 +113,12 @@ impl Departure {
             return Ok(files);
         }
         let out = Revocable { out, given_up: Arc::clone(&self.given_up) };
-        let files = delta::Source::new(out, self.compression, &trees(&self.container));
-        files.map_err(|error| failure(FILES, &error))
+        let having = self.having.take().map_or_else(|| self.told.take(), Ok)?;
+        let files = delta::Source::beyond(having, out, self.settings.compression, &trees(&self.container));
+        // Without it what is in the image crosses, too.
+        let image = self.inner.images.find(self.container.spec().image_digest.as_str());
+        let layers = image.map(|image| image.trees).unwrap_or_default();
+        files.map(|files| files.over(layers)).map_err(|error| failure(FILES, &error))
     }
 
     /// Memory's part of a round.

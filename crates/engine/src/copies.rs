@@ -1,0 +1,234 @@
+//! Copies of containers' files that stay where the files have been: on a node that a container left, and on one that it was
+//! sent to without moving there. When it comes (back), only what differs crosses.
+//!
+//! A copy is `STATE/copies/ID` with a directory for each tree of files and `copy.json`. It is made and taken up by renaming,
+//! and whatever is in it is right: the source is told of it file by file before anything is sent.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use drover_model::{Bytes, ContainerId, ContainerName, CopyRecord, Explained, NodeName};
+use serde::{Deserialize, Serialize};
+
+use crate::container::{Container, lock};
+use crate::error::{NodeError, failure};
+use crate::node::{Inner, Node, blocking, now, since};
+use crate::offer::tree_size;
+use crate::trees;
+
+/// How often copies are looked through for those that are too old.
+const PAUSE: Duration = Duration::from_secs(3600);
+const DAY: u64 = 24 * 3600;
+/// Copies are kept only while this share of the disk is free.
+const LEAST_FREE: u64 = 10;
+const RECORD: &str = "copy.json";
+/// What the name of a copy that is being removed begins with.
+const REMOVED: &str = ".removed-";
+
+/// What is written beside the trees.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Kept {
+    name: ContainerName,
+    kept_at: String,
+}
+
+/// The copies on a node.
+#[derive(Debug)]
+pub(crate) struct Copies {
+    top: PathBuf,
+    /// For how many days; 0 for none at all.
+    days: u32,
+    turn: Mutex<()>,
+}
+
+impl Copies {
+    pub fn open(state: &Path, days: u32) -> io::Result<Self> {
+        let top = state.join("copies");
+        fs::create_dir_all(&top)?;
+        fs::set_permissions(&top, fs::Permissions::from_mode(0o700))?;
+        Ok(Self { top, days, turn: Mutex::default() })
+    }
+
+    /// Refuses when no copy would be kept.
+    pub fn check(&self) -> Result<(), Explained> {
+        if self.days > 0 {
+            return Ok(());
+        }
+        let reason = "this node keeps no copies of files of containers that are elsewhere".to_owned();
+        Err(Explained { reason, hint: Some("set keep_copies_days in its agent's configuration".to_owned()) })
+    }
+
+    /// Keeps the files of a container whose place here is being removed. Without them it only takes longer to come back.
+    pub fn keep(&self, container: &Container) {
+        let short = || self.free().is_ok_and(|(free, all)| free < all / LEAST_FREE);
+        if self.days == 0 || short() {
+            return;
+        }
+        if let Err(error) = self.rename_in(container) {
+            tracing::warn!(container = %container.spec().name, %error, "no copy of its files is kept");
+        }
+    }
+
+    fn rename_in(&self, container: &Container) -> io::Result<()> {
+        let holds = |path: &Path| fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some());
+        let trees = trees::on_disk(container);
+        if !trees.iter().any(|(_, path)| holds(path)) {
+            return Ok(());
+        }
+        self.put_away(&container.id)?;
+        let _turn = lock(&self.turn);
+        let copy = self.top.join(container.id.as_str());
+        fs::create_dir(&copy)?;
+        let record = Kept { name: container.spec().name, kept_at: now() };
+        fs::write(copy.join(RECORD), serde_json::to_vec(&record)?)?;
+        for (name, path) in trees.iter().filter(|(_, path)| path.exists()) {
+            fs::rename(path, copy.join(name))?;
+        }
+        Ok(())
+    }
+
+    /// Gives a container that arrives the files that it left here; nothing of it is there or mounted yet.
+    pub fn give_back(&self, container: &Container) -> io::Result<()> {
+        let _turn = lock(&self.turn);
+        let copy = self.top.join(container.id.as_str());
+        if !copy.exists() {
+            return Ok(());
+        }
+        for (name, path) in trees::on_disk(container) {
+            let kept = copy.join(name);
+            if kept.exists() {
+                path.parent().map_or(Ok(()), fs::create_dir_all)?;
+                // Onto an empty directory, if there is one.
+                fs::rename(kept, path)?;
+            }
+        }
+        drover_sys::tree::remove(&copy)
+    }
+
+    /// Removes a copy; whether there was one.
+    fn put_away(&self, id: &ContainerId) -> io::Result<bool> {
+        let removed = self.top.join(format!("{REMOVED}{id}"));
+        {
+            let _turn = lock(&self.turn);
+            drover_sys::tree::remove(&removed)?;
+            match fs::rename(self.top.join(id.as_str()), &removed) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+                result => result?,
+            }
+        }
+        drover_sys::tree::remove(&removed).map(|()| true)
+    }
+
+    /// All copies, the oldest first.
+    fn all(&self) -> Vec<(ContainerId, Kept)> {
+        let mut all: Vec<(ContainerId, Kept)> = fs::read_dir(&self.top)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|entry| {
+                let id = entry.file_name().to_str()?.parse().ok()?;
+                let record = fs::read(entry.path().join(RECORD)).ok()?;
+                Some((id, serde_json::from_slice(&record).ok()?))
+            })
+            .collect();
+        all.sort_by(|(_, a), (_, b)| a.kept_at.cmp(&b.kept_at));
+        all
+    }
+
+    /// Removes what is too old, and what an interrupted removal has left.
+    fn sweep(&self) {
+        let lifetime = Duration::from_secs(u64::from(self.days) * DAY);
+        for (id, _) in self.all().into_iter().filter(|(_, kept)| since(&kept.kept_at) >= lifetime) {
+            if let Err(error) = self.put_away(&id) {
+                tracing::warn!(%id, %error, "an old copy cannot be removed");
+            }
+        }
+        for entry in fs::read_dir(&self.top).into_iter().flatten().flatten() {
+            if entry.file_name().to_str().is_some_and(|name| name.starts_with(REMOVED)) {
+                let _turn = lock(&self.turn);
+                if let Err(error) = drover_sys::tree::remove(&entry.path()) {
+                    tracing::warn!(%error, "leftovers of a copy");
+                }
+            }
+        }
+    }
+
+    /// How much disk is free, and how much there is, in bytes.
+    fn free(&self) -> io::Result<(u64, u64)> {
+        let disk = rustix::fs::statvfs(&self.top)?;
+        let bytes = |blocks: u64| blocks.saturating_mul(disk.f_frsize);
+        Ok((bytes(disk.f_bavail), bytes(disk.f_blocks)))
+    }
+
+    /// How much room there is for a container that needs this much: its own copy counts as room, and others make room.
+    pub fn room_for(&self, container: &ContainerId, needed: u64) -> io::Result<u64> {
+        let own = tree_size(&self.top.join(container.as_str()));
+        for (id, kept) in self.all() {
+            if self.free()?.0.saturating_add(own) >= needed {
+                break;
+            }
+            if id != *container && self.put_away(&id)? {
+                tracing::info!(container = %kept.name, "the copy of its files makes room");
+            }
+        }
+        Ok(self.free()?.0.saturating_add(own))
+    }
+
+    fn record(&self, node: &NodeName, id: ContainerId, kept: Kept) -> CopyRecord {
+        let bytes = Bytes(tree_size(&self.top.join(id.as_str())));
+        CopyRecord { id, name: kept.name, node: node.clone(), kept_at: kept.kept_at, kept_days: self.days, bytes }
+    }
+}
+
+impl Inner {
+    /// Removes copies that are too old, for as long as the node is open.
+    pub(crate) async fn sweep_copies(self: Arc<Self>) {
+        let mut closing = self.closing.subscribe();
+        loop {
+            let inner = Arc::clone(&self);
+            blocking(move || inner.copies.sweep()).await;
+            tokio::select! {
+                () = tokio::time::sleep(PAUSE) => {}
+                _ = closing.changed() => return,
+            }
+        }
+    }
+}
+
+impl Node {
+    /// The copies of files of containers that are elsewhere, the oldest first.
+    pub async fn copies(&self) -> Vec<CopyRecord> {
+        let inner = Arc::clone(&self.inner);
+        blocking(move || {
+            let each = |(id, kept)| inner.copies.record(&inner.config.name, id, kept);
+            inner.copies.all().into_iter().map(each).collect()
+        })
+        .await
+    }
+
+    /// Removes the copy of a container's files.
+    ///
+    /// # Errors
+    /// When there is none, or the disk refuses.
+    pub async fn remove_copy(&self, id: &ContainerId) -> Result<(), NodeError> {
+        let (inner, id) = (Arc::clone(&self.inner), id.clone());
+        blocking(move || match inner.copies.put_away(&id) {
+            Ok(true) => Ok(()),
+            Ok(false) => {
+                let reason = format!("there is no copy of files of a container {id}");
+                Err(NodeError::not_found(reason, "`drover copies ls` lists them"))
+            }
+            Err(error) => Err(NodeError::failed("cannot remove the copy", &error)),
+        })
+        .await
+    }
+}
+
+/// What cannot be given back is not lost: it crosses.
+pub(crate) fn give_back(inner: &Inner, container: &Container) -> Result<(), Explained> {
+    inner.copies.give_back(container).map_err(|error| failure("cannot take up the container's files", &error))
+}
