@@ -101,8 +101,7 @@ pub fn run(options: &Options) -> Result<(), RunError> {
     let help = bench.lab.run(&["migrate", "--help"], SHORT)?;
     let groups = chosen(options, &help);
     let disk = options.only.contains(&Suite::Disk);
-    let turns =
-        if disk { disk::turns(&options.cases, &options.links, &options.contestants) } else { Vec::new() };
+    let turns = if disk { disk::turns(&options.cases, &options.links, &options.contestants) } else { Vec::new() };
     if options.dry_run {
         for group in &groups {
             println!("{}", title(group));
