@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use serde::Deserialize;
 use serde_json::Value;
 
 use crate::command::CommandError;
@@ -64,9 +65,13 @@ pub enum TurnError {
 
 /// Removes an image from a node, if it is there.
 pub fn forget_image(lab: &Lab, node: &str, name: &str) -> Result<(), TurnError> {
-    let nodes: Vec<Value> = lab.ask(&["image", "ls"], SHORT)?;
-    let named = |image: &&Value| image["name"] == name && image["node"] == node;
-    if nodes.iter().any(|image| named(&image)) {
+    #[derive(Deserialize)]
+    struct Image {
+        node: String,
+        names: Vec<String>,
+    }
+    let images: Vec<Image> = lab.ask(&["image", "ls"], SHORT)?;
+    if images.iter().any(|image| image.node == node && image.names.iter().any(|other| other == name)) {
         lab.run(&["image", "rm", "--node", node, name], SHORT)?;
     }
     Ok(())
