@@ -75,7 +75,7 @@ impl Copies {
 
     fn rename_in(&self, container: &Container) -> io::Result<()> {
         let holds = |path: &Path| fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some());
-        let trees = trees::on_disk(container);
+        let trees = trees::own_on_disk(container);
         if !trees.iter().any(|(_, path)| holds(path)) {
             return Ok(());
         }
@@ -98,7 +98,7 @@ impl Copies {
         if !copy.exists() {
             return Ok(());
         }
-        for (name, path) in trees::on_disk(container) {
+        for (name, path) in trees::own_on_disk(container) {
             let kept = copy.join(name);
             if kept.exists() {
                 path.parent().map_or(Ok(()), fs::create_dir_all)?;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use drover_disk::delta::{Place, Tree};
-use drover_model::Explained;
+use drover_model::{Explained, VolumeName};
 
 use crate::container::Container;
 use crate::error::failure;
@@ -19,37 +19,41 @@ struct Travels {
 struct Kept {
     /// What it is called among the container's.
     name: String,
+    /// The volume that it is.
+    volume: Option<VolumeName>,
     /// The directory beside it, on its file system, in which files are put aside while it arrives.
     aside: PathBuf,
 }
 
 fn travelling(container: &Container) -> Vec<Travels> {
     let layout = &container.layout;
-    let on_disk = |name: String, path: PathBuf| {
+    let on_disk = |name: String, volume: Option<VolumeName>, path: PathBuf| {
         let mut aside = path.clone().into_os_string();
         aside.push("-aside");
-        Travels { tree: Tree { path, in_memory: false }, kept: Some(Kept { name, aside: aside.into() }) }
+        Travels { tree: Tree { path, in_memory: false }, kept: Some(Kept { name, volume, aside: aside.into() }) }
     };
     let in_memory = |path| Travels { tree: Tree { path, in_memory: true }, kept: None };
     let mut travelling = vec![
-        on_disk("upper".to_owned(), layout.upper()),
-        on_disk("log".to_owned(), layout.log()),
+        on_disk("upper".to_owned(), None, layout.upper()),
+        on_disk("log".to_owned(), None, layout.log()),
         in_memory(layout.dev()),
         in_memory(layout.shm()),
     ];
-    travelling.extend(container.volumes.travelling(&container.spec(), layout).into_iter().map(|(path, volume)| {
-        match volume {
-            Some(volume) => on_disk(format!("volume-{volume}"), path),
+    for (path, volume) in container.volumes.travelling(&container.spec(), layout) {
+        travelling.push(match volume {
+            Some(volume) => on_disk(format!("volume-{volume}"), Some(volume), path),
             None => in_memory(path),
-        }
-    }));
+        });
+    }
     travelling
 }
 
-/// The trees on disk, by the names that they have among the container's.
-pub(crate) fn on_disk(container: &Container) -> Vec<(String, PathBuf)> {
+/// The trees on disk that are the container's own, by the names that they have among them. A volume of one that was refused
+/// may be another one's.
+pub(crate) fn own_on_disk(container: &Container) -> Vec<(String, PathBuf)> {
+    let own = |kept: &Kept| kept.volume.as_ref().is_none_or(|volume| container.volumes.belongs(volume, &container.id));
     let travelling = travelling(container).into_iter();
-    travelling.filter_map(|travels| Some((travels.kept?.name, travels.tree.path))).collect()
+    travelling.filter_map(|Travels { tree, kept }| Some((kept.filter(own)?.name, tree.path))).collect()
 }
 
 /// What the source sends.

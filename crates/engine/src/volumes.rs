@@ -246,6 +246,11 @@ impl Volumes {
         spec.volumes.iter().enumerate().filter_map(place).collect()
     }
 
+    /// Whether a local volume is this container's.
+    pub fn belongs(&self, volume: &VolumeName, container: &ContainerId) -> bool {
+        self.store.find(volume).is_ok_and(|volume| volume.container.as_ref() == Some(container))
+    }
+
     /// The files of a container's local volumes.
     pub fn files(&self, spec: &ContainerSpec) -> Vec<PathBuf> {
         Self::locals(spec).iter().map(|name| self.store.data(name)).collect()

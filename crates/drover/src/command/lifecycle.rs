@@ -3,12 +3,13 @@
 use std::process::ExitCode;
 
 use clap::Args;
-use drover_api::{KillRequest, StopRequest};
-use drover_model::{ContainerRecord, NodeName};
+use drover_api::{Client, KillRequest, StopRequest};
+use drover_model::{ContainerId, ContainerRecord, NodeName};
 use serde_json::json;
 
 use super::{Chosen, open};
-use crate::cluster::{Cluster, Located};
+use crate::choice::ChoiceError;
+use crate::cluster::{Cluster, Located, ask_each};
 use crate::failure::{Doing, Failure};
 use crate::print::Printer;
 
@@ -95,8 +96,27 @@ pub async fn rm(args: RmArgs, printer: Printer) -> Result<ExitCode, Failure> {
 
 async fn remove(cluster: &Cluster, chosen: &Chosen, force: bool) -> Result<ContainerRecord, Failure> {
     let Located { client, record } = chosen.locate(cluster, "remove").await?;
-    client.remove(record.spec.id.as_str(), force).await.doing(|| format!("remove {}", chosen.container))?;
+    let action = || format!("remove {}", chosen.container);
+    client.remove(record.spec.id.as_str(), force).await.doing(action)?;
+    remove_copies(cluster, &record.spec.id).await.doing(action)?;
     Ok(record)
+}
+
+/// What is removed shall not live on where it has been.
+async fn remove_copies(cluster: &Cluster, id: &ContainerId) -> Result<(), ChoiceError> {
+    let own = id.clone();
+    let answers = ask_each(cluster.some(None)?, move |client: Client| {
+        let id = own.clone();
+        async move { client.remove_copy(&id).await }
+    });
+    for (_, answer) in answers.await {
+        if let Err(error) = answer
+            && !error.is_not_found()
+        {
+            cluster.warn(&error);
+        }
+    }
+    Ok(())
 }
 
 async fn find(chosen: &Chosen, printer: Printer, action: &str) -> Result<Located, Failure> {

@@ -382,7 +382,7 @@ impl Lab {
         // The script must not find itself.
         let (head, last) = id.split_at(id.len() - 1);
         let script = format!(
-            "find /run /var/lib/drover /sys/fs/cgroup -name '*{head}[{last}]*' 2>/dev/null
+            "find /run /var/lib/drover /sys/fs/cgroup -path /var/lib/drover/copies -prune -o -name '*{head}[{last}]*' -print 2>/dev/null
              grep '{head}[{last}]' /proc/mounts
              for process in /proc/[0-9]*; do
                tr '\\0' ' ' 2>/dev/null <$process/cmdline | grep '{head}[{last}]'

@@ -71,6 +71,7 @@ fn a_moved_container_can_be_stopped_started_and_removed() {
     for node in ["n1", "n2"] {
         until("a node without the container", || lab.traces(node, &id).is_empty().then_some(()));
     }
+    assert_eq!(lab.json("copies ls"), serde_json::json!([]), "its files are removed wherever it has been");
 }
 
 #[test]
