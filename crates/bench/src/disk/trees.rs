@@ -35,13 +35,10 @@ const NOTHING: &str = "true";
 const PATIENCE: Duration = Duration::from_secs(240);
 const LOOK: Duration = Duration::from_millis(20);
 
-/// Whose tree it is: what scripts are told, a directory below [`PLACE`].
-type Owner = &'static [&'static str; 1];
-
 /// A tree, and what is done to it.
 #[derive(Debug)]
 pub struct Trees {
-    /// Its directory below that of who has the turn.
+    /// Its directory below [`PLACE`].
     name: &'static str,
     /// Makes it, if it is not there.
     make: Script,
@@ -70,28 +67,29 @@ pub const SMALL_FILES: Trees = Trees {
 impl Trees {
     /// Brings all of it across, and then what was changed.
     pub fn turn(&self, lab: &Lab, pids: &Pids, turn: &Turn) -> Result<Measured, TurnError> {
-        // Each has a tree of its own, which nobody else changes.
+        lab.script(SOURCE, &self.make, None)?.finish(PATIENCE)?;
+        // Both have the same copy, which is equal when a turn ends.
         match turn.contestant {
-            Contestant::Rsync => self.by_rsync(lab, turn.link, &["rsync"]),
-            _ => self.by_drover(lab, pids, turn.link, &["drover"]),
+            Contestant::Rsync => self.by_rsync(lab, turn.link),
+            _ => self.by_drover(lab, pids, turn.link),
         }
     }
 
-    fn by_drover(&self, lab: &Lab, pids: &Pids, link: Link, owner: Owner) -> Result<Measured, TurnError> {
-        self.make(lab, owner)?;
-        if !inside(pids.target, &self.copy()).exists() {
-            self.travel(lab, owner, NOTHING)?.finish()?;
+    fn by_drover(&self, lab: &Lab, pids: &Pids, link: Link) -> Result<Measured, TurnError> {
+        let copy = inside(pids.target, &format!("{}/tree", self.copy()));
+        if fs::read_dir(copy).map_or(true, |mut entries| entries.next().is_none()) {
+            self.travel(lab, NOTHING)?.finish()?;
         }
         for file in [READY, GO] {
             // Neither need be there.
             let _ = fs::remove_file(inside(pids.source, file));
         }
-        let changed_before = self.change(lab, owner)?;
+        let changed_before = self.change(lab)?;
         lab.link(link)?;
         let begin = hosts::bytes(lab)?;
-        let mut travel = self.travel(lab, owner, AWAIT_GO)?;
+        let mut travel = self.travel(lab, AWAIT_GO)?;
         await_ready(pids, &mut travel.sending)?;
-        let changed = self.change(lab, owner)?;
+        let changed = self.change(lab)?;
         let ready = hosts::bytes(lab)?;
         let go = inside(pids.source, GO);
         fs::write(&go, "").map_err(|error| TurnError::File(go, error))?;
@@ -107,15 +105,14 @@ impl Trees {
         Ok(measured)
     }
 
-    /// Where Drover's rounds arrive. It is written over in each repetition: to make many files soon after many were removed
-    /// is slow.
+    /// Where the copy is. It stays: to make many files soon after many were removed is slow.
     fn copy(&self) -> String {
-        format!("{PLACE}/travel/{}", self.name)
+        format!("{PLACE}/copy/{}", self.name)
     }
 
     /// Begins to bring the tree across by Drover's rounds.
-    fn travel(&self, lab: &Lab, owner: Owner, changes: &str) -> Result<Travel, TurnError> {
-        let (tree, copy) = (format!("{PLACE}/{}/{}", owner[0], self.name), self.copy());
+    fn travel(&self, lab: &Lab, changes: &str) -> Result<Travel, TurnError> {
+        let (tree, copy) = (format!("{PLACE}/{}", self.name), self.copy());
         let listen = format!("0.0.0.0:{TRAVEL_PORT}");
         let mut receiving = lab.start(&["lab", "exec", TARGET, "--", TRAVEL, "receive", &copy, &listen], None)?;
         await_listeners(lab, &mut receiving, &[TRAVEL_PORT])?;
@@ -124,12 +121,12 @@ impl Trees {
         Ok(Travel { sending, receiving })
     }
 
-    fn by_rsync(&self, lab: &Lab, link: Link, owner: Owner) -> Result<Measured, TurnError> {
-        self.make(lab, owner)?;
+    fn by_rsync(&self, lab: &Lab, link: Link) -> Result<Measured, TurnError> {
         lab.run_script(TARGET, &script!("rsync-daemon.sh"), None)?;
+        // So that there is a copy that rsync knows, if there was none.
         self.rsync_ms(lab)?;
         let unchanged_ms = self.rsync_ms(lab)?;
-        let changed = self.change(lab, owner)?;
+        let changed = self.change(lab)?;
         lab.link(link)?;
         let before = hosts::bytes(lab)?;
         let changed_ms = self.rsync_ms(lab)?;
@@ -145,15 +142,9 @@ impl Trees {
         Ok(ns / 1e6)
     }
 
-    fn make(&self, lab: &Lab, owner: Owner) -> Result<(), TurnError> {
-        let make = Script { arguments: owner, ..self.make };
-        Ok(lab.script(SOURCE, &make, None)?.finish(PATIENCE).map(drop)?)
-    }
-
     /// Changes the tree; gives the bytes that were written.
-    fn change(&self, lab: &Lab, owner: Owner) -> Result<f64, TurnError> {
-        let change = Script { arguments: owner, ..self.change };
-        let printed = lab.run_script(SOURCE, &change, None)?;
+    fn change(&self, lab: &Lab) -> Result<f64, TurnError> {
+        let printed = lab.run_script(SOURCE, &self.change, None)?;
         printed.trim().parse().map_err(|_| TurnError::Answer(self.change.name, printed))
     }
 }

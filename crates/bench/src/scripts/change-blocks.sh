@@ -1,8 +1,8 @@
 # Writes other bytes into 5 % of the blocks of 8 KiB of a file, at random; prints how many bytes
-# those are: change-blocks.sh OWNER
+# those are.
 set -eu
 exec perl -e '
-  my ($size, $path) = (8192, "/var/lib/drover/bench/$ARGV[0]/blocks/file");
+  my ($size, $path) = (8192, "/var/lib/drover/bench/blocks/file");
   open(my $file, "+<", $path) or die "cannot open $path: $!";
   open(my $random, "<", "/dev/urandom") or die;
   my $blocks = (-s $file) / $size;
@@ -13,4 +13,4 @@ exec perl -e '
     sysseek($file, $block * $size, 0) or die;
     syswrite($file, $bytes) == $size or die;
   }
-  print $size * keys(%chosen), "\n";' "$1"
+  print $size * keys(%chosen), "\n";'

@@ -1,6 +1,6 @@
-# Makes 100,000 files of 1 KiB to 8 KiB in 100 directories, if they are not there: make-files.sh OWNER
+# Makes 100,000 files of 1 KiB to 8 KiB in 100 directories, if they are not there.
 set -eu
-place=/var/lib/drover/bench/$1
+place=/var/lib/drover/bench
 [ ! -e "$place/files" ] || exit 0
 mkdir -p "$place/new"
 exec perl -e '
