@@ -100,14 +100,22 @@ images: lab-base ## Make the images that demo and tests run (needs root; the net
 peers: lab-base ## Install what benchmarks compare with (needs root; the network the first time)
 	@scripts/install-peers.sh
 
+.PHONY: bench-image
+bench-image: lab-base ## Make the image with the database that benchmarks move (needs root; the network the first time)
+	@scripts/bench-image.sh
+
+.PHONY: bench-programs
+bench-programs: build
+	cargo build $(CARGO_FLAGS) --examples
+
 .PHONY: bench
-bench: images peers build ## Measure Drover beside runc and Podman, and render docs/benchmarks.md (minutes)
-	$(BENCH) run --only core,idle --repeat $(BENCH_REPEAT) --out $(BENCH_OUT)
+bench: images bench-image peers bench-programs ## Measure Drover beside runc, Podman and rsync, and render docs/benchmarks.md (minutes)
+	$(BENCH) run --only core,idle,disk --repeat $(BENCH_REPEAT) --out $(BENCH_OUT)
 	$(BENCH) report --out $(BENCH_OUT) --document docs/benchmarks.md
 
 .PHONY: bench-all
-bench-all: images peers build ## Measure the whole matrix, and render docs/benchmarks.md (hours)
-	$(BENCH) run --only core,idle,peers,dirty,rounds,alpha,compression --repeat $(BENCH_REPEAT) --out $(BENCH_OUT)
+bench-all: images bench-image peers bench-programs ## Measure the whole matrix, and render docs/benchmarks.md (hours)
+	$(BENCH) run --only core,idle,peers,dirty,rounds,alpha,compression,disk --repeat $(BENCH_REPEAT) --out $(BENCH_OUT)
 	$(BENCH) report --out $(BENCH_OUT) --document docs/benchmarks.md
 
 .PHONY: bench-report

@@ -18,12 +18,15 @@ pub const TARGET: &str = "n2";
 /// The host of whoever uses the container.
 pub const CLIENT: &str = "client";
 const SOURCE_ADDRESS: &str = "10.77.0.11";
-const TARGET_ADDRESS: &str = "10.77.0.12";
+/// The target's address.
+pub const TARGET_ADDRESS: &str = "10.77.0.12";
 /// The container's address, in the network of every lab.
 pub const ADDRESS: &str = "10.77.0.50";
 
 /// How long making the lab may take, and whatever else copies files.
 pub const LONG: Duration = Duration::from_secs(120);
+/// How long removing the lab may take: there may be hundreds of thousands of files in it.
+const REMOVAL: Duration = Duration::from_secs(300);
 /// How long anything else may take.
 pub const SHORT: Duration = Duration::from_secs(60);
 
@@ -75,7 +78,7 @@ impl Lab {
 
     /// Takes it away.
     pub fn down(&self) -> Result<(), CommandError> {
-        self.run(&["lab", "down"], LONG).map(drop)
+        self.run(&["lab", "down"], REMOVAL).map(drop)
     }
 
     /// Sets the rate of the nodes' links.
@@ -144,7 +147,7 @@ pub struct Script {
 /// A script by the name of its file, with its arguments.
 macro_rules! script {
     ($name:literal $(, $argument:literal)*) => {
-        $crate::lab::Script { name: $name, text: include_str!(concat!("scripts/", $name)), arguments: &[$($argument),*] }
+        $crate::lab::Script { name: $name, text: include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/scripts/", $name)), arguments: &[$($argument),*] }
     };
 }
 pub(crate) use script;

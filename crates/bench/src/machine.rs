@@ -49,6 +49,8 @@ pub fn versions(lab: &Lab) -> BTreeMap<String, String> {
         ask("criu", &["criu", "--version"]),
         ask("runc", &["runc", "--version"]),
         ask("podman", &["podman", "--version"]),
+        ask("rsync", &["rsync", "--version"]),
+        ask("pgbench", &["pgbench", "--version"]),
         ask("redis", &["redis-server", "--version"]),
         lab.run(&["--version"], SHORT)
             .ok()

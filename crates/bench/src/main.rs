@@ -4,6 +4,7 @@
 
 mod client;
 mod command;
+mod disk;
 mod hosts;
 mod lab;
 mod machine;

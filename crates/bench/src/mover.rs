@@ -73,7 +73,7 @@ pub fn start(lab: &Lab, contestant: &Contestant) -> Result<(), MoveError> {
 /// Moves it to the target.
 pub fn migrate(lab: &Lab, contestant: &Contestant) -> Result<Moved, MoveError> {
     match contestant.means {
-        Means::Drover(options) => by_drover(lab, options),
+        Means::Drover(options) => by_drover(lab, CONTAINER, TARGET, options),
         Means::RuncStop => by_scripts(lab, script!("runc-stop-source.sh"), script!("runc-stop-target.sh"), &[7000]),
         Means::RuncPageServer => {
             let source = script!("runc-page-server-source.sh");
@@ -84,9 +84,10 @@ pub fn migrate(lab: &Lab, contestant: &Contestant) -> Result<Moved, MoveError> {
     }
 }
 
-fn by_drover(lab: &Lab, options: &[&str]) -> Result<Moved, MoveError> {
+/// Has Drover move a container to a node.
+pub fn by_drover(lab: &Lab, container: &str, to: &str, options: &[&str]) -> Result<Moved, MoveError> {
     let began_ns = now_ns();
-    let report: Value = lab.ask(&[&["migrate", CONTAINER, "--to", TARGET], options].concat(), MOVE)?;
+    let report: Value = lab.ask(&[&["migrate", container, "--to", to], options].concat(), MOVE)?;
     let ended_ns = now_ns();
     let outcome = report["outcome"].as_str().unwrap_or_default();
     if outcome != "moved" {
@@ -147,7 +148,7 @@ fn moment(printed: &str, name: &str) -> Option<u64> {
 }
 
 /// Waits until the target listens on all these ports.
-fn await_listeners(lab: &Lab, receiving: &mut Running, ports: &[u16]) -> Result<(), MoveError> {
+pub fn await_listeners(lab: &Lab, receiving: &mut Running, ports: &[u16]) -> Result<(), MoveError> {
     let begin = Instant::now();
     while begin.elapsed() < LISTEN {
         if let Some(status) = receiving.ended()? {

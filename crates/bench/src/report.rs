@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::disk;
 use crate::plot::{self, PlotError, QUANTITIES};
 use crate::row::{self, Row, RowError, Session};
 use crate::statistics::{blocks, last_session};
@@ -42,8 +43,12 @@ pub fn run(options: &Options) -> Result<(), ReportError> {
     let sessions: Vec<Session> = row::read(&row::sessions_file(&options.out))?;
     let failed = |error| ReportError::Document(options.document.clone(), error);
     let mut text = std::fs::read_to_string(&options.document).map_err(failed)?;
+    let files: Vec<disk::Row> = row::read(&disk::rows_file(&options.out))?;
     for suite in Suite::ALL {
-        let content = content(options, &rows, &sessions, suite)?;
+        let content = match suite {
+            Suite::Disk => disk_content(&files, &sessions),
+            _ => content(options, &rows, &sessions, suite)?,
+        };
         text = replace(&text, suite.name(), &content).ok_or(ReportError::Marker(suite.name()))?;
     }
     std::fs::write(&options.document, text).map_err(failed)
@@ -66,6 +71,13 @@ fn content(options: &Options, rows: &[Row], sessions: &[Session], suite: Suite) 
     }
     text.push_str(&table::tables(&blocks));
     Ok(text)
+}
+
+/// The same of the suite `disk`, which has rows of its own.
+fn disk_content(rows: &[disk::Row], sessions: &[Session]) -> String {
+    let Some(id) = disk::last_session(rows) else { return "Not run yet.\n".to_owned() };
+    let machine = sessions.iter().find(|session| session.session == id).map(table::machine).unwrap_or_default();
+    format!("{machine}\n{}", disk::tables(rows, id))
 }
 
 /// How a document refers to a file below its directory; a file elsewhere is not referred to.

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use crate::client::now_ns;
 use crate::command::{CommandError, INTERRUPTED};
+use crate::disk::{self, Case};
 use crate::hosts;
 use crate::lab::{Lab, Pids, SHORT};
 use crate::machine::{self, PipeLimit};
@@ -40,6 +41,9 @@ pub struct Options {
     /// Run with these sizes alone
     #[arg(long, value_name = "MIB", value_delimiter = ',')]
     pub sizes: Vec<u64>,
+    /// Run these cases of the suite `disk` alone
+    #[arg(long, value_name = "CASE", value_delimiter = ',', value_enum)]
+    pub cases: Vec<Case>,
     /// Show what would be run
     #[arg(long)]
     pub dry_run: bool,
@@ -67,8 +71,8 @@ pub enum RunError {
     #[error("cannot find the root with the peers in {0}; scripts/install-peers.sh makes it")]
     NoPeers(PathBuf),
     /// The image is not there.
-    #[error("cannot find the image {0}; scripts/images.sh makes it")]
-    NoImage(PathBuf),
+    #[error("cannot find the image {0}; scripts/{1} makes it")]
+    NoImage(PathBuf, &'static str),
     /// The lab failed.
     #[error("cannot use the lab")]
     Lab(#[from] CommandError),
@@ -96,9 +100,14 @@ pub fn run(options: &Options) -> Result<(), RunError> {
     let bench = Bench::of(options)?;
     let help = bench.lab.run(&["migrate", "--help"], SHORT)?;
     let groups = chosen(options, &help);
+    let disk = options.only.contains(&Suite::Disk);
+    let turns = if disk { disk::turns(&options.cases, &options.links, &options.contestants) } else { Vec::new() };
     if options.dry_run {
         for group in &groups {
             println!("{}", title(group));
+        }
+        for turn in &turns {
+            println!("{}", turn.title());
         }
         return Ok(());
     }
@@ -107,7 +116,7 @@ pub fn run(options: &Options) -> Result<(), RunError> {
     }
     std::fs::create_dir_all(&options.out).map_err(|error| RunError::Out(options.out.clone(), error))?;
     let _pipes = PipeLimit::raise();
-    let done = bench.hold(options, &groups);
+    let done = bench.hold(options, &groups).and_then(|()| bench.hold_disk(options, &turns));
     // However it went, the lab goes.
     INTERRUPTED.store(false, Ordering::Relaxed);
     done.and(bench.lab.down().map_err(Into::into))
@@ -160,13 +169,16 @@ impl Bench {
             return Err(RunError::NoPeers(base));
         }
         if !image.is_dir() {
-            return Err(RunError::NoImage(image));
+            return Err(RunError::NoImage(image, "images.sh"));
         }
         Ok(Self { lab: Lab { drover, name: options.lab.clone(), base }, image })
     }
 
     /// All repetitions of all groups; the contestants of a group take turns, so that drift hits all of them alike.
     fn hold(&self, options: &Options, groups: &[Group]) -> Result<(), RunError> {
+        if groups.is_empty() {
+            return Ok(());
+        }
         let largest = groups.iter().map(|group| group.workload.mib).max().unwrap_or(0);
         let begin = Instant::now();
         let warmed = machine::warm_up(largest * APPETITE);
@@ -194,6 +206,18 @@ impl Bench {
             }
         }
         Ok(())
+    }
+
+    /// All turns of the suite `disk`.
+    fn hold_disk(&self, options: &Options, turns: &[disk::Turn]) -> Result<(), RunError> {
+        if turns.is_empty() {
+            return Ok(());
+        }
+        let images = self.image.with_file_name("");
+        if !images.join("postgres").is_dir() {
+            return Err(RunError::NoImage(images.join("postgres"), "bench-image.sh"));
+        }
+        disk::hold(&self.lab, &images, turns, options.repeat, &options.out)
     }
 
     fn make_lab(&self) -> Result<Pids, RunError> {

@@ -20,12 +20,14 @@ pub enum Suite {
     Alpha,
     /// Compression of memory that can be compressed.
     Compression,
+    /// What it takes to bring files across: cases of its own ([`crate::disk`]), no group of this matrix.
+    Disk,
 }
 
 impl Suite {
     /// All of them, in the order in which they are run and reported.
-    pub const ALL: [Self; 7] =
-        [Self::Core, Self::Idle, Self::Peers, Self::Dirty, Self::Rounds, Self::Alpha, Self::Compression];
+    pub const ALL: [Self; 8] =
+        [Self::Core, Self::Idle, Self::Peers, Self::Dirty, Self::Rounds, Self::Alpha, Self::Compression, Self::Disk];
 
     /// Its word on the command line and in rows.
     pub fn name(self) -> &'static str {
@@ -37,6 +39,7 @@ impl Suite {
             Self::Rounds => "rounds",
             Self::Alpha => "alpha",
             Self::Compression => "compression",
+            Self::Disk => "disk",
         }
     }
 }
@@ -225,6 +228,7 @@ pub fn groups(suite: Suite) -> Vec<Group> {
             let workload = Workload { random_percent: 40, ..sizes[1] };
             cross(&[workload, sizes[1]], &Link::ALL, CODECS)
         }
+        Suite::Disk => Vec::new(),
     }
 }
 

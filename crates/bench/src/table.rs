@@ -84,7 +84,8 @@ fn phases_line(cell: &Cell<'_>) -> String {
     line(&columns)
 }
 
-fn line(columns: &[String]) -> String {
+/// One line of a table.
+pub fn line(columns: &[String]) -> String {
     format!("| {} |\n", columns.join(" | "))
 }
 
@@ -92,7 +93,8 @@ fn with_extremes(spread: Spread) -> String {
     format!("**{}** ({}–{})", digits(spread.median, 0), digits(spread.least, 0), digits(spread.most, 0))
 }
 
-fn number(value: Option<f64>, decimals: usize) -> String {
+/// A number with so many decimals; a dash for none.
+pub fn number(value: Option<f64>, decimals: usize) -> String {
     value.map_or("–".into(), |value| digits(value, decimals))
 }
 

@@ -1,70 +1,76 @@
-//! What it takes to bring a tree across in rounds, without a container and without a link: `travel SOURCE TARGET CHANGES`.
+//! What it takes to bring a tree across in rounds over plain TCP connections, without a container:
+//! `travel receive TARGET ADDRESS` on one host, and then `travel send SOURCE ADDRESS CHANGES` on the other.
 //!
-//! A first round sends all of SOURCE; the shell command CHANGES changes it; then a last round is timed, as it is while a
-//! container is frozen: the target applies what comes at the same time. Prints milliseconds and bytes as JSON.
+//! A first round sends what TARGET lacks of SOURCE, for which both are read; the shell command CHANGES changes SOURCE; then a
+//! last round is timed, as it is while a container is frozen: the target applies what comes at the same time. `send` prints
+//! milliseconds and bytes as JSON.
 
 use std::error::Error;
-use std::io::Read;
+use std::io::{BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Instant;
 
-use bytes::{Buf, Bytes};
-use drover_disk::LayerError;
-use drover_disk::delta::{Place, Sent, Source, Tree, receive};
+use bytes::Bytes;
+use drover_disk::delta::{Place, Source, Tree, hear, receive, tell};
 use drover_model::Compression;
 use drover_packing::Outlet;
 
-struct Sending(SyncSender<Bytes>);
+/// What the target says when all of a round has arrived.
+const STORED: [u8; 1] = [1];
+/// How much the target reads at once, in bytes.
+const GULP: usize = 1 << 20;
+
+struct Sending(TcpStream);
 
 impl Outlet for Sending {
     fn send(&mut self, piece: Bytes) -> std::io::Result<()> {
-        self.0.send(piece).map_err(|_| std::io::ErrorKind::BrokenPipe.into())
-    }
-}
-
-struct Receiving(Receiver<Bytes>, Bytes);
-
-impl Read for Receiving {
-    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
-        if self.1.is_empty() {
-            self.1 = self.0.recv().unwrap_or_default();
-        }
-        let length = into.len().min(self.1.len());
-        self.1.copy_to_slice(&mut into[..length]);
-        Ok(length)
+        self.0.write_all(&piece)
     }
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [source, target, changes] = arguments.as_slice() else {
-        return Err("usage: travel SOURCE TARGET CHANGES".into());
-    };
-    let (tree, aside) = (Path::new(target).join("tree"), Path::new(target).join("aside"));
-    std::fs::create_dir_all(&tree)?;
-    std::fs::create_dir_all(&aside)?;
-    let (sending, receiving) = sync_channel(8);
-    let (stored, arrived) = sync_channel(1);
-    let (ended, end) = sync_channel::<Result<Sent, LayerError>>(1);
-    let place = Place { path: tree, aside: Some(aside) };
-    let target = std::thread::spawn(move || {
-        let received =
-            receive(&[place], Vec::new, Receiving(receiving, Bytes::new()), || stored.send(()).unwrap_or(()));
-        drop(ended.send(received));
-    });
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["receive", target, address] => arrive(Path::new(target), address),
+        ["send", source, address, changes] => leave(Path::new(source), address, changes),
+        _ => Err("usage: travel receive TARGET ADDRESS | travel send SOURCE ADDRESS CHANGES".into()),
+    }
+}
 
-    let tree = Tree { path: source.into(), in_memory: false };
-    let mut rounds = Source::new(Sending(sending), Compression::None, &[tree])?;
+fn arrive(target: &Path, address: &str) -> Result<(), Box<dyn Error>> {
+    let (path, aside) = (target.join("tree"), target.join("aside"));
+    std::fs::create_dir_all(&path)?;
+    std::fs::create_dir_all(&aside)?;
+    let listener = TcpListener::bind(address)?;
+    let ((having, _), (link, _)) = (listener.accept()?, listener.accept()?);
+    link.set_nodelay(true)?;
+    // When the source has gone its stream breaks off, which is told.
+    let stored = || drop((&link).write_all(&STORED));
+    let places = [Place { path, aside: Some(aside) }];
+    tell(&places, having)?;
+    receive(&places, Vec::new, BufReader::with_capacity(GULP, &link), stored)?;
+    Ok((&link).write_all(&STORED)?)
+}
+
+fn leave(source: &Path, address: &str, changes: &str) -> Result<(), Box<dyn Error>> {
+    let (having, link) = (TcpStream::connect(address)?, TcpStream::connect(address)?);
+    link.set_nodelay(true)?;
+    let mut back = link.try_clone()?;
+    let mut await_stored = || back.read_exact(&mut [0; STORED.len()]);
+    let tree = Tree { path: source.to_owned(), in_memory: false };
     let ms = |begun: Instant| begun.elapsed().as_secs_f64() * 1e3;
+
     let begun = Instant::now();
+    let having = hear(having)?;
+    let mut rounds = Source::beyond(having, Sending(link), Compression::None, &[tree])?;
     let first = rounds.round()?;
-    arrived.recv()?;
+    await_stored()?;
     let first_ms = ms(begun);
     let begun = Instant::now();
     let unchanged = rounds.round()?;
-    arrived.recv()?;
+    await_stored()?;
     let unchanged_ms = ms(begun);
     let begun = Instant::now();
     let survey = rounds.survey()?;
@@ -75,9 +81,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let begun = Instant::now();
     let last = rounds.last()?;
     let sent_ms = ms(begun);
-    end.recv()??;
+    await_stored()?;
     let last_ms = ms(begun);
-    target.join().map_err(|_| "the target ended")?;
     println!(
         "{{\"first_ms\":{first_ms:.1},\"first_bytes\":{},\"unchanged_ms\":{unchanged_ms:.1},\"unchanged_bytes\":{},\
          \"survey_ms\":{survey_ms:.1},\"survey_bytes\":{},\"last_sent_ms\":{sent_ms:.1},\"last_ms\":{last_ms:.1},\

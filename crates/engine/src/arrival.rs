@@ -328,6 +328,7 @@ fn receive(
         (Stream::Files, places) => {
             let received = delta::receive(places, layers, &mut input, || stored(Part::Files));
             received.map(drop).map_err(|error| failure("cannot receive the container's files", &error))?;
+            stored(Part::Files);
         }
         (_, [place]) => {
             let received = layer::apply(&place.path, &mut input);

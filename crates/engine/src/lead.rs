@@ -412,6 +412,7 @@ impl Lead {
             packed: packed_pages(sums),
             mode: result.mode,
             exposure_ms: result.exposure.map(ms),
+            files_frozen_ms: result.files_frozen.map(ms),
             reason: result.reason.reason,
             hint: result.reason.hint,
         };

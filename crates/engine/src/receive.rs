@@ -138,8 +138,11 @@ impl Session {
             while let Some(output) = machine.poll() {
                 queue.push_back(output);
             }
-            // In order: what is said must not overtake what is done.
-            while !busy && let Some(output) = queue.pop_front() {
+            // In order: what is said must not overtake what is done. What is stored was done by others.
+            let stored = |output: &TargetOutput| matches!(output, TargetOutput::Send(ToSource::Stored { .. }));
+            while (!busy || queue.front().is_some_and(stored))
+                && let Some(output) = queue.pop_front()
+            {
                 match output {
                     TargetOutput::Send(message) => {
                         if let Some(link) = &self.link {

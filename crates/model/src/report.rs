@@ -120,6 +120,10 @@ pub struct Report {
     /// milliseconds. Had the source been lost in that time, the container would have been.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exposure_ms: Option<f64>,
+    /// From when it stood still until the target had all of its files, in milliseconds by the source's clock. Memory crosses,
+    /// and the processes are dumped, at the same time. Unknown when the target did not come to restore it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files_frozen_ms: Option<f64>,
     /// Why it ended so, in one sentence.
     pub reason: String,
     /// What the reader can do about a failure.

@@ -136,7 +136,8 @@ pub enum ToSource {
     },
     /// The target is ready for the rounds.
     Ready,
-    /// All of this part of the round that was sent last has arrived.
+    /// All of this part of the round that was sent last has arrived; of files the last one, too, while the container is
+    /// frozen.
     Stored {
         /// Of what.
         part: Part,

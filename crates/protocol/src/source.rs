@@ -136,6 +136,8 @@ pub struct SourceResult {
     pub mode: Mode,
     /// When memory followed: how long the container ran on the target while pages of it were here alone.
     pub exposure: Option<Duration>,
+    /// From when the container stood still until the target had all of its files.
+    pub files_frozen: Option<Duration>,
     /// Why it ended so.
     pub reason: Explained,
 }
@@ -220,6 +222,10 @@ pub struct Source {
     phase_since: Moment,
     began: Moment,
     frozen_at: Option<Moment>,
+    /// When it stood still.
+    still_at: Option<Moment>,
+    /// How long it had done so when the target had all of its files.
+    files_frozen: Option<Duration>,
     running_at: Option<Moment>,
     /// When the target had everything.
     settled_at: Option<Moment>,
@@ -285,6 +291,8 @@ impl Source {
             phase_since: now,
             began: now,
             frozen_at: None,
+            still_at: None,
+            files_frozen: None,
             running_at: None,
             settled_at: None,
             phases: BTreeMap::new(),
@@ -462,12 +470,17 @@ impl Source {
                 self.finish();
             }
             (Step::Copying, In::Slowed) => self.begin_round(now),
+            (
+                Step::Checkpointing | Step::Transferring | Step::Restoring,
+                In::Heard(ToSource::Stored { part: Part::Files }),
+            ) => self.files_frozen = self.still_at.map(|still| now.since(still)),
             // Of a round in which it turned out that nothing could be followed: nobody has waited for its end.
             (
                 Step::Freezing | Step::Checkpointing | Step::Transferring | Step::Restoring,
                 In::Heard(ToSource::Stored { .. }),
             ) => {}
             (Step::Freezing, In::Frozen) => {
+                self.still_at = Some(now);
                 self.enter(now, Phase::Checkpoint, Step::Checkpointing);
                 let checkpoint = SourceOutput::Checkpoint { follows: self.follows };
                 self.order(now, Step::Checkpointing, checkpoint, FROZEN_STALL);
@@ -741,6 +754,7 @@ impl Source {
             rounds: self.rounds.clone(),
             mode: self.mode(),
             exposure: self.exposure(),
+            files_frozen: self.files_frozen,
             reason,
         }));
     }

@@ -197,7 +197,7 @@ impl Target {
                 self.step = Step::Ready;
                 self.deadline = Some(now.after(SILENCE));
             }
-            (Step::Ready, In::RoundStored(part)) => self.say(ToSource::Stored { part }),
+            (Step::Ready | Step::Restoring, In::RoundStored(part)) => self.say(ToSource::Stored { part }),
             (Step::Ready, In::ReceiveFailed(why)) => self.discard(Some(ToSource::Failed(why))),
             (Step::Ready, In::Heard(ToTarget::Restore)) => {
                 self.phase = Phase::Restore;

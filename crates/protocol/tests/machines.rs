@@ -474,6 +474,25 @@ fn a_container_whose_memory_is_lost_is_ended_and_said_to_be_lost() {
     assert_eq!([target.poll(), target.poll()], [Some(TargetOutput::Resume), Some(TargetOutput::Kill(why()))]);
 }
 
+#[test]
+fn a_report_tells_how_long_a_container_had_stood_still_when_the_target_had_its_files() {
+    let at = |ms| Moment::default().after(Duration::from_millis(ms));
+    let mut source = source_of(Settings { mode: Mode::StopAndCopy, ..Settings::default() });
+    let stored = || SourceInput::Heard(ToSource::Stored { part: Part::Files });
+    for (ms, input) in [1, 2, 3, 4, 10, 50].into_iter().zip(up_to_transferred(false)) {
+        source.handle(at(ms), input);
+    }
+    source.handle(at(60), stored());
+    source.handle(at(70), SourceInput::Heard(ToSource::Failed(why())));
+    source.handle(at(80), SourceInput::Thawed);
+    let done: Vec<_> = std::iter::from_fn(|| source.poll()).collect();
+    let result = done.iter().find_map(|output| match output {
+        SourceOutput::Conclude(result) => Some(result.files_frozen),
+        _ => None,
+    });
+    assert_eq!(result, Some(Some(Duration::from_millis(50))), "{done:?}");
+}
+
 /// It said that it had stopped and copied, in no time.
 #[test]
 fn a_report_after_a_restart_tells_what_is_known_and_nothing_else() {
@@ -494,10 +513,8 @@ fn a_report_after_a_restart_tells_what_is_known_and_nothing_else() {
     assert_eq!((*total, *exposure), (seconds(70), Some(seconds(60))));
 }
 
-/// A source sent a whole round to a target that had no room, and then waited.
-#[test]
-fn a_target_that_can_take_no_more_says_so_at_once() {
-    let now = Moment::default();
+/// A target that waits for what crosses.
+fn ready_target(now: Moment) -> Target {
     let mut target = Target::new(now, "n2".parse().unwrap());
     let said = [
         ToTarget::Hello { versions: drover_protocol::VERSIONS, node: "n1".parse().unwrap() },
@@ -507,6 +524,14 @@ fn a_target_that_can_take_no_more_says_so_at_once() {
         target.handle(now, TargetInput::Heard(message));
     }
     target.handle(now, TargetInput::Prepared { missing: missing(false) });
+    target
+}
+
+/// A source sent a whole round to a target that had no room, and then waited.
+#[test]
+fn a_target_that_can_take_no_more_says_so_at_once() {
+    let now = Moment::default();
+    let mut target = ready_target(now);
     target.handle(now, TargetInput::ReceiveFailed(why()));
     let done: Vec<_> = std::iter::from_fn(|| target.poll()).collect();
     assert_eq!(done.last(), Some(&TargetOutput::Discard));
@@ -514,6 +539,17 @@ fn a_target_that_can_take_no_more_says_so_at_once() {
     assert_eq!(target.poll(), None);
     target.handle(now, TargetInput::Discarded);
     assert_eq!(target.poll(), Some(TargetOutput::Send(ToSource::Failed(why()))));
+}
+
+#[test]
+fn a_target_says_that_it_has_all_files_while_it_restores() {
+    let now = Moment::default();
+    let mut target = ready_target(now);
+    target.handle(now, TargetInput::Heard(ToTarget::Restore));
+    target.handle(now, TargetInput::RoundStored(Part::Files));
+    let done: Vec<_> = std::iter::from_fn(|| target.poll()).collect();
+    let stored = TargetOutput::Send(ToSource::Stored { part: Part::Files });
+    assert!(done.ends_with(&[TargetOutput::Restore, stored]), "{done:?}");
 }
 
 #[test]
