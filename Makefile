@@ -86,7 +86,7 @@ cargo-deny: $(DENY)
 
 # Optimising it would take longer than it ever runs.
 $(DENY):
-	cargo install --debug --locked --root $(DENY_ROOT) cargo-deny@$(DENY_VERSION)
+	CARGO_PROFILE_DEV_DEBUG=0 cargo install --debug --locked --root $(DENY_ROOT) cargo-deny@$(DENY_VERSION)
 
 .PHONY: lab-base
 lab-base: ## Install what a lab stands on (needs root; the network the first time)
