@@ -50,8 +50,11 @@ pub const VOLUMES: &str = "/v1/volumes";
 /// `GET`: one volume; `DELETE`: remove it.
 pub const VOLUME: &str = "/v1/volumes/{name}";
 
+/// `GET`: the difference between two images; `POST`: make an image of its base and such a difference.
+pub const OVERLAY: &str = "/v1/overlay";
+
 /// Every pattern.
-pub const ALL: [&str; 23] = [
+pub const ALL: [&str; 24] = [
     NODE,
     FEATURES,
     OPENAPI,
@@ -71,6 +74,7 @@ pub const ALL: [&str; 23] = [
     PRUNE_IMAGES,
     PULL,
     PUSH,
+    OVERLAY,
     MIGRATIONS,
     MIGRATION,
     VOLUMES,
@@ -81,6 +85,10 @@ pub const ALL: [&str; 23] = [
 pub const STREAM_PROTOCOL: &str = "drover-stream";
 /// The content type of a stream of JSON records, one a line.
 pub const NDJSON: &str = "application/x-ndjson";
+/// The content type of an overlay.
+pub const OCTETS: &str = "application/octet-stream";
+/// The header beside an overlay: an `OverlayReport`.
+pub const OVERLAY_REPORT: &str = "drover-overlay";
 /// The content type of an archive.
 pub const TAR: &str = "application/x-tar";
 

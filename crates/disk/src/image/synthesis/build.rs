@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, BufWriter, Read, Seek, Write};
 use std::os::fd::OwnedFd;
 
-use drover_model::{Bytes, Digest};
+use drover_model::Bytes;
 use zstd::Encoder;
 
 use super::base::{Base, Index, SMALLEST_PATCHED, contents, open_tree};
