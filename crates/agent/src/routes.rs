@@ -4,6 +4,7 @@ mod body;
 mod container;
 mod image;
 mod migration;
+mod overlay;
 mod refusal;
 mod session;
 mod volume;
@@ -45,6 +46,7 @@ pub fn router(node: Arc<Node>) -> Router {
         .route(routes::PRUNE_IMAGES, post(image::prune))
         .route(routes::PULL, post(image::pull))
         .route(routes::PUSH, post(image::push))
+        .route(routes::OVERLAY, get(overlay::make).post(overlay::synthesize))
         .route(routes::MIGRATIONS, get(migration::list).post(migration::begin))
         .route(routes::MIGRATION, get(migration::show).delete(migration::cancel))
         .route(routes::VOLUMES, get(volume::list).post(volume::create))
@@ -92,6 +94,8 @@ pub fn openapi() -> Document {
         image::prune,
         image::pull,
         image::push,
+        overlay::make,
+        overlay::synthesize,
         migration::list,
         migration::begin,
         migration::show,

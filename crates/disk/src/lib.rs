@@ -22,9 +22,8 @@ mod volume;
 mod xattr;
 
 pub use image::{
-    Choice, Difference, Draft, Fetch, Image, ImageError, ImageStore, LARGEST_CONFIG, Lacking, MOST_LAYERS, Packed, Partial, Pruned,
-    Share,
-    View, architecture, decompress,
+    Choice, Difference, Draft, Fetch, Image, ImageError, ImageStore, LARGEST_CONFIG, Lacking, MOST_LAYERS, Packed,
+    Partial, Pruned, Share, View, architecture, decompress,
 };
 pub use layer::LayerError;
 pub use overlay::{Above, MountError, Overlay, bind, is_mounted, unmount};

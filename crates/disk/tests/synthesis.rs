@@ -147,7 +147,11 @@ fn a_damaged_overlay_is_refused_and_leaves_nothing() {
             Err(_) => {}
             // A bit may turn a reference into one to the same bytes elsewhere.
             Ok(made) => {
-                assert_eq!((&made.digest, &made.names[..]), (&new.digest, &["web:1".to_owned()][..]), "flipped at {at}");
+                assert_eq!(
+                    (&made.digest, &made.names[..]),
+                    (&new.digest, &["web:1".to_owned()][..]),
+                    "flipped at {at}"
+                );
                 there.remove("web:1", |_| false).unwrap();
             }
         }
@@ -209,11 +213,7 @@ fn hostile_records_are_refused_and_leave_nothing() {
 
 /// A tree: files by their path, each a version of one of a few contents.
 fn tree() -> impl Strategy<Value = Vec<(String, Vec<u8>)>> {
-    let path = prop_oneof![
-        "[abc]/lib[xy]\\.so\\.[123]",
-        "[abc]/[def]",
-        "[abc]/\\.wh\\.[def]",
-    ];
+    let path = prop_oneof!["[abc]/lib[xy]\\.so\\.[123]", "[abc]/[def]", "[abc]/\\.wh\\.[def]",];
     let sizes = prop_oneof![Just(0_usize), 1..600_usize, 3_000..9_000_usize];
     let data = (0..3_u8, sizes, proptest::option::of(any::<u8>())).prop_map(|(seed, size, change)| {
         let mut data = noise(seed, size);

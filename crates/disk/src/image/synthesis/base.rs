@@ -182,7 +182,6 @@ fn hash(file: &File, size: u64) -> io::Result<blake3::Hash> {
     Ok(hasher.finalize())
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;
