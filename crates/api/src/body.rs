@@ -300,7 +300,7 @@ pub struct OverlayQuery {
     pub base: String,
     /// The image to make, by name or digest.
     pub image: String,
-    /// How hard it is packed: the level of Zstandard, 1 to 19; absent: 12.
+    /// How hard it is packed: the level of Zstandard, 1 to 19; absent: 9.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub level: Option<u8>,
 }

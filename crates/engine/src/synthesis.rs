@@ -14,7 +14,7 @@ use crate::images::{info, read_blocking, refused};
 use crate::node::{Node, blocking};
 
 /// How hard overlays are packed by default: with much more effort they become hardly smaller.
-const LEVEL: u8 = 12;
+const LEVEL: u8 = 9;
 /// Above it Zstandard takes memory without measure.
 const HIGHEST_LEVEL: u8 = 19;
 

@@ -26,7 +26,7 @@ pub struct OverlayArgs {
     /// The file to write; - is standard output
     #[arg(long, short, value_name = "FILE")]
     output: PathBuf,
-    /// How hard it is packed: 1 is fastest, 19 smallest; by default 12
+    /// How hard it is packed: 1 is fastest, 19 smallest; by default 9
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..=19))]
     level: Option<u8>,
     /// The node; by default the first that has both images
