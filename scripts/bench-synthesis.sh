@@ -33,7 +33,7 @@ timed() {
   done | median
 }
 mib() { awk -v bytes="$(stat -c %s "$1")" 'BEGIN { printf "%.1f", bytes / 1048576 }'; }
-away() { drover image rm "$1" --node n2 2>/dev/null || true; }
+away() { drover image rm "$1" --node n2 >/dev/null 2>&1 || true; }
 digest() { drover image inspect "$1" --node "$2" --json | sed -nE 's/^ *"digest": "(.*)".*/\1/p' | head -n 1; }
 pack() { "$@" -c "$work/image.tar" >"$work/packed"; }
 # One row: the way, the file, the seconds to make it, the seconds until the image is there.
