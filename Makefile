@@ -71,6 +71,10 @@ bench-tracking: images ## Measure what it costs a redis server to be followed (n
 	cargo build $(CARGO_FLAGS) --examples
 	@scripts/bench-tracking.sh $(RELEASE)/examples/tracking
 
+.PHONY: bench-synthesis
+bench-synthesis: lab-base build ## Measure what overlays of images save (needs root; the network the first time)
+	@scripts/bench-synthesis.sh $(RELEASE)/drover
+
 .PHONY: lint
 lint: ## Check the format, and let clippy warn of nothing
 	cargo fmt --all --check

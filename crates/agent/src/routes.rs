@@ -5,6 +5,7 @@ mod container;
 mod copies;
 mod image;
 mod migration;
+mod overlay;
 mod refusal;
 mod session;
 mod volume;
@@ -46,6 +47,7 @@ pub fn router(node: Arc<Node>) -> Router {
         .route(routes::PRUNE_IMAGES, post(image::prune))
         .route(routes::PULL, post(image::pull))
         .route(routes::PUSH, post(image::push))
+        .route(routes::OVERLAY, get(overlay::make).post(overlay::synthesize))
         .route(routes::MIGRATIONS, get(migration::list).post(migration::begin))
         .route(routes::MIGRATION, get(migration::show).delete(migration::cancel))
         .route(routes::VOLUMES, get(volume::list).post(volume::create))
@@ -95,6 +97,8 @@ pub fn openapi() -> Document {
         image::prune,
         image::pull,
         image::push,
+        overlay::make,
+        overlay::synthesize,
         migration::list,
         migration::begin,
         migration::show,

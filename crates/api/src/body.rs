@@ -292,6 +292,62 @@ pub struct PushReport {
     pub digest: Digest,
 }
 
+/// The query of `GET /v1/overlay`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct OverlayQuery {
+    /// The image to build on, by name or digest.
+    pub base: String,
+    /// The image to make, by name or digest.
+    pub image: String,
+    /// How hard it is packed: the level of Zstandard, 1 to 19; absent: 9.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub level: Option<u8>,
+}
+
+/// The query of `POST /v1/overlay`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct SynthesizeQuery {
+    /// The image to build on, by name or digest.
+    pub base: String,
+    /// What the image shall be called; absent: as the overlay says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+}
+
+/// What an overlay holds of one kind of files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FileShare {
+    /// How many.
+    pub files: u64,
+    /// Their size in the image.
+    pub bytes: Bytes,
+}
+
+/// What an overlay is made of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct OverlayReport {
+    /// The image to build on.
+    pub base: Digest,
+    /// The image that it makes.
+    pub image: Digest,
+    /// The length of the overlay.
+    pub bytes: Bytes,
+    /// The length of the tars of all layers of the image: what it would be as an archive.
+    pub bytes_image: Bytes,
+    /// How many layers the base has not.
+    pub layers: u64,
+    /// How many layers it has.
+    pub layers_reused: u64,
+    /// Files of the layers that the base has not, with contents that a file of the base has.
+    pub referenced: FileShare,
+    /// Those that are made of a similar file of the base.
+    pub patched: FileShare,
+    /// Those that come as they are.
+    pub added: FileShare,
+}
+
 /// The query of `POST /v1/prune/images`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]

@@ -24,8 +24,8 @@ use crate::connection::{ClientError, Outgoing, open};
 use crate::routes::{self, fill, with_query};
 use crate::{
     ApiError, CommitRequest, CreateVolumeRequest, ExecRequest, ExitStatus, ImageDetail, ImageInfo, ImportQuery,
-    KillRequest, LogLines, LogQuery, MigrateRequest, NodeEndpoint, PruneReport, PullRequest, PushReport, PushRequest,
-    RunRequest, StopRequest,
+    KillRequest, LogLines, LogQuery, MigrateRequest, NodeEndpoint, OverlayDownload, OverlayQuery, PruneReport,
+    PullRequest, PushReport, PushRequest, RunRequest, StopRequest, SynthesizeQuery,
 };
 
 /// How long a node may take to answer what it does at once.
@@ -157,12 +157,28 @@ impl Client {
         query: &ImportQuery,
         chunks: ImageChunks,
     ) -> Result<ImageInfo, ClientError> {
-        let frames = futures_util::stream::unfold(chunks, async |mut chunks: ImageChunks| {
-            chunks.recv().await.map(|chunk| (chunk.map(Frame::data), chunks))
-        });
-        let body = (BodyExt::boxed_unsync(StreamBody::new(frames)), routes::TAR);
         let path = with_query(fill(routes::IMAGE, name), &[("tag", &query.tag), ("platform", &query.platform)]);
-        self.ask(Method::POST, path, Some(body), Duration::MAX).await
+        self.ask(Method::POST, path, streamed(chunks, routes::TAR), Duration::MAX).await
+    }
+
+    /// The difference between two images, as it comes. Takes as long as they are large.
+    pub async fn overlay(&self, query: &OverlayQuery) -> Result<OverlayDownload, ClientError> {
+        let level = query.level.map(|level| level.to_string());
+        let parameters =
+            [("base", &Some(query.base.clone())), ("image", &Some(query.image.clone())), ("level", &level)];
+        let path = with_query(routes::OVERLAY.into(), &parameters);
+        let answer = self.send(self.request(Method::GET, path, empty()), Duration::MAX).await?;
+        let report = answer.headers().get(routes::OVERLAY_REPORT).map_or(&[][..], |value| value.as_bytes());
+        let report = serde_json::from_slice(report);
+        let report = report.map_err(|error| self.answer("it does not say what the overlay is made of", Some(error)))?;
+        Ok(OverlayDownload::new(report, self.endpoint.name.clone(), answer.into_body()))
+    }
+
+    /// Makes an image of its base and an overlay. Takes as long as the overlay does.
+    pub async fn synthesize(&self, query: &SynthesizeQuery, chunks: ImageChunks) -> Result<ImageInfo, ClientError> {
+        let parameters = [("base", &Some(query.base.clone())), ("name", &query.name)];
+        let path = with_query(routes::OVERLAY.into(), &parameters);
+        self.ask(Method::POST, path, streamed(chunks, routes::OCTETS), Duration::MAX).await
     }
 
     /// Pulls an image from a registry. Takes as long as the registry does.
@@ -339,4 +355,11 @@ type Payload = Option<(Outgoing, &'static str)>;
 
 fn empty() -> Payload {
     None
+}
+
+fn streamed(chunks: ImageChunks, content_type: &'static str) -> Payload {
+    let frames = futures_util::stream::unfold(chunks, async |mut chunks: ImageChunks| {
+        chunks.recv().await.map(|chunk| (chunk.map(Frame::data), chunks))
+    });
+    Some((BodyExt::boxed_unsync(StreamBody::new(frames)), content_type))
 }

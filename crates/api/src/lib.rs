@@ -7,18 +7,21 @@ mod body;
 mod client;
 mod connection;
 mod context;
+mod download;
 mod lines;
 pub mod routes;
 pub mod stream;
 pub mod tls;
 
 pub use body::{
-    ApiError, CommitRequest, CreateVolumeRequest, ExecRequest, ExitStatus, ImageDetail, ImageInfo, ImportQuery,
-    KillRequest, LogQuery, MigrateRequest, MigrationQuery, PruneQuery, PruneReport, PullRequest, PushReport,
-    PushRequest, RegistryCredentials, RemoveQuery, RunRequest, SessionInput, SessionOutput, StopRequest,
+    ApiError, CommitRequest, CreateVolumeRequest, ExecRequest, ExitStatus, FileShare, ImageDetail, ImageInfo,
+    ImportQuery, KillRequest, LogQuery, MigrateRequest, MigrationQuery, OverlayQuery, OverlayReport, PruneQuery,
+    PruneReport, PullRequest, PushReport, PushRequest, RegistryCredentials, RemoveQuery, RunRequest, SessionInput,
+    SessionOutput, StopRequest, SynthesizeQuery,
 };
 pub use client::{Client, ImageChunks, SessionLink};
 pub use connection::{ClientError, keep_alive};
 pub use context::{Context, ContextError, NodeEndpoint};
+pub use download::OverlayDownload;
 pub use drover_model::{LogRecord, LogStream};
 pub use lines::LogLines;

@@ -54,9 +54,11 @@ pub const VOLUME: &str = "/v1/volumes/{name}";
 pub const COPIES: &str = "/v1/copies";
 /// `DELETE`: remove the copy of a container's files, by the container's id.
 pub const COPY: &str = "/v1/copies/{id}";
+/// `GET`: the difference between two images; `POST`: make an image of its base and such a difference.
+pub const OVERLAY: &str = "/v1/overlay";
 
 /// Every pattern.
-pub const ALL: [&str; 25] = [
+pub const ALL: [&str; 26] = [
     NODE,
     FEATURES,
     OPENAPI,
@@ -76,6 +78,7 @@ pub const ALL: [&str; 25] = [
     PRUNE_IMAGES,
     PULL,
     PUSH,
+    OVERLAY,
     MIGRATIONS,
     MIGRATION,
     VOLUMES,
@@ -88,6 +91,10 @@ pub const ALL: [&str; 25] = [
 pub const STREAM_PROTOCOL: &str = "drover-stream";
 /// The content type of a stream of JSON records, one a line.
 pub const NDJSON: &str = "application/x-ndjson";
+/// The content type of an overlay.
+pub const OCTETS: &str = "application/octet-stream";
+/// The header beside an overlay: an `OverlayReport`.
+pub const OVERLAY_REPORT: &str = "drover-overlay";
 /// The content type of an archive.
 pub const TAR: &str = "application/x-tar";
 

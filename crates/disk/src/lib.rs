@@ -22,8 +22,8 @@ mod volume;
 mod xattr;
 
 pub use image::{
-    Choice, Draft, Fetch, Image, ImageError, ImageStore, LARGEST_CONFIG, Lacking, MOST_LAYERS, Packed, Partial, Pruned,
-    View, architecture, decompress,
+    Choice, Difference, Draft, Fetch, Image, ImageError, ImageStore, LARGEST_CONFIG, Lacking, MOST_LAYERS, Packed,
+    Partial, Pruned, Share, View, architecture, decompress,
 };
 pub use layer::LayerError;
 pub use overlay::{Above, MountError, Overlay, bind, is_mounted, unmount};

@@ -45,6 +45,8 @@ pub enum Cause {
     Io(#[from] io::Error),
     #[error("cannot read {0}")]
     Read(PathBuf, #[source] io::Error),
+    #[error("cannot write {0}")]
+    Write(PathBuf, #[source] io::Error),
     /// A migration ended, but not on the target.
     #[error("{reason}")]
     Unmoved { outcome: Outcome, reason: String, hint: Option<String> },

@@ -24,7 +24,7 @@ use crate::standstill::Standstill;
 const WAITING: usize = 8;
 const PIECE: usize = 256 << 10;
 
-fn info(image: Image) -> ImageInfo {
+pub(crate) fn info(image: Image) -> ImageInfo {
     let Image { digest, names, size, imported_at, .. } = image;
     ImageInfo { digest, names, size, imported_at }
 }
@@ -40,16 +40,52 @@ fn given(credentials: RegistryCredentials) -> Credentials {
 }
 
 /// What an image cannot be is the asker's affair, and everything else the node's.
-fn refused(attempt: &str, error: &ImageError) -> NodeError {
+pub(crate) fn refused(attempt: &str, error: &ImageError) -> NodeError {
     let why = failure(attempt, error);
     let why = match error {
         ImageError::Choice { there, .. } if there.is_empty() => why,
         ImageError::Choice { there, .. } => {
             why.with_hint(format!("choose one by --tag or --platform; there are: {}", there.join(", ")))
         }
+        ImageError::OtherBase { .. } => {
+            why.with_hint("give the image that the overlay was made for; `drover image ls` lists those that are there")
+        }
         _ => why,
     };
     if error.is_the_images() { NodeError::Invalid(why) } else { NodeError::Failed(why) }
+}
+
+/// Has a thread read what comes. Why that broke off, if it did, comes before what it led to.
+pub(crate) async fn read_blocking<T: Send + 'static>(
+    input: impl AsyncRead + Send + Unpin + 'static,
+    attempt: String,
+    read: impl FnOnce(&mut ChannelReader) -> Result<T, ImageError> + Send + 'static,
+) -> Result<T, NodeError> {
+    let (pieces, waiting) = mpsc::channel(WAITING);
+    let (broken, broke) = tokio::sync::oneshot::channel::<std::io::Error>();
+    tokio::spawn(async move {
+        let mut input = input;
+        loop {
+            let mut piece = bytes::BytesMut::with_capacity(PIECE);
+            match input.read_buf(&mut piece).await {
+                Ok(0) => return,
+                Ok(_) if pieces.send(piece.freeze()).await.is_ok() => {}
+                Ok(_) => return,
+                Err(error) => return drop(broken.send(error)),
+            }
+        }
+    });
+    blocking(move || {
+        let mut reader = ChannelReader::new(waiting);
+        let done = read(&mut reader);
+        drop(reader);
+        match (done, broke.blocking_recv()) {
+            (_, Ok(error)) => Err(NodeError::failed(&attempt, &error)),
+            (Err(error), _) => Err(refused(&attempt, &error)),
+            (Ok(done), _) => Ok(done),
+        }
+    })
+    .await
 }
 
 impl Inner {
@@ -124,33 +160,10 @@ impl Node {
         choice: Choice,
         tar: impl AsyncRead + Send + Unpin + 'static,
     ) -> Result<ImageInfo, NodeError> {
-        let (pieces, waiting) = mpsc::channel(WAITING);
-        let (broken, broke) = tokio::sync::oneshot::channel::<std::io::Error>();
-        tokio::spawn(async move {
-            let mut tar = tar;
-            loop {
-                let mut piece = bytes::BytesMut::with_capacity(PIECE);
-                match tar.read_buf(&mut piece).await {
-                    Ok(0) => return,
-                    Ok(_) if pieces.send(piece.freeze()).await.is_ok() => {}
-                    Ok(_) => return,
-                    Err(error) => return drop(broken.send(error)),
-                }
-            }
-        });
         let (inner, name) = (Arc::clone(&self.inner), name.to_owned());
-        blocking(move || {
-            let attempt = format!("cannot import image {name}");
-            let mut reader = ChannelReader::new(waiting);
-            let imported = inner.images.import(&name, &choice, &mut reader, SystemTime::now());
-            drop(reader);
-            match (imported, broke.blocking_recv()) {
-                (_, Ok(error)) => Err(NodeError::failed(&attempt, &error)),
-                (Err(error), _) => Err(refused(&attempt, &error)),
-                (Ok(image), _) => Ok(info(image)),
-            }
-        })
-        .await
+        let attempt = format!("cannot import image {name}");
+        let import = move |tar: &mut ChannelReader| inner.images.import(&name, &choice, tar, SystemTime::now());
+        read_blocking(tar, attempt, import).await.map(info)
     }
 
     /// Pulls an image from a registry.

@@ -35,6 +35,7 @@ mod request;
 mod session;
 mod shared;
 mod standstill;
+mod synthesis;
 mod trees;
 mod vigil;
 mod volumes;

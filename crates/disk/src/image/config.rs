@@ -1,6 +1,6 @@
 //! The OCI image configuration: the bytes whose SHA-256 is the image's id.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::path::Path;
 
@@ -78,6 +78,14 @@ pub(super) struct Described {
     /// The layers, the lowest first.
     pub diff_ids: Vec<Digest>,
     pub history: Vec<ImageStep>,
+}
+
+impl Described {
+    /// Each layer once, the lowest first.
+    pub fn distinct_layers(&self) -> Vec<Digest> {
+        let mut seen = BTreeSet::new();
+        self.diff_ids.iter().filter(|diff_id| seen.insert(*diff_id)).cloned().collect()
+    }
 }
 
 /// Reads a configuration.

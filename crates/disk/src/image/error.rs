@@ -56,6 +56,22 @@ pub enum ImageError {
         /// What is there.
         found: Digest,
     },
+    /// An overlay cannot be used.
+    #[error("cannot use the overlay: {what}")]
+    Overlay {
+        /// What is wrong.
+        what: &'static str,
+        /// Why, if something else said so.
+        source: Option<io::Error>,
+    },
+    /// An overlay was made for another base.
+    #[error("cannot use the overlay: it is for base {expected}, and this is {found}")]
+    OtherBase {
+        /// What it was made for.
+        expected: Digest,
+        /// What was given.
+        found: Digest,
+    },
     /// A layer of the image is missing.
     #[error("cannot find layer {0}")]
     NoLayer(Digest),
@@ -97,6 +113,8 @@ impl ImageError {
                 | Self::Config(_)
                 | Self::File(_)
                 | Self::Different { .. }
+                | Self::Overlay { .. }
+                | Self::OtherBase { .. }
         )
     }
 }

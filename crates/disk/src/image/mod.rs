@@ -29,6 +29,7 @@ mod pack;
 mod prune;
 mod rewrite;
 mod staging;
+mod synthesis;
 mod tape;
 mod unpack;
 mod view;
@@ -57,6 +58,7 @@ use names::Names;
 pub use pack::Packed;
 pub use prune::Pruned;
 use staging::Staging;
+pub use synthesis::{Difference, Share};
 pub use view::View;
 
 /// The directory of a layer that holds its files.

@@ -45,6 +45,10 @@ impl Write for Hashing {
 }
 
 impl Hashing {
+    fn new(file: File) -> Self {
+        Self { file, hash: Sha256::new(), length: 0 }
+    }
+
     fn end(self) -> Packed {
         Packed { file: self.file, digest: Digest::from_sha256(self.hash.finalize().into()), length: self.length }
     }
@@ -56,7 +60,7 @@ impl ImageStore {
     /// # Errors
     /// When there is no such layer, its files were changed since, or the disk refuses.
     pub fn pack_layer(&self, diff_id: &Digest) -> Result<Packed, ImageError> {
-        let mut encoder = GzEncoder::new(self.unnamed()?, Compression::new(LEVEL));
+        let mut encoder = GzEncoder::new(Hashing::new(self.unnamed()?), Compression::new(LEVEL));
         self.write_layer(diff_id, 0, &mut encoder)?;
         encoder.finish().map(Hashing::end).map_err(ImageError::Write)
     }
@@ -66,16 +70,17 @@ impl ImageStore {
     /// # Errors
     /// When there is no such image, or the disk refuses.
     pub fn pack_config(&self, digest: &Digest) -> Result<Packed, ImageError> {
-        let mut out = self.unnamed()?;
+        let mut out = Hashing::new(self.unnamed()?);
         out.write_all(&self.config(digest)?).map_err(ImageError::Write)?;
         Ok(out.end())
     }
 
-    fn unnamed(&self) -> Result<Hashing, ImageError> {
+    /// A file without a name, which goes with its last user.
+    pub(super) fn unnamed(&self) -> Result<File, ImageError> {
         let staging = self.stage()?;
         let path = staging.path().join("packed");
         let file = File::options().read(true).write(true).create_new(true).open(&path);
-        // Its name goes with the directory, and the file with its last user.
-        Ok(Hashing { file: file.map_err(ImageError::store("make", &path))?, hash: Sha256::new(), length: 0 })
+        // Its name goes with the directory.
+        file.map_err(ImageError::store("make", &path))
     }
 }

@@ -52,6 +52,13 @@ impl<W: Write> Written<'_, W> {
     }
 }
 
+/// Opens a file of a tree, through no link.
+pub(super) fn open_file(top: &OwnedFd, path: &TreePath) -> io::Result<std::fs::File> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    Ok(open_within(top, path.as_bytes(), flags, resolve)?.into())
+}
+
 fn copy(
     top: &OwnedFd,
     tree: &Path,
@@ -61,10 +68,7 @@ fn copy(
     written: &mut Written<'_, impl Write>,
 ) -> Result<(), ImageError> {
     let failed = |error: io::Error| ImageError::store("read", &tree.join(as_path(path)))(error);
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-    let file = open_within(top, path.as_bytes(), flags, resolve).map_err(|errno| failed(errno.into()))?;
-    let mut file = std::fs::File::from(file);
+    let mut file = open_file(top, path).map_err(failed)?;
     let mut left = size;
     while left > 0 {
         let length = left.min(buffer.len() as u64) as usize;

@@ -1,6 +1,7 @@
 //! `drover image`.
 
 mod look;
+mod overlay;
 mod prune;
 mod registry;
 
@@ -27,6 +28,10 @@ pub enum ImageCommand {
     Pull(registry::PullArgs),
     /// Push an image to a registry
     Push(registry::PushArgs),
+    /// Write the difference between two images to a file
+    Overlay(overlay::OverlayArgs),
+    /// Make an image of another one and such a file, bit for bit
+    Synthesize(overlay::SynthesizeArgs),
     /// List images
     Ls(LsArgs),
     /// Show everything about an image
@@ -86,6 +91,8 @@ pub async fn execute(command: ImageCommand, printer: Printer) -> Result<(), Fail
         ImageCommand::Import(args) => import(args, printer).await,
         ImageCommand::Pull(args) => registry::pull(args, printer).await,
         ImageCommand::Push(args) => registry::push(args, printer).await,
+        ImageCommand::Overlay(args) => overlay::overlay(args, printer).await,
+        ImageCommand::Synthesize(args) => overlay::synthesize(args, printer).await,
         ImageCommand::Ls(args) => list(args, printer).await,
         ImageCommand::Inspect(args) => look::inspect(args, printer).await,
         ImageCommand::History(args) => look::history(args, printer).await,

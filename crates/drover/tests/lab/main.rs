@@ -16,4 +16,5 @@ mod rollback;
 mod sessions;
 mod shared_volumes;
 mod soak;
+mod synthesis;
 mod volumes;
