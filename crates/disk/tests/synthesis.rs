@@ -128,7 +128,7 @@ fn a_damaged_overlay_is_refused_and_leaves_nothing() {
     let patched = [&noise(1, 20_000)[..], b"more"].concat();
     let above = [Tar::new().file("lib/a.so.2", &patched).end(), Tar::new().file("c", &noise(2, 400)).end()];
     let (_directory, here, old) = store_with("base", std::slice::from_ref(&base));
-    let new = image_of(&here, "web", &[&[base.clone()], &above[..]].concat());
+    let new = image_of(&here, "web", &[std::slice::from_ref(&base), &above[..]].concat());
     let (overlay, difference) = overlay_of(&here, &old, &new);
     assert_eq!((difference.patched.files, difference.referenced.files), (1, 1));
     let (directory, there, old) = store_with("base", &[base]);

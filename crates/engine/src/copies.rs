@@ -157,10 +157,11 @@ impl Copies {
         for entry in fs::read_dir(&self.top).into_iter().flatten().flatten() {
             // One that is being kept or removed at the moment is not what it was when it was found.
             let _turn = lock(&self.turn);
-            if !entry.path().join(RECORD).exists() || entry.file_name().to_string_lossy().starts_with(REMOVED) {
-                if let Err(error) = drover_sys::tree::remove(&entry.path()) {
-                    tracing::warn!(%error, "leftovers of a copy");
-                }
+            let is_removed = entry.file_name().to_string_lossy().starts_with(REMOVED);
+            if (is_removed || !entry.path().join(RECORD).exists())
+                && let Err(error) = drover_sys::tree::remove(&entry.path())
+            {
+                tracing::warn!(%error, "leftovers of a copy");
             }
         }
     }

@@ -22,6 +22,7 @@ const MOST_EXTENTS: usize = 100_000;
 
 /// A file of the source's that is being read.
 pub(super) struct Reading {
+    path: TreePath,
     file: OwnedFd,
     pub stat: Stat,
     /// Whether pages of it may have stayed dirty: it may be written to without its times changing.
@@ -40,7 +41,7 @@ impl Reading {
         };
         let unsure = live && !clean(&file);
         let stat = rustix::fs::fstat(&file).map_err(failed)?;
-        Ok(FileType::from_raw_mode(stat.st_mode).is_file().then_some(Self { file, stat, unsure }))
+        Ok(FileType::from_raw_mode(stat.st_mode).is_file().then_some(Self { path: path.clone(), file, stat, unsure }))
     }
 
     pub fn size(&self) -> u64 {
@@ -143,7 +144,6 @@ fn moved(before: &[Extent], now: &[Extent]) -> Vec<Range<u64>> {
 /// of content were sent. Afterwards the file's hashes are those of what was read.
 pub(super) fn send<W: Write>(
     reading: &Reading,
-    path: &TreePath,
     file: &mut File,
     suspects: &Suspects,
     chunks: Option<&mut Chunks>,
@@ -151,7 +151,7 @@ pub(super) fn send<W: Write>(
     buffer: &mut [u8],
     mut begin: impl FnMut(&mut W) -> io::Result<()>,
 ) -> Result<u64, LayerError> {
-    let failed = |errno| LayerError::file("read", path, errno);
+    let failed = |errno| LayerError::file("read", &reading.path, errno);
     let size = reading.size();
     // Of a file that is known to be changed here and there nothing lies in a layer.
     let chunks = chunks.filter(|_| matches!(suspects, Suspects::All));

@@ -337,13 +337,12 @@ impl<W: Write> Round<'_, W> {
             begin(self.out).map_err(LayerError::Write)?;
             file.size = reading.size();
         }
-        let sent =
-            content::send(reading, path, file, &suspects, self.chunks.as_deref_mut(), self.out, self.buffer, |out| {
-                if !std::mem::replace(&mut begun, true) {
-                    begin(out)?;
-                }
-                Ok(())
-            })?;
+        let sent = content::send(reading, file, &suspects, self.chunks.as_deref_mut(), self.out, self.buffer, |out| {
+            if !std::mem::replace(&mut begun, true) {
+                begin(out)?;
+            }
+            Ok(())
+        })?;
         // Watched only from now on it was read whole.
         (file.extents, file.watched) = (extents, watched && self.live);
         self.tally.content += sent;

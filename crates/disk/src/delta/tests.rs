@@ -496,7 +496,7 @@ fn of_a_file_that_is_changed_in_place_the_changed_blocks_cross() {
 #[test]
 fn of_what_the_target_has_only_the_changes_cross() {
     let journey = Journey::new();
-    let content: Vec<u8> = (0..8 << 20_u32).map(|i| (i / 7 ^ i >> 9) as u8).collect();
+    let content: Vec<u8> = (0..8 << 20_u32).map(|i| ((i / 7) ^ (i >> 9)) as u8).collect();
     for name in ["base", "other"] {
         fs::write(journey.root().join(name), &content).unwrap();
     }

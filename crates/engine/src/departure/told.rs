@@ -12,9 +12,11 @@ use crate::container::lock;
 use crate::error::failure;
 use crate::link::Link;
 
+type Hearing = JoinHandle<Result<Having, LayerError>>;
+
 /// What is being heard.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Told(Arc<Mutex<Option<JoinHandle<Result<Having, LayerError>>>>>);
+pub(crate) struct Told(Arc<Mutex<Option<Hearing>>>);
 
 impl Told {
     /// Begins to hear what comes over a link. Whoever offers a container must: what nobody takes holds up the link.
