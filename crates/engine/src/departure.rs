@@ -234,6 +234,33 @@ impl Departure {
         files_out: StreamSender,
         follows: bool,
     ) -> Result<Crossed, Explained> {
+        // They set out first: behind the last pages they would wait for the link.
+        let mut files = self.take_files(files_out)?;
+        let (memory, files, sent) = std::thread::scope(|scope| {
+            let sending = scope.spawn(move || {
+                let sent = copy::end_files(&mut files);
+                (files, sent)
+            });
+            let memory = self.dump_processes(out, pages_out, follows);
+            if memory.is_err() {
+                // The container waits to go on: the rest is pointless.
+                self.given_up.store(true, Ordering::Relaxed);
+            }
+            let (files, sent) = sending.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            (memory, files, sent)
+        });
+        // Whatever has become of them: to drop them takes a while.
+        self.files = Some(files);
+        Ok(Crossed { pages: memory?, files: sent? })
+    }
+
+    /// Dumps the processes; meanwhile their memory crosses, or is only named when it `follows`. Gives how much crossed.
+    fn dump_processes(
+        &mut self,
+        out: StreamSender,
+        pages_out: StreamSender,
+        follows: bool,
+    ) -> Result<PageCount, Explained> {
         let attempt = "cannot checkpoint the container";
         let missing = || Explained { reason: format!("{attempt}: it is not frozen"), hint: None };
         let Ready { worker, pages, neighbours, unread_stdin, sleepers } = self.ready.take().ok_or_else(missing)?;
@@ -243,9 +270,7 @@ impl Departure {
         let freezer = self.container.cgroup.freezer_path().ok_or_else(missing)?;
         let processes = self.container.cgroup.pids().map_err(|error| failure(attempt, &error))?;
         let (coverage, sent, rest) = self.end_rounds(pages_out, &processes, follows)?;
-        let mut files = self.take_files(files_out)?;
         std::thread::scope(|scope| {
-            let files = scope.spawn(move || copy::end_files(&mut files).map(|sent| (files, sent)));
             let finishing = scope.spawn(move || rest.map(finish_rounds).transpose());
             let serving = scope.spawn(move || {
                 let mut out = out;
@@ -291,15 +316,13 @@ impl Departure {
             let told = dumped.map_err(|error| failure(attempt, &error))?;
             let confirming = std::thread::Builder::new().name("confirm".into()).spawn(move || told.confirm());
             self.confirmation = Some(confirming.map_err(|error| failure(attempt, &error))?);
-            let (files, sent_files) = files.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-            self.files = Some(files);
             let rest = finishing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
             let mut crossed = served?.0 + sent.0;
             if let Some(all) = rest {
                 let before = std::mem::replace(&mut *lock(&self.sums), all);
                 crossed += all.since(before).pages;
             }
-            Ok(Crossed { pages: PageCount(crossed), files: sent_files })
+            Ok(PageCount(crossed))
         })
     }
 
