@@ -108,6 +108,8 @@ pub struct Running {
     child: Child,
     stdin: Option<ChildStdin>,
     streams: Vec<JoinHandle<String>>,
+    /// Whether its input is what is typed on a terminal.
+    typed: bool,
 }
 
 impl Running {
@@ -123,7 +125,7 @@ impl Running {
         };
         let streams = vec![read(Box::new(child.stdout.take().unwrap())), read(Box::new(child.stderr.take().unwrap()))];
         let stdin = child.stdin.take();
-        Self { child, stdin, streams }
+        Self { child, stdin, streams, typed: false }
     }
 
     /// Writes to its standard input.
@@ -135,7 +137,8 @@ impl Running {
     /// Ends its standard input, waits for its end, and gives what it printed.
     #[track_caller]
     pub fn end(mut self) -> Ended {
-        drop(self.stdin.take());
+        // When its input ends `script` types a zero byte, which a program's terminal may show.
+        let _typing = self.stdin.take().filter(|_| self.typed);
         let status: ExitStatus = until("the end of a command", || self.child.try_wait().unwrap());
         let mut streams = std::mem::take(&mut self.streams).into_iter().map(|stream| stream.join().unwrap());
         let (stdout, stderr) = (streams.next().unwrap(), streams.next().unwrap());
@@ -234,7 +237,9 @@ impl Lab {
         let mut command = Command::new("script");
         command.args(["-qefc", &format!("stty rows 31 cols 101; exec {DROVER} {line}"), "/dev/null"]);
         command.env("DROVER_LAB", &self.name).env_remove("DROVER_CONTEXT").env("SHELL", "/bin/sh");
-        Running::start(command)
+        let mut running = Running::start(command);
+        running.typed = true;
+        running
     }
 
     /// Runs `drover` to its end, with nothing to read.
