@@ -281,8 +281,14 @@ impl Arrival {
         Ok(())
     }
 
-    /// Removes everything of it.
-    pub fn discard(&self) {
+    /// Removes everything of it. The streams have been cut, or their link is gone.
+    pub fn discard(&mut self) {
+        // Whoever still writes into files would write into those of the next arrival, which takes them up.
+        for (stream, receiving) in self.receiving.drain(..) {
+            if let Err(why) = receiving.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)) {
+                tracing::debug!(?stream, %why, "a stream ended early");
+            }
+        }
         let removed =
             place::end(&self.container, true).and_then(|()| place::unmake(&self.container, &self.inner, Fate::Go));
         if let Err(error) = removed {

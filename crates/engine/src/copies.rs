@@ -25,6 +25,8 @@ const PAUSE: Duration = Duration::from_secs(3600);
 const DAY: u64 = 24 * 3600;
 /// Copies are kept only while this share of the disk is free.
 const LEAST_FREE: u64 = 10;
+/// The largest copy that is of use, in bytes: what a source believes of a target is bounded (`drover_disk::delta`).
+const LARGEST: u64 = 240 << 30;
 const RECORD: &str = "copy.json";
 /// What the name of a copy that is being removed begins with.
 const REMOVED: &str = ".removed-";
@@ -55,17 +57,26 @@ impl Copies {
 
     /// Refuses when no copy would be kept.
     pub fn check(&self) -> Result<(), Explained> {
-        if self.days > 0 {
-            return Ok(());
+        let refused =
+            |reason: &str, hint: &str| Err(Explained { reason: reason.to_owned(), hint: Some(hint.to_owned()) });
+        if self.days == 0 {
+            let hint = "set keep_copies_days in its agent's configuration";
+            return refused("this node keeps no copies of files of containers that are elsewhere", hint);
         }
-        let reason = "this node keeps no copies of files of containers that are elsewhere".to_owned();
-        Err(Explained { reason, hint: Some("set keep_copies_days in its agent's configuration".to_owned()) })
+        if self.is_short() {
+            let reason = "this node keeps no copies, for less than a tenth of its disk is free";
+            return refused(reason, "free disk space there, or choose another node");
+        }
+        Ok(())
+    }
+
+    fn is_short(&self) -> bool {
+        self.free().is_ok_and(|(free, all)| free < all / LEAST_FREE)
     }
 
     /// Keeps the files of a container whose place here is being removed. Without them it only takes longer to come back.
     pub fn keep(&self, container: &Container) {
-        let short = || self.free().is_ok_and(|(free, all)| free < all / LEAST_FREE);
-        if self.days == 0 || short() {
+        if self.days == 0 || self.is_short() {
             return;
         }
         if let Err(error) = self.rename_in(container) {
@@ -105,6 +116,10 @@ impl Copies {
         if !copy.exists() {
             return Ok(());
         }
+        if tree_size(&copy) > LARGEST {
+            tracing::info!("a copy is too large to be told of, and removed");
+            return drover_sys::tree::remove(&copy);
+        }
         for (name, path) in trees::own_on_disk(container) {
             let kept = copy.join(name);
             if kept.exists() {
@@ -136,11 +151,7 @@ impl Copies {
             .into_iter()
             .flatten()
             .flatten()
-            .filter_map(|entry| {
-                let id = entry.file_name().to_str()?.parse().ok()?;
-                let record = fs::read(entry.path().join(RECORD)).ok()?;
-                Some((id, serde_json::from_slice(&record).ok()?))
-            })
+            .filter_map(|entry| Some((entry.file_name().to_str()?.parse().ok()?, record(&entry.path())?)))
             .collect();
         all.sort_by(|(_, a), (_, b)| a.kept_at.cmp(&b.kept_at));
         all
@@ -158,7 +169,7 @@ impl Copies {
             // One that is being kept or removed at the moment is not what it was when it was found.
             let _turn = lock(&self.turn);
             let is_removed = entry.file_name().to_string_lossy().starts_with(REMOVED);
-            if (is_removed || !entry.path().join(RECORD).exists())
+            if (is_removed || record(&entry.path()).is_none())
                 && let Err(error) = drover_sys::tree::remove(&entry.path())
             {
                 tracing::warn!(%error, "leftovers of a copy");
@@ -197,6 +208,11 @@ impl Copies {
         let bytes = Bytes(tree_size(&self.top.join(id.as_str())));
         CopyRecord { id, name: kept.name, node: node.clone(), kept_at: kept.kept_at, kept_days: self.days, bytes }
     }
+}
+
+/// What is written beside the trees, if it can be read.
+fn record(copy: &Path) -> Option<Kept> {
+    serde_json::from_slice(&fs::read(copy.join(RECORD)).ok()?).ok()
 }
 
 impl Inner {
@@ -270,6 +286,8 @@ mod tests {
         keep(&copies, &id('a'), "2020-01-01T00:00:00Z");
         keep(&copies, &id('b'), &now());
         fs::create_dir_all(copies.top.join(id('c').as_str()).join("upper")).unwrap();
+        keep(&copies, &id('e'), &now());
+        fs::write(copies.top.join(id('e').as_str()).join(RECORD), "").unwrap();
         fs::create_dir(copies.top.join(format!("{REMOVED}{}", id('d')))).unwrap();
         copies.sweep();
         assert_eq!(kept(&copies), [id('b')]);

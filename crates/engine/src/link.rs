@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use crate::container::lock;
 use crate::outgoing::{Frame, Outgoing, Pace};
 
 /// How many frames may wait to be sent, or to be taken in by the consumer of one stream: at most 1 MiB each.
@@ -74,6 +75,9 @@ impl Traffic {
     }
 }
 
+/// Where what comes is given to whoever takes it.
+type Inlets = Arc<Mutex<HashMap<Stream, mpsc::Sender<Bytes>>>>;
+
 /// One link. Dropping it ends both directions.
 #[derive(Debug)]
 pub(crate) struct Link {
@@ -82,6 +86,7 @@ pub(crate) struct Link {
     pace: Arc<Pace>,
     messages: mpsc::Receiver<Bytes>,
     streams: Arc<Mutex<HashMap<Stream, mpsc::Receiver<Bytes>>>>,
+    inlets: Inlets,
     tasks: [JoinHandle<()>; 2],
 }
 
@@ -111,8 +116,10 @@ impl Link {
         let pace = Arc::new(Pace::default());
         let sending = Outgoing::new(writing, bandwidth, Arc::clone(&traffic), Arc::clone(&pace));
         let send = tokio::spawn(sending.run(orders, frames));
-        let receive = tokio::spawn(receive(reading, heard, inlets, Arc::clone(&traffic)));
-        Self { control, outgoing, pace, messages, streams: Arc::new(Mutex::new(streams)), tasks: [send, receive] }
+        let inlets: Inlets = Arc::new(Mutex::new(inlets));
+        let receive = tokio::spawn(receive(reading, heard, Arc::clone(&inlets), Arc::clone(&traffic)));
+        let streams = Arc::new(Mutex::new(streams));
+        Self { control, outgoing, pace, messages, streams, inlets, tasks: [send, receive] }
     }
 
     /// Sends a message's payload before whatever else is waiting; `false` when the link is broken or takes nothing for as
@@ -138,7 +145,14 @@ impl Link {
 
     /// Where bytes of a stream are read, on a thread that may block; each stream once.
     pub fn take_stream(&self, stream: Stream) -> Option<ChannelReader> {
-        self.streams.lock().unwrap_or_else(PoisonError::into_inner).remove(&stream).map(ChannelReader::new)
+        lock(&self.streams).remove(&stream).map(ChannelReader::new)
+    }
+
+    /// Ends all streams that come: whoever reads one hears its end behind what has come already. What comes later is read
+    /// over.
+    pub fn cut_streams(&self) {
+        lock(&self.inlets).clear();
+        lock(&self.streams).clear();
     }
 
     /// Sends what is waiting, then ends.
@@ -158,13 +172,8 @@ impl Drop for Link {
 }
 
 /// Distributes what comes until the link breaks or the peer sends nonsense, which is the same to us.
-async fn receive(
-    link: impl AsyncRead + Unpin,
-    heard: mpsc::Sender<Bytes>,
-    inlets: HashMap<Stream, mpsc::Sender<Bytes>>,
-    traffic: Arc<Traffic>,
-) {
-    let (mut link, mut inlets) = (link, inlets);
+async fn receive(link: impl AsyncRead + Unpin, heard: mpsc::Sender<Bytes>, inlets: Inlets, traffic: Arc<Traffic>) {
+    let mut link = link;
     let buffers = Buffers::new(BUFFER, BUFFERS);
     loop {
         let mut header = [0; FRAME_HEADER];
@@ -183,13 +192,14 @@ async fn receive(
                     return;
                 }
             }
-            FrameHeader::Data(stream, 0) => drop(inlets.remove(&stream)),
+            FrameHeader::Data(stream, 0) => drop(lock(&inlets).remove(&stream)),
             FrameHeader::Data(stream, _) => {
                 // A stream that nobody wants any more is read over, so that messages behind it are still heard.
-                if let Some(inlet) = inlets.get(&stream)
+                let inlet = lock(&inlets).get(&stream).cloned();
+                if let Some(inlet) = inlet
                     && inlet.send(payload).await.is_err()
                 {
-                    inlets.remove(&stream);
+                    lock(&inlets).remove(&stream);
                 }
             }
         }

@@ -246,9 +246,7 @@ impl Session {
                 let record = self.recorder(Mark::Discarded);
                 // Threads that wait for streams of this link must hear its end.
                 if let Some(link) = &self.link {
-                    for stream in Stream::AWAITED.into_iter().chain([Stream::Image]) {
-                        drop(link.take_stream(stream));
-                    }
+                    link.cut_streams();
                 }
                 Box::new(move |arrival| {
                     if let Some(arrival) = arrival {

@@ -111,16 +111,18 @@ impl<W: Write> Round<'_, W> {
             }
         }
         // A file that another one has replaced under all its names becomes that one: much of it may be the same.
-        let (mut heirs, mut inherited) = (HashMap::new(), HashMap::new());
+        let (mut heirs, mut inherited, mut seen) = (HashMap::new(), HashMap::new(), HashSet::new());
         for change in changes {
             let Change::Found(path, stat) = change else { continue };
+            // Under the name that comes first: one that is made there before is what other names are links to.
+            let is_first = seen.insert(stat.st_ino);
             let Some(Node { kind: Kind::File, content: Content::File(number), .. }) = known.node(path) else {
                 continue;
             };
             let (number, inode) = (*number, stat.st_ino);
             let is_new = kind_of(stat) == Some(Kind::File) && known.copy_of(inode, Kind::File).is_none();
             let inherits = match (heirs.get(&inode), inherited.get(&number)) {
-                (None, None) => is_new && !self.lives_on(number, &fates),
+                (None, None) => is_first && is_new && !self.lives_on(number, &fates),
                 (heir, by) => heir == Some(&number) && by == Some(&inode),
             };
             if inherits && let Some(lost) = fates.lost.get_mut(&number) {

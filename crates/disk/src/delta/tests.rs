@@ -525,6 +525,34 @@ fn of_what_the_target_has_only_the_changes_cross() {
     assert!(sent.bytes < 6000, "{sent:?}");
 }
 
+/// A name that was there made a second file of one that had come under a new name before.
+#[test]
+fn hard_links_stay_whatever_their_names_were_before() {
+    for (first, second) in [("a", "b"), ("b", "a")] {
+        for told_first in [true, false] {
+            let journey = Journey::new();
+            fs::write(journey.root().join(second), "old").unwrap();
+            let mut stream = Vec::new();
+            let mut source = Source::new(&mut stream, Compression::None, &[journey.tree()]).unwrap();
+            source.round().unwrap();
+            if told_first {
+                source.last().unwrap();
+                drop(source);
+                journey.receive(&std::mem::take(&mut stream)).unwrap();
+                let having = told(&journey).unwrap();
+                source = Source::beyond(having, &mut stream, Compression::None, &[journey.tree()]).unwrap();
+            }
+            fs::write(journey.root().join(first), "new").unwrap();
+            fs::remove_file(journey.root().join(second)).unwrap();
+            fs::hard_link(journey.root().join(first), journey.root().join(second)).unwrap();
+            source.last().unwrap();
+            drop(source);
+            journey.receive(&stream).unwrap();
+            journey.check();
+        }
+    }
+}
+
 #[test]
 fn what_is_in_a_layer_of_the_image_does_not_cross() {
     let journey = Journey::new();
