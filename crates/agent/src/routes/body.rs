@@ -1,8 +1,10 @@
 //! Extractors that refuse with an `ApiError`, and a request's body as a byte stream.
 
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{FromRequest, FromRequestParts, Query, Request};
@@ -90,10 +92,28 @@ impl AsyncRead for BodyReader {
     }
 }
 
+/// How long the rest of a body that was refused is read over.
+const REST: Duration = Duration::from_secs(30);
+
+/// A client that still sends hears of a refusal when it has sent all; otherwise it would hear that the connection broke.
+impl Drop for BodyReader {
+    fn drop(&mut self) {
+        let mut body = std::mem::take(&mut self.body);
+        let rest = async move {
+            let read_over =
+                async { while let Some(Ok(_)) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {} };
+            let _ = tokio::time::timeout(REST, read_over).await;
+        };
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(rest);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use futures_util::stream;
+    use futures_util::{StreamExt, stream};
     use tokio::io::AsyncReadExt;
 
     #[tokio::test]
@@ -103,6 +123,21 @@ mod tests {
         let mut text = String::new();
         reader.read_to_string(&mut text).await.unwrap();
         assert_eq!(text, "abcdefgh");
+    }
+
+    #[tokio::test]
+    async fn the_rest_of_a_body_that_was_refused_is_read_over() {
+        let (all, mut read) = tokio::sync::mpsc::unbounded_channel();
+        let chunks = stream::iter(0..10).map(move |number| {
+            let _ = all.send(number);
+            Ok::<_, io::Error>(Bytes::from("chunk"))
+        });
+        let mut reader = BodyReader::new(Body::from_stream(chunks));
+        reader.read_exact(&mut [0; 3]).await.unwrap();
+        drop(reader);
+        for expected in 0..10 {
+            assert_eq!(read.recv().await, Some(expected));
+        }
     }
 
     #[tokio::test]
