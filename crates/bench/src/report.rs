@@ -77,7 +77,7 @@ fn content(options: &Options, rows: &[Row], sessions: &[Session], suite: Suite) 
 fn disk_content(rows: &[disk::Row], sessions: &[Session]) -> String {
     let Some(id) = disk::last_session(rows) else { return "Not run yet.\n".to_owned() };
     let machine = sessions.iter().find(|session| session.session == id).map(table::machine).unwrap_or_default();
-    format!("{machine}\n{}", disk::tables(rows, id))
+    format!("{machine}\n{}", disk::tables(rows))
 }
 
 /// How a document refers to a file below its directory; a file elsewhere is not referred to.

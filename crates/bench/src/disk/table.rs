@@ -12,9 +12,14 @@ pub fn last_session(rows: &[Row]) -> Option<&str> {
     rows.last().map(|row| &*row.session)
 }
 
-/// A table for each case and link of a session, in which each cell is a median; then what did not count.
-pub fn tables(rows: &[Row], session: &str) -> String {
-    let rows: Vec<&Row> = rows.iter().filter(|row| row.session == session).collect();
+/// A table for each case and link, in which each cell is a median of the last session in which the case was run; then what
+/// did not count.
+pub fn tables(rows: &[Row]) -> String {
+    let is_last = |row: &&Row| {
+        let last = rows.iter().rev().find(|other| other.case == row.case);
+        last.is_some_and(|last| last.session == row.session)
+    };
+    let rows: Vec<&Row> = rows.iter().filter(is_last).collect();
     let mut text = String::new();
     for case in Case::ALL {
         let of_case: Vec<&Row> = rows.iter().copied().filter(|row| row.case == case).collect();
@@ -89,7 +94,8 @@ mod tests {
         let old = Row { session: "1".into(), ..row("drover", 1, 1.0) };
         let bad = Row { invalid: Some("a | b".into()), ..row("rsync", 1, 5.0) };
         let rows = [old, row("drover", 1, 3.0 * 1_048_576.0), row("drover", 2, 5.0 * 1_048_576.0), bad];
-        let text = tables(&rows, last_session(&rows).unwrap());
+        let text = tables(&rows);
+        assert_eq!(last_session(&rows), Some("2"));
         assert!(
             text.contains("|  | n | MiB sent |\n|---|---|---|\n| drover | 2 | 4.0 |\n| rsync | 0 | – |\n"),
             "{text}"
