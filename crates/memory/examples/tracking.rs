@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-use drover_memory::{Backend, Tracker};
+use drover_memory::{Backend, Motion, Tracker};
 
 const PAGE: usize = 4096;
 /// How often writes are timed in each way.
@@ -48,7 +48,7 @@ fn follow(pid: u32, every: Duration) -> Result<(), Box<dyn std::error::Error>> {
     let (mut took, mut found) = (Vec::new(), Vec::new());
     loop {
         let begun = Instant::now();
-        let written = tracker.written()?;
+        let written = tracker.written(Motion::Running)?;
         tracker.rearm()?;
         took.push(begun.elapsed().as_micros() as u64);
         found.push(written.iter().map(|run| (run.end - run.start) / PAGE as u64).sum());
@@ -82,7 +82,7 @@ fn writes(pages: usize) -> Result<(), Box<dyn std::error::Error>> {
     let (mut first, mut again, mut survey) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..TURNS {
         let begun = Instant::now();
-        tracker.written()?;
+        tracker.written(Motion::Running)?;
         tracker.rearm()?;
         survey.push(begun.elapsed().as_micros() as u64);
         first.push(turn()?);

@@ -14,7 +14,7 @@ use crate::record::Object;
 use crate::rounds::{RoundError, Rounds};
 use crate::shared::Still;
 use crate::store::{AWAIT, KEEP};
-use crate::tracker::{Tracker, present};
+use crate::tracker::{Motion, Tracker, present};
 use drover_packing::Outlet;
 
 const PAGE: u64 = PageCount::PAGE;
@@ -103,7 +103,8 @@ impl<O: Outlet> Rounds<O> {
     fn stand(&mut self) -> BTreeMap<u32, Standing> {
         let mut standing = BTreeMap::new();
         self.processes.retain(|pid, process| {
-            let ended = process.tracker.written().and_then(|written| Ok((written, process.tracker.present()?)));
+            let ended =
+                process.tracker.written(Motion::Still).and_then(|written| Ok((written, process.tracker.present()?)));
             let Ok((written, present)) = ended else { return false };
             let found = Standing::new(*pid, process.inside, process.tracker.mappings().to_vec(), present);
             process.pending = std::mem::take(&mut process.pending).or(PageSet::of(written));

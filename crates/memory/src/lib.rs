@@ -54,4 +54,4 @@ pub use server::{Served, ServerError, serve};
 pub use store::{KEEP, StoreError, ZERO, store};
 pub use stored::Stored;
 pub use stream::{StreamError, StreamReader, StreamWriter};
-pub use tracker::{Backend, TrackError, Tracker};
+pub use tracker::{Backend, Motion, TrackError, Tracker};

@@ -17,7 +17,7 @@ use crate::record::Object;
 use crate::sent::ROOM;
 use crate::shared::Shared;
 use crate::store::ZERO;
-use crate::tracker::{Backend, TrackError, Tracker};
+use crate::tracker::{Backend, Motion, TrackError, Tracker};
 use drover_packing::Outlet;
 
 /// Why pages could not be sent.
@@ -122,7 +122,7 @@ impl<O: Outlet> Rounds<O> {
         }
         // Looked at after all bits were taken: what is written from here on is seen again by the next survey.
         for (pid, mut process) in begun {
-            match process.tracker.written() {
+            match process.tracker.written(Motion::Running) {
                 Ok(written) => {
                     process.pending = PageSet::of(written);
                     self.processes.insert(pid, process);
@@ -143,7 +143,7 @@ impl<O: Outlet> Rounds<O> {
     pub fn survey(&mut self) -> PageCount {
         let mut dirty = 0;
         let refused = &mut self.refused;
-        self.processes.retain(|pid, process| match process.tracker.written() {
+        self.processes.retain(|pid, process| match process.tracker.written(Motion::Running) {
             Ok(written) => {
                 process.pending = PageSet::of(written);
                 dirty += process.pending.count();

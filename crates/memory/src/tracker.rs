@@ -70,6 +70,15 @@ impl Backend {
     }
 }
 
+/// What a process does while it is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Motion {
+    /// It runs. Its threads are stopped for some microseconds when it has memory that is not followed yet.
+    Running,
+    /// Somebody has it stand still.
+    Still,
+}
+
 /// A process whose writes are followed.
 #[derive(Debug)]
 pub struct Tracker {
@@ -102,9 +111,9 @@ impl Tracker {
     ///
     /// # Errors
     /// When the process is gone, has become another program, or has locked memory.
-    pub fn written(&mut self) -> Result<Vec<Range<u64>>, TrackError> {
+    pub fn written(&mut self, motion: Motion) -> Result<Vec<Range<u64>>, TrackError> {
         let written = match &mut self.means {
-            Means::Protected(protected) => protected.written(),
+            Means::Protected(protected) => protected.written(motion),
             Means::SoftDirty(soft_dirty) => soft_dirty.written(),
         };
         written.map_err(|error| TrackError::Follow(self.pid, error))

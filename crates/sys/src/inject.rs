@@ -124,10 +124,25 @@ pub fn make_descriptor(pid: u32, number: libc::c_long, arguments: [u64; 3]) -> i
         held.call(libc::SYS_close, [made, 0, 0])?;
         Ok(taken?)
     };
-    // On a thread of its own: with the end of that the kernel lets go what did not stop in time.
+    on_own_thread(make)?
+}
+
+/// Does `work` while all threads of process `pid` stand still, but for those that wait for something in the kernel.
+///
+/// # Errors
+/// When the process cannot be held.
+pub fn while_stopped<T: Send>(pid: u32, work: impl FnOnce() -> T + Send) -> io::Result<T> {
+    on_own_thread(|| {
+        let _threads = stop_all(pid)?;
+        Ok(work())
+    })?
+}
+
+/// Traces on a thread of its own: with the end of that the kernel lets go what did not stop in time.
+fn on_own_thread<T: Send>(trace: impl FnOnce() -> T + Send) -> io::Result<T> {
     std::thread::scope(|scope| {
-        let making = std::thread::Builder::new().name("inject".into()).spawn_scoped(scope, make)?;
-        making.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        let tracing = std::thread::Builder::new().name("inject".into()).spawn_scoped(scope, trace)?;
+        Ok(tracing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     })
 }
 

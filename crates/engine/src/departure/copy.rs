@@ -177,6 +177,8 @@ impl Departure {
         // What cannot be listed has gone.
         let pids = self.container.cgroup.pids().unwrap_or_default();
         let container = Arc::clone(&self.container);
+        // Before processes with new memory are stopped, which interrupts them.
+        container.look_at_sleepers();
         let standstill = self.needs_standstill().then(|| Standstill::begin(&container)).transpose()?;
         let files = self.files.as_ref().map_or(Ok(Bytes(0)), delta::Source::survey);
         let files = files.map_err(|error| failure(FILES, &error))?;

@@ -1,7 +1,10 @@
 //! Both backends against real processes.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use drover_sys::words::{Sharing, Words};
 
 use super::*;
 use crate::mappings::followed;
@@ -55,7 +58,7 @@ fn writes_are_found(backend: Backend) {
     let mut tracker = Tracker::attach(program.child.id(), backend).unwrap();
     // Nobody stands still for it: the shell waits for its next line.
     let mut survey = || {
-        let written = tracker.written().unwrap();
+        let written = tracker.written(Motion::Running).unwrap();
         tracker.rearm().unwrap();
         (pages(&written), pages(&tracker.present().unwrap()))
     };
@@ -74,14 +77,14 @@ fn writes_are_found(backend: Backend) {
 fn another_program_is_not_followed(backend: Backend) {
     let mut program = Program::start();
     let mut tracker = Tracker::attach(program.child.id(), backend).unwrap();
-    tracker.written().unwrap();
+    tracker.written(Motion::Running).unwrap();
     writeln!(program.input, "exec sleep 1000").unwrap();
     let path = format!("/proc/{}/comm", program.child.id());
     while std::fs::read_to_string(&path).unwrap().trim() != "sleep" {
         std::thread::yield_now();
     }
     // At first it has no memory that could be followed.
-    while tracker.written().is_ok() {
+    while tracker.written(Motion::Running).is_ok() {
         assert!(tracker.present().unwrap().is_empty());
     }
 }
@@ -96,12 +99,51 @@ fn a_program_that_becomes_another_one_is_no_longer_followed() {
     another_program_is_not_followed(Backend::Userfaultfd);
 }
 
+/// The program of the next test: it lets memory grow and moves it, until the input ends.
+#[test]
+#[ignore = "a program, not a test"]
+fn moves_memory_that_grew_until_the_input_ends() {
+    let ended = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
+            ended.store(true, Ordering::Relaxed);
+        });
+        let mut memory = Words::anonymous(16, Sharing::Private).unwrap();
+        while !ended.load(Ordering::Relaxed) {
+            memory.resize(8).unwrap();
+            memory.resize(16).unwrap();
+            memory.relocate().unwrap();
+        }
+    });
+}
+
+#[test]
+fn memory_that_grows_while_it_is_listed_can_be_moved_by_its_program() {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "tracker::tests::moves_memory_that_grew_until_the_input_ends", "--ignored", "--nocapture"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut tracker = Tracker::attach(child.id(), Backend::Userfaultfd).unwrap();
+    let mut followed = 0;
+    for _ in 0..300 {
+        followed += pages(&tracker.written(Motion::Running).unwrap());
+    }
+    drop(child.stdin.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(followed > 0, "nothing was followed");
+}
+
 #[test]
 fn the_backend_that_is_chosen_works() {
     let program = Program::start();
     if let Some(backend) = Backend::probe() {
         let mut tracker = Tracker::attach(program.child.id(), backend).unwrap();
-        assert!(!tracker.written().unwrap().is_empty());
+        assert!(!tracker.written(Motion::Running).unwrap().is_empty());
         assert_eq!(backend.needs_standstill(), backend.name() == "soft-dirty");
     }
 }
@@ -142,7 +184,7 @@ mod in_a_vm {
 
         /// The pages of `range` that were written, by their numbers in it.
         fn survey(&mut self, range: &Range<u64>) -> Vec<u64> {
-            let written = PageSet::of(self.tracker.written().unwrap());
+            let written = PageSet::of(self.tracker.written(Motion::Running).unwrap());
             self.tracker.rearm().unwrap();
             let within = written.and(&PageSet::of(vec![range.clone()]));
             let pages = within.runs().iter().flat_map(|run| run.clone().step_by(PAGE as usize));
