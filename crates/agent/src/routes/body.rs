@@ -98,6 +98,9 @@ const REST: Duration = Duration::from_secs(30);
 /// A client that still sends hears of a refusal when it has sent all; otherwise it would hear that the connection broke.
 impl Drop for BodyReader {
     fn drop(&mut self) {
+        if self.body.is_end_stream() {
+            return;
+        }
         let mut body = std::mem::take(&mut self.body);
         let rest = async move {
             let read_over =
