@@ -146,7 +146,7 @@ mod tests {
 
     #[test]
     fn no_program_is_waited_for_without_end() {
-        let late = shell("sleep 60").finish(Duration::from_millis(20));
+        let late = shell("exec sleep 60").finish(Duration::from_millis(20));
         assert!(matches!(late, Err(CommandError::Late(..))), "{late:?}");
     }
 }

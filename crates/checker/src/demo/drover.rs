@@ -176,10 +176,10 @@ mod tests {
     #[test]
     fn no_command_is_waited_for_without_end() {
         let stop = Stop::on_file(None);
-        let late = shell(&stop).run(&["-c", "sleep 60"], Duration::from_millis(20));
+        let late = shell(&stop).run(&["-c", "exec sleep 60"], Duration::from_millis(20));
         assert!(matches!(late, Err(CommandError::Late(..))), "{late:?}");
         stop.after(Duration::ZERO);
-        let interrupted = shell(&stop).run(&["-c", "sleep 60"], Duration::from_secs(60));
+        let interrupted = shell(&stop).run(&["-c", "exec sleep 60"], Duration::from_secs(60));
         assert!(matches!(interrupted, Err(CommandError::Interrupted(_))), "{interrupted:?}");
         assert!(shell(&stop).insist(&["-c", "exit 0"], Duration::from_secs(10)).is_ok());
     }
