@@ -113,6 +113,14 @@ pub struct Chosen {
     pub node: Option<NodeName>,
 }
 
+/// All that there are, or those of one node.
+#[derive(Debug, Clone, Args)]
+pub struct OnNode {
+    /// Only those on this node
+    #[arg(long)]
+    node: Option<NodeName>,
+}
+
 impl Chosen {
     /// Finds it; `action` is what shall be done with it.
     async fn locate(&self, cluster: &Cluster, action: &str) -> Result<Located, Failure> {

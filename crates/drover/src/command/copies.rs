@@ -5,7 +5,7 @@ use drover_api::Client;
 use drover_model::{CopyRecord, NodeName};
 use serde_json::json;
 
-use super::open;
+use super::{OnNode, open};
 use crate::choice::ChoiceError;
 use crate::cluster::Cluster;
 use crate::failure::{Cause, Doing, Failure};
@@ -15,18 +15,11 @@ use crate::table::Table;
 #[derive(Debug, Subcommand)]
 pub enum CopiesCommand {
     /// List copies
-    Ls(LsArgs),
+    Ls(OnNode),
     /// Remove the copies of a container's files
     Rm(RmArgs),
     /// Remove all copies
-    Prune(LsArgs),
-}
-
-#[derive(Debug, Args)]
-pub struct LsArgs {
-    /// Only those on this node
-    #[arg(long)]
-    node: Option<NodeName>,
+    Prune(OnNode),
 }
 
 #[derive(Debug, Args)]

@@ -13,7 +13,7 @@ use drover_api::{Client, ClientError, ImageInfo, ImportQuery};
 use drover_model::{Digest, NodeName};
 use serde::Serialize;
 
-use super::open;
+use super::{OnNode, open};
 use crate::archive;
 use crate::cluster::{Cluster, ask_each};
 use crate::failure::{Cause, Doing, Failure};
@@ -33,7 +33,7 @@ pub enum ImageCommand {
     /// Make an image of another one and such a file, bit for bit
     Synthesize(overlay::SynthesizeArgs),
     /// List images
-    Ls(LsArgs),
+    Ls(OnNode),
     /// Show everything about an image
     Inspect(look::LookArgs),
     /// Show how an image was made
@@ -57,13 +57,6 @@ pub struct ImportArgs {
     #[arg(long, value_name = "OS/ARCHITECTURE")]
     platform: Option<String>,
     /// The node; by default all nodes
-    #[arg(long)]
-    node: Option<NodeName>,
-}
-
-#[derive(Debug, Args)]
-pub struct LsArgs {
-    /// Only those on this node
     #[arg(long)]
     node: Option<NodeName>,
 }
@@ -140,7 +133,7 @@ fn show_placed(
     }
 }
 
-async fn list(args: LsArgs, printer: Printer) -> Result<(), Failure> {
+async fn list(args: OnNode, printer: Printer) -> Result<(), Failure> {
     let action = || "list images".to_owned();
     let cluster = open(printer, action)?;
     let answers = cluster.ask(args.node.as_ref(), async |client: Client| client.images().await);

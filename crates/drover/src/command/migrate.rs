@@ -122,10 +122,16 @@ pub(super) async fn follow(
 
 /// The report of a migration that moved the container; otherwise why it did not.
 pub(super) fn moved(report: Report) -> Result<Report, Cause> {
-    match report.outcome {
-        Outcome::Moved => Ok(report),
-        outcome => Err(Cause::Unmoved { outcome, reason: report.reason, hint: report.hint }),
+    ended(report, Outcome::Moved)
+}
+
+/// The report of a migration that ended as was wished; otherwise why it did not.
+pub(super) fn ended(report: Report, wish: Outcome) -> Result<Report, Cause> {
+    if report.outcome == wish {
+        return Ok(report);
     }
+    let Report { outcome, reason, hint, .. } = report;
+    Err(Cause::Unmoved { outcome, reason, hint })
 }
 
 async fn cancel(id: &MigrationId, printer: Printer) -> Result<(), Failure> {

@@ -6,7 +6,7 @@ use drover_model::{Bandwidth, Compression, NodeName, Outcome, Report, Settings};
 use super::migrate::{self, Progress};
 use super::settings::Word;
 use super::{Chosen, open};
-use crate::failure::{Cause, Doing, Failure};
+use crate::failure::{Doing, Failure};
 use crate::print::{self, Printer};
 
 #[derive(Debug, Args)]
@@ -33,15 +33,8 @@ pub async fn execute(args: SyncArgs, printer: Printer) -> Result<(), Failure> {
     let settings = Settings { bandwidth, compression: compress.0, sync: true, ..Settings::default() };
     let begun = migrate::begin(&located, &to, settings).await.doing(action)?;
     let report = migrate::follow(&located.client, begun, Progress::new(printer)).await.doing(action)?;
-    let report = synced(report).doing(action)?;
+    let report = migrate::ended(report, Outcome::Synced).doing(action)?;
     printer.either(&report, || summary(&report))
-}
-
-fn synced(report: Report) -> Result<Report, Cause> {
-    match report.outcome {
-        Outcome::Synced => Ok(report),
-        outcome => Err(Cause::Unmoved { outcome, reason: report.reason, hint: report.hint }),
-    }
 }
 
 /// One sentence for people.
@@ -66,6 +59,6 @@ mod tests {
         let report = migrate::tests::report(Outcome::Synced, 0.0);
         let expected =
             "web: its files are on n2, 34.0 MiB sent (0 B of the image) in 1.40 s; it goes on on n1\n".to_owned();
-        assert_eq!(summary(&synced(report).unwrap()), expected);
+        assert_eq!(summary(&migrate::ended(report, Outcome::Synced).unwrap()), expected);
     }
 }

@@ -5,7 +5,7 @@ use drover_api::{Client, CreateVolumeRequest};
 use drover_model::{Driver, NodeName, VolumeName, VolumeRecord, WhenLost};
 use serde_json::json;
 
-use super::open;
+use super::{OnNode, open};
 use crate::choice::ChoiceError;
 use crate::cluster::{Cluster, ask_each};
 use crate::failure::{Cause, Doing, Failure};
@@ -17,13 +17,13 @@ pub enum VolumeCommand {
     /// Declare a volume
     Create(CreateArgs),
     /// List volumes
-    Ls(LsArgs),
+    Ls(OnNode),
     /// Show everything about a volume
     Inspect(OneArgs),
     /// Remove a volume that no container uses, with its files if it is a local one
     Rm(OneArgs),
     /// Remove all local volumes that no container uses, with their files
-    Prune(LsArgs),
+    Prune(OnNode),
 }
 
 #[derive(Debug, Args)]
@@ -45,13 +45,6 @@ pub struct CreateArgs {
     /// What happens to containers when it is lost: freeze or stop
     #[arg(long = "lost", value_name = "POLICY", default_value = "freeze")]
     when_lost: WhenLost,
-}
-
-#[derive(Debug, Args)]
-pub struct LsArgs {
-    /// Only those on this node
-    #[arg(long)]
-    node: Option<NodeName>,
 }
 
 #[derive(Debug, Args)]
@@ -114,7 +107,7 @@ async fn all(cluster: &Cluster, node: Option<&NodeName>) -> Result<Vec<(Client, 
     Ok(answers.into_iter().flat_map(each).collect())
 }
 
-async fn list(args: LsArgs, printer: Printer) -> Result<(), Failure> {
+async fn list(args: OnNode, printer: Printer) -> Result<(), Failure> {
     let action = || "list volumes".to_owned();
     let cluster = open(printer, action)?;
     let mut records: Vec<_> =
@@ -168,7 +161,7 @@ async fn remove(args: OneArgs, printer: Printer) -> Result<(), Failure> {
 }
 
 /// One that a container took meanwhile stays: the node refuses, and that is a warning.
-async fn prune(args: LsArgs, printer: Printer) -> Result<(), Failure> {
+async fn prune(args: OnNode, printer: Printer) -> Result<(), Failure> {
     let action = || "remove volumes".to_owned();
     let cluster = open(printer, action)?;
     let mut removed = Vec::new();
