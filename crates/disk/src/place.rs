@@ -4,6 +4,7 @@
 //! no link.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
@@ -18,6 +19,11 @@ pub(crate) enum Links {
     Refused,
     /// They are followed as if the tree's top were `/`.
     Inside,
+}
+
+/// Opens the top of a tree.
+pub(crate) fn open_top(tree: &Path) -> Result<OwnedFd, Errno> {
+    rustix::fs::open(tree, OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
 }
 
 /// Opens a directory of the tree.

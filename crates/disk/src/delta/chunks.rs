@@ -19,9 +19,10 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::hash::{self, Hash};
+use super::scan::child;
 use crate::layer::format::{read_array, read_path, read_u32, write_bytes16};
 use crate::layer::{LayerError, TreePath, names};
-use crate::place::{Links, open_directory};
+use crate::place::{Links, open_directory, open_top};
 
 const MAGIC: [u8; 8] = *b"DRVCHUNK";
 /// What the index is called.
@@ -67,35 +68,21 @@ impl Chunks {
     pub fn of(bases: &[PathBuf]) -> Self {
         let mut chunks = Self::default();
         for (base, tree) in bases.iter().enumerate() {
-            let before = chunks.files.len();
             // What cannot be read is not found: it crosses.
-            let read = chunks.read(base as u16, tree);
-            if read.or_else(|_| index(tree).and_then(|()| chunks.read(base as u16, tree))).is_err() {
-                chunks.files.truncate(before);
-                chunks.chunks.retain(|_, at| (at.file as usize) < before);
-            }
+            let Ok(files) = read(tree).or_else(|_| index(tree).and_then(|()| read(tree))) else { continue };
+            files.into_iter().for_each(|file| chunks.add(base as u16, file));
         }
         chunks
     }
 
-    fn read(&mut self, base: u16, tree: &Path) -> Result<(), LayerError> {
-        let file = File::open(tree.with_file_name(INDEX)).map_err(LayerError::Read)?;
-        let mut input = BufReader::with_capacity(256 << 10, file);
-        if read_array(&mut input)? != MAGIC {
-            return Err(LayerError::Malformed("an index of chunks begins with something else"));
+    fn add(&mut self, base: u16, Indexed { path, chunks }: Indexed) {
+        let file = self.files.len() as u32;
+        self.files.push((base, path));
+        let mut offset = 0;
+        for (length, name) in chunks {
+            self.chunks.entry(name).or_insert(At { file, offset, length });
+            offset += u64::from(length);
         }
-        while read_array(&mut input)? == [1] {
-            let (path, count) = (read_path(&mut input)?, read_u32(&mut input)?);
-            let file = self.files.len() as u32;
-            self.files.push((base, path));
-            let mut offset = 0;
-            for _ in 0..count {
-                let (length, name) = (read_u32(&mut input)?, read_array(&mut input)?);
-                self.chunks.entry(name).or_insert(At { file, offset, length });
-                offset += u64::from(length);
-            }
-        }
-        Ok(())
     }
 
     /// Whether it is worth to look for content.
@@ -133,6 +120,28 @@ impl Chunks {
     }
 }
 
+/// A file of an index, with the lengths and names of its chunks.
+struct Indexed {
+    path: TreePath,
+    chunks: Vec<(u32, Hash)>,
+}
+
+/// Reads the index of a layer.
+fn read(tree: &Path) -> Result<Vec<Indexed>, LayerError> {
+    let file = File::open(tree.with_file_name(INDEX)).map_err(LayerError::Read)?;
+    let mut input = BufReader::with_capacity(256 << 10, file);
+    if read_array(&mut input)? != MAGIC {
+        return Err(LayerError::Malformed("an index of chunks begins with something else"));
+    }
+    let mut files = Vec::new();
+    while read_array(&mut input)? == [1] {
+        let (path, count) = (read_path(&mut input)?, read_u32(&mut input)?);
+        let chunk = |_| Ok((read_u32(&mut input)?, read_array(&mut input)?));
+        files.push(Indexed { path, chunks: (0..count).map(chunk).collect::<Result<_, LayerError>>()? });
+    }
+    Ok(files)
+}
+
 /// Writes the index of a layer.
 fn index(tree: &Path) -> Result<(), LayerError> {
     let place = tree.with_file_name(INDEX);
@@ -141,9 +150,7 @@ fn index(tree: &Path) -> Result<(), LayerError> {
     let written = File::create_new(&draft).map_err(LayerError::Write).and_then(|file| {
         let mut out = BufWriter::with_capacity(256 << 10, file);
         out.write_all(&MAGIC).map_err(LayerError::Write)?;
-        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
-        let top = rustix::fs::open(tree, flags, Mode::empty());
-        let top = top.map_err(|errno| LayerError::file("open", &TreePath::top(), errno))?;
+        let top = open_top(tree).map_err(LayerError::top(tree))?;
         Indexing { top, seen: HashSet::new() }.directory(&TreePath::top(), &mut out)?;
         out.write_all(&[0]).and_then(|()| out.flush()).map_err(LayerError::Write)
     });
@@ -169,7 +176,7 @@ impl Indexing {
         let failed = |errno: Errno| LayerError::file("look at", path, errno);
         let directory = open_directory(&self.top, path, OFlags::RDONLY, Links::Refused).map_err(failed)?;
         for name in names(directory.as_fd()).map_err(failed)? {
-            let child = path.child(&name).map_err(|_| failed(Errno::NAMETOOLONG))?;
+            let child = child(path, &name)?;
             let stat = rustix::fs::statat(&directory, &name, AtFlags::SYMLINK_NOFOLLOW).map_err(failed)?;
             match FileType::from_raw_mode(stat.st_mode) {
                 FileType::Directory => self.directory(&child, out)?,
@@ -224,12 +231,11 @@ impl<F: Fn() -> Vec<PathBuf>> Bases<F> {
     /// A file of a layer.
     pub fn open(&mut self, base: u16, path: &TreePath) -> Result<&File, LayerError> {
         if self.open.as_ref().is_none_or(|(open, known, _)| (*open, known) != (base, path)) {
-            let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
             let tops = match self.tops.take() {
                 Some(tops) => tops,
                 None => {
-                    let tops = (self.find)().into_iter().map(|tree| rustix::fs::open(tree, flags, Mode::empty()));
-                    tops.collect::<Result<_, _>>().map_err(|errno| LayerError::file("open", path, errno))?
+                    let open = |tree: PathBuf| open_top(&tree).map_err(LayerError::top(&tree));
+                    (self.find)().into_iter().map(open).collect::<Result<_, _>>()?
                 }
             };
             let tops = self.tops.insert(tops);

@@ -23,10 +23,10 @@ use super::hash::{self, BLOCK, Hash, Hashes, ZEROS};
 use super::known::{Content, Known, Look, Node, Number};
 use super::receive::Place;
 use super::record::Body;
-use super::scan::kind_of;
+use super::scan::{child, kind_of};
 use crate::layer::format::{Kind, LARGEST_FILE, read_array, read_kind, read_path, read_u32, read_u64, write_bytes16};
 use crate::layer::{LayerError, TreePath, attributes, names, read_at};
-use crate::place::{Links, open_directory};
+use crate::place::{Links, open_directory, open_top};
 use crate::xattr;
 
 const MAGIC: [u8; 8] = *b"DRVHAVE\x01";
@@ -77,10 +77,7 @@ struct Telling {
 
 impl Telling {
     fn of(place: &Place) -> Result<Self, LayerError> {
-        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
-        let top = rustix::fs::open(&place.path, flags, Mode::empty());
-        let path = || place.path.clone();
-        let top = top.map_err(|errno| LayerError::File { attempt: "open", path: path(), source: errno.into() })?;
+        let top = open_top(&place.path).map_err(LayerError::top(&place.path))?;
         Ok(Self { top, links: HashMap::new(), buffer: vec![0; READ] })
     }
 
@@ -111,8 +108,7 @@ impl Telling {
             Kind::Directory => {
                 let directory = open_directory(&self.top, path, OFlags::RDONLY, Links::Refused).map_err(failed)?;
                 for name in names(directory.as_fd()).map_err(failed)? {
-                    let unnamed = |_| LayerError::file("name what is in", path, rustix::io::Errno::NAMETOOLONG);
-                    self.entry(&directory, &path.child(&name).map_err(unnamed)?, out)?;
+                    self.entry(&directory, &child(path, &name)?, out)?;
                 }
                 Ok(())
             }

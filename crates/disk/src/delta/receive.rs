@@ -18,7 +18,7 @@ use super::record::{Body, Copied, LONGEST_DATA, MAGIC, Record, VERSION};
 use super::source::Sent;
 use crate::layer::format::{Attributes, Kind, read_array, read_u32};
 use crate::layer::{LayerError, TreePath, read_at, write_at};
-use crate::place::{self, Links, open_directory};
+use crate::place::{self, Links, open_directory, open_top};
 
 /// Where a tree arrives.
 #[derive(Debug, Clone)]
@@ -98,10 +98,7 @@ struct Filling {
 
 impl Receiving {
     fn open(place: &Place) -> Result<Self, LayerError> {
-        let open = |path: &Path| {
-            let opened = rustix::fs::open(path, OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
-            opened.map_err(|errno| LayerError::File { attempt: "open", path: path.to_owned(), source: errno.into() })
-        };
+        let open = |path: &Path| open_top(path).map_err(LayerError::top(path));
         let aside = place.aside.as_deref().map(open).transpose()?;
         Ok(Self { top: open(&place.path)?, aside, parent: None, file: None })
     }

@@ -218,6 +218,7 @@ fn unnamed(path: &TreePath) -> impl Fn(&'static str) -> LayerError + use<'_> {
     |_| LayerError::file("name what is in", path, Errno::NAMETOOLONG)
 }
 
-fn child(path: &TreePath, name: &[u8]) -> Result<TreePath, LayerError> {
+/// The path of an entry of a directory.
+pub(super) fn child(path: &TreePath, name: &[u8]) -> Result<TreePath, LayerError> {
     path.child(name).map_err(unnamed(path))
 }

@@ -9,7 +9,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use drover_model::{Bytes, Compression};
 use drover_packing::Outlet;
 use drover_sys::written::WrittenPages;
-use rustix::fs::{Mode, OFlags};
 
 use super::blocks::Blocks;
 use super::chunks::Chunks;
@@ -17,16 +16,17 @@ use super::content::LARGE;
 use super::have::Having;
 use super::known::{Content, Known};
 use super::plan::Round;
-use super::record::{MAGIC, Record, VERSION};
+use super::record::{LONGEST_COPY, MAGIC, Record, VERSION};
 use super::scan::{Change, kind_of, scan};
 use crate::layer::format::Kind;
 use crate::layer::{LayerError, TreePath};
+use crate::place::open_top;
 
 /// A change time that is younger than this may stand still while the entry changes again: the clock that gives it may be
 /// one that ticks a hundred times in a second.
 const YOUNG: Duration = Duration::from_millis(20);
-/// How much of a file is read at once, in bytes.
-const READ: usize = 4 << 20;
+/// How much of a file is read at once, in bytes: what of it the target has is said in one piece.
+const READ: usize = LONGEST_COPY;
 /// When less of files may be new than this, in bytes, it is not looked for in the image.
 const WORTH_LOOKING: u64 = 256 << 10;
 
@@ -107,13 +107,8 @@ impl<O: Outlet> Source<O> {
     /// When one cannot be opened, or nothing be sent.
     pub fn beyond(mut having: Having, out: O, compression: Compression, trees: &[Tree]) -> Result<Self, LayerError> {
         let open = |(index, tree): (usize, &Tree)| {
-            let top = rustix::fs::open(&tree.path, OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
-            let failed = |errno: rustix::io::Errno| LayerError::File {
-                attempt: "open",
-                path: tree.path.clone(),
-                source: errno.into(),
-            };
-            let top = top.map_err(failed)?;
+            let failed = LayerError::top(&tree.path);
+            let top = open_top(&tree.path).map_err(&failed)?;
             let in_memory = tree.in_memory || !times_tell(&top).map_err(failed)?;
             Ok(Travelling { top, in_memory, known: having.take(index), path: tree.path.clone() })
         };

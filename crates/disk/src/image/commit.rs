@@ -16,7 +16,7 @@ use time::format_description::well_known::Rfc3339;
 
 use super::{Image, ImageError, ImageStore, config, names, unpack};
 use crate::layer::{CHUNK, TreePath};
-use crate::place::{Links, open_directory};
+use crate::place::{Links, open_directory, open_top};
 use crate::xattr;
 
 /// What the agent writes into each container: it is no change of the program's.
@@ -81,7 +81,7 @@ impl ImageStore {
 
 /// Writes an upper layer as a layer's tar.
 fn pack(upper: &Path, out: PipeWriter) -> io::Result<()> {
-    let top = rustix::fs::open(upper, OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let top = open_top(upper)?;
     let out = Builder::new(BufWriter::with_capacity(CHUNK, out));
     let mut packer = Packer { top, out, seen: HashMap::new() };
     // The next path is on top, so names are pushed in descending order: a tree may be deeper than a stack.

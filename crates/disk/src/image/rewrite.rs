@@ -6,21 +6,19 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use drover_model::Digest;
-use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::fs::{OFlags, ResolveFlags};
 use sha2::{Digest as _, Sha256};
 
 use super::tape::{RecipeReader, RecipeWriter, Record};
 use super::{ImageError, RECIPE, TREE};
 use crate::layer::{CHUNK, TreePath};
-use crate::place::open_within;
+use crate::place::{open_top, open_within};
 
 /// Writes the tar of the layer in the directory `layer` from the byte `offset` on. It is hashed from its beginning all the
 /// same: an error says that it is not `diff_id`, with all of it written.
 pub(super) fn write_tar(layer: &Path, diff_id: &Digest, offset: u64, out: &mut impl Write) -> Result<u64, ImageError> {
     let (tree, recipe) = (layer.join(TREE), layer.join(RECIPE));
-    let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
-    let top = rustix::fs::open(&tree, flags, Mode::empty());
-    let top = top.map_err(|errno| ImageError::store("open", &tree)(errno.into()))?;
+    let top = open_top(&tree).map_err(|errno| ImageError::store("open", &tree)(errno.into()))?;
     let mut records = RecipeReader::open(&recipe).map_err(ImageError::store("read", &recipe))?;
     let mut written = Written { out, hash: Sha256::new(), length: 0, offset };
     let mut buffer = vec![0; CHUNK];

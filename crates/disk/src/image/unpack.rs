@@ -12,7 +12,7 @@ use std::path::Path;
 use std::rc::Rc;
 
 use drover_model::Digest;
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, XattrFlags};
+use rustix::fs::{AtFlags, FileType, OFlags, Stat, XattrFlags};
 use rustix::io::Errno;
 use tar::{Archive, Entry, EntryType};
 
@@ -21,7 +21,7 @@ use super::rewrite::inline;
 use super::tape::{RecipeWriter, Tape, TapeReader};
 use super::{ImageError, RECIPE, TREE};
 use crate::layer::{Attributes, CHUNK, TreePath, runs, write_at};
-use crate::place::{self, Links, open_directory};
+use crate::place::{self, Links, open_directory, open_top};
 
 /// The most entries of a tar, directories that it does not list among them.
 const MOST_ENTRIES: usize = 10_000_000;
@@ -46,10 +46,7 @@ pub(super) fn unpack(layer: &Path, tar: impl Read) -> Result<Unpacked, ImageErro
     for directory in [&tree, &spared] {
         std::fs::create_dir(directory).map_err(ImageError::store("make", directory))?;
     }
-    let open = |path: &Path| {
-        rustix::fs::open(path, OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-            .map_err(|errno| ImageError::store("open", path)(errno.into()))
-    };
+    let open = |path: &Path| open_top(path).map_err(|errno| ImageError::store("open", path)(errno.into()));
     let (top, spare) = (open(&tree)?, open(&spared)?);
     let damaged = |source| ImageError::Tar { what: "it is damaged".into(), source: Some(source) };
     let tape = Tape::new(tar, RecipeWriter::create(&recipe).map_err(ImageError::store("make", &recipe))?);

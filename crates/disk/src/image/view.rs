@@ -3,12 +3,11 @@
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 
-use rustix::fs::{Mode, OFlags};
-
 use super::staging::VIEW;
 use super::{Image, ImageError, ImageStore};
 use crate::MountError;
 use crate::overlay::{Overlay, unmount};
+use crate::place::open_top;
 
 /// An image's root, to be read from only.
 #[derive(Debug)]
@@ -28,10 +27,7 @@ impl ImageStore {
     /// # Errors
     /// When the layers cannot be opened or mounted.
     pub fn view(&self, image: &Image) -> Result<View, ImageError> {
-        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
-        let open = |path: &PathBuf| {
-            rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| ImageError::store("open", path)(errno.into()))
-        };
+        let open = |path: &PathBuf| open_top(path).map_err(|errno| ImageError::store("open", path)(errno.into()));
         if let [tree] = image.trees.as_slice() {
             return open(tree).map(View);
         }

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use drover_model::Digest;
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 
 use super::format::{
@@ -15,7 +15,7 @@ use super::format::{
 use super::hash::HashingReader;
 use super::path::TreePath;
 use super::{LayerError, Summary};
-use crate::place::{self, Links, open_directory};
+use crate::place::{self, Links, open_directory, open_top};
 
 /// The most entries that a stream may have.
 const MOST_ENTRIES: u64 = 1 << 32;
@@ -34,8 +34,11 @@ const MAKE: &str = "make";
 /// When the stream ends early, breaks the format or does not have the hash that it claims, or a file cannot be made.
 /// What was made until then stays: apply into a directory that is thrown away on failure.
 pub fn apply(dir: &Path, input: &mut impl Read) -> Result<Summary, LayerError> {
-    let top = rustix::fs::open(dir, OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|errno| LayerError::File { attempt: "open", path: dir.to_owned(), source: errno.into() })?;
+    let top = open_top(dir).map_err(|errno| LayerError::File {
+        attempt: "open",
+        path: dir.to_owned(),
+        source: errno.into(),
+    })?;
     let mut input = HashingReader::new(input);
     if read_array(&mut input)? != MAGIC {
         return Err(LayerError::Malformed("it does not begin like one"));

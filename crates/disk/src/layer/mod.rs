@@ -25,6 +25,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use drover_model::Digest;
+use rustix::io::Errno;
 
 pub use apply::apply;
 pub(crate) use apply::write_at;
@@ -69,6 +70,11 @@ pub enum LayerError {
 }
 
 impl LayerError {
+    /// The top of a tree could not be opened.
+    pub(crate) fn top(tree: &Path) -> impl Fn(Errno) -> Self + use<'_> {
+        |errno| Self::File { attempt: "open", path: tree.to_owned(), source: errno.into() }
+    }
+
     pub(crate) fn file(attempt: &'static str, path: &TreePath, source: impl Into<io::Error>) -> Self {
         let path = Path::new("/").join(OsStr::from_bytes(path.as_bytes()));
         Self::File { attempt, path, source: source.into() }

@@ -15,7 +15,7 @@ use super::format::{
 use super::hash::HashingWriter;
 use super::path::TreePath;
 use super::{LayerError, Summary};
-use crate::place::{Links, open_directory};
+use crate::place::{Links, open_directory, open_top};
 use crate::xattr::{self, Xattrs};
 
 const READ: &str = "read";
@@ -29,8 +29,11 @@ const READ: &str = "read";
 /// # Errors
 /// When something cannot be read or the output cannot be written.
 pub fn pack(dir: &Path, out: &mut impl Write) -> Result<Summary, LayerError> {
-    let top = rustix::fs::open(dir, OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|errno| LayerError::File { attempt: "open", path: dir.to_owned(), source: errno.into() })?;
+    let top = open_top(dir).map_err(|errno| LayerError::File {
+        attempt: "open",
+        path: dir.to_owned(),
+        source: errno.into(),
+    })?;
     let out = HashingWriter::new(BufWriter::with_capacity(CHUNK, out));
     let mut packer = Packer { top, out, seen: HashMap::new(), entries: 0, bytes: 0, buffer: vec![0; CHUNK] };
     packer.write(|out| {

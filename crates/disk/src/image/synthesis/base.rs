@@ -7,7 +7,6 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 
 use drover_model::Digest;
-use rustix::fs::{Mode, OFlags};
 
 use super::{END, LARGEST_PATCHED, LARGEST_PREFIX, write_bytes, write_file};
 use crate::image::layers::Held;
@@ -15,6 +14,7 @@ use crate::image::rewrite::open_file;
 use crate::image::tape::{RecipeReader, Record};
 use crate::image::{ImageError, ImageStore, RECIPE, config};
 use crate::layer::TreePath;
+use crate::place::open_top;
 
 /// Smaller files are not patched: a patch says where it is from, too.
 pub(super) const SMALLEST_PATCHED: u64 = 2 << 10;
@@ -102,8 +102,7 @@ pub(super) fn contents(file: File, size: u64) -> io::Result<Vec<u8>> {
 
 pub(super) fn open_tree(store: &ImageStore, diff_id: &Digest) -> Result<OwnedFd, ImageError> {
     let tree = store.layers.tree(diff_id);
-    let opened = rustix::fs::open(&tree, OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
-    opened.map_err(|errno| ImageError::store("open", &tree)(errno.into()))
+    open_top(&tree).map_err(|errno| ImageError::store("open", &tree)(errno.into()))
 }
 
 /// Finds files of a base by what they hold, and by what they are called.
