@@ -62,9 +62,9 @@ soak: images build ## Move a container that checks its memory hundreds of times 
 
 # Not a part of `test`: it downloads a kernel and QEMU. The programs are those of memory and sys, in this order.
 .PHONY: test-vm
-test-vm: lab-base build-tests ## Run the tests that need an older kernel in a virtual machine (needs root; the network the first time)
+test-vm: lab-base build-tests ## Run the tests that need another kernel, soft-dirty bits and NFS, in a virtual machine (needs root; the network the first time)
 	@scripts/test-vm.sh $$(cargo test $(CARGO_FLAGS) --lib --no-run 2>&1 | \
-	sed -nE 's,.*Executable .*\((.*/drover_(memory|sys)-[0-9a-f]+)\),\1,p' | sort)
+	sed -nE 's,.*Executable .*\((.*/drover_(disk|memory|sys)-[0-9a-f]+)\),\1,p' | sort)
 
 .PHONY: bench-tracking
 bench-tracking: images ## Measure what it costs a redis server to be followed (needs root)

@@ -1,26 +1,30 @@
 #!/usr/bin/env bash
-# Runs the tests that need a kernel with soft-dirty bits and without PAGEMAP_SCAN, in a virtual machine: Debian 12's 6.1,
-# by QEMU without KVM, which works anywhere. The arguments are the test programs of drover-memory and of drover-sys
-# (`make test-vm` gives them).
+# Runs the tests that need another kernel in a virtual machine: one with soft-dirty bits and without PAGEMAP_SCAN, and with a
+# server and a client of NFS. It is Debian 12's 6.1, by QEMU without KVM, which works anywhere. The arguments are the test
+# programs of drover-disk, drover-memory and drover-sys (`make test-vm` gives them).
 #
-# QEMU, with all that it depends on, and the kernel are Debian packages that the apt of the base (install-base.sh) fetches.
+# QEMU, with all that it depends on, the programs of NFS and the kernel are Debian packages that the apt of the base (install-base.sh) fetches.
 # They are unpacked under $DROVER_HOME/cache (default /var/lib/drover) and installed nowhere: QEMU runs from there with its
 # own libraries. Idempotent; the first run needs the network.
 set -euo pipefail
 
-memory=${1:?the test program of drover-memory}
-sys=${2:?the test program of drover-sys}
+disk=${1:?the test program of drover-disk}
+memory=${2:?the test program of drover-memory}
+sys=${3:?the test program of drover-sys}
 home=${DROVER_HOME:-/var/lib/drover}
 base=$home/base
 vm=$home/cache/vm
 qemu=$vm/qemu
+nfs=$vm/nfs
 log=$vm.log
 # In the base: where its apt keeps what it knows of the other release, for as long as this runs.
 lists=/var/cache/drover-vm
 here=$(cd "$(dirname "$0")" && pwd)
 mirror=${DROVER_DEBIAN_MIRROR:-http://deb.debian.org/debian}
 # The release whose kernel it is. The stamp has the revision: raise it when something else is fetched.
-release=bookworm revision=1
+release=bookworm revision=2
+# The kernel's modules for NFS, each after those that it needs.
+modules="sunrpc auth_rpcgss grace nfs_acl lockd netfs fscache dns_resolver nfs nfsv4 nfsd"
 # How long the machine may run, in seconds.
 patience=300
 say() { printf '%s\n' "drover: $*" >&2; }
@@ -44,7 +48,7 @@ in_release() {
 }
 
 fetch_kernel() {
-  local kernel
+  local kernel module
   say "fetching the kernel of $release for the virtual machine (26 MB)"
   rm -rf "$base$lists" "$vm/kernel.new"
   mkdir -p "$base$lists/lists/partial" "$vm/kernel.new"
@@ -56,6 +60,11 @@ fetch_kernel() {
   in_release apt-get download "${kernel:?no kernel is offered}" >>"$log" 2>&1 || return 1
   dpkg-deb -x "$base$lists/$kernel"_*.deb "$vm/kernel.new" || return 1
   mv "$vm/kernel.new"/boot/vmlinuz-* "$vm/vmlinuz"
+  mkdir -p "$vm/modules"
+  for module in $modules; do
+    find "$vm/kernel.new/lib/modules" -name "$module.ko" -exec mv -t "$vm/modules" {} + || return 1
+    [ -s "$vm/modules/$module.ko" ] || { echo "the kernel has no module $module" >>"$log"; return 1; }
+  done
   rm -rf "$vm/kernel.new"
   printf '%s\n' "$release $revision" >"$vm/.kernel"
 }
@@ -69,11 +78,29 @@ add() {
   done
 }
 
+# A root with the programs of NFS, in which a test program of this machine runs: by its own loader and libraries, for those
+# of the root may be older.
+add_nfs() {
+  local inside=$root/nfs
+  cp -a "$nfs" "$inside"
+  mkdir -p "$inside"/{host,modules,srv/data,srv/other,var/lib/nfs/v4recovery,proc,sys,dev,tmp}
+  cp "$vm"/modules/*.ko "$inside/modules"
+  cp "$disk" "$inside/host/disk"
+  ldd "$disk" | grep -oE '/[^ ]+' | xargs cp -L -t "$inside/host"
+  touch "$inside"/var/lib/nfs/{etab,rmtab}
+  ln -sfn /proc/self/mounts "$inside/etc/mtab"
+  printf '127.0.0.1 localhost\n' >"$inside/etc/hosts"
+  printf 'tcp 6 TCP\nudp 17 UDP\n' >"$inside/etc/protocols"
+  printf '%s\n' 'udp tpi_clts v inet udp - -' 'tcp tpi_cots_ord v inet tcp - -' >"$inside/etc/netconfig"
+  printf '/srv/%s 127.0.0.1(rw,fsid=%s,no_root_squash,insecure,no_subtree_check)\n' data 1 other 2 >"$inside/etc/exports"
+}
+
 make_root() {
   mkdir -p "$root"/{bin,dev,proc,sys,tmp}
   add "$memory"
   add "$sys"
   add "$bash"
+  add_nfs
   cp "$qemu/usr/bin/busybox" "$root/bin/busybox"
   cat >"$root/init" <<INIT
 #!/bin/busybox sh
@@ -87,6 +114,20 @@ echo "kernel \$(uname -r)"
 run() { "\$@" --include-ignored --nocapture --test-threads=1; echo "drover: tests ended with \$?"; }
 run $memory soft_dirty the_backend_that_is_chosen_works the_page_map_knows_what_a_scan_finds
 run $sys softdirty:: probe:: reads_its_page_map
+for module in $modules; do insmod /nfs/modules/\$module.ko; done
+ip link set lo up
+for at in proc sys dev; do mount --bind /\$at /nfs/\$at; done
+for at in tmp srv/data srv/other; do mount -t tmpfs tmp /nfs/\$at; done
+mount -t cgroup2 cgroup /nfs/sys/fs/cgroup
+mount -t nfsd nfsd /proc/fs/nfsd
+mount --bind /proc/fs/nfsd /nfs/proc/fs/nfsd
+in_nfs() { PATH=/usr/sbin:/usr/bin chroot /nfs "\$@"; }
+in_nfs exportfs -a
+in_nfs rpc.mountd --no-nfs-version 3
+in_nfs rpc.nfsd -N 3 -V 4.2 --lease-time 10 --grace-time 10 2
+# Nobody has anything to claim again.
+echo Y >/proc/fs/nfsd/v4_end_grace
+run in_nfs /host/$(basename "$loader") --library-path /host /host/disk nfs_tests::
 poweroff -f
 INIT
   chmod 755 "$root/init"
@@ -112,13 +153,15 @@ trap 'exit 1' HUP INT TERM
 
 mkdir -p "$vm"
 "$here/image-root.sh" qemu "$qemu" qemu-system-x86 busybox-static
+"$here/image-root.sh" nfs "$nfs" nfs-kernel-server nfs-common mount
 if [ "$(cat "$vm/.kernel" 2>/dev/null)" != "$release $revision" ]; then
   : >"$log"
   fetch_kernel || { tail -n 20 "$log" >&2; fail "apt cannot fetch the kernel" "the whole log is $log"; }
 fi
 
 root=$work/root
-memory=$(readlink -f "$memory") sys=$(readlink -f "$sys") bash=$(readlink -f "$(command -v bash)")
+disk=$(readlink -f "$disk") memory=$(readlink -f "$memory") sys=$(readlink -f "$sys") bash=$(readlink -f "$(command -v bash)")
+loader=$(ldd "$disk" | grep -oE '/[^ ]*/ld-linux[^ ]*')
 make_root
 : >"$work/output"
 (cd "$root" && find . | "$qemu/usr/bin/busybox" cpio -o -H newc 2>/dev/null) | gzip -1 >"$work/initramfs"
@@ -130,5 +173,5 @@ wait "$machine" || { cat "$work/errors" >&2; fail "the machine failed, or did no
 machine=
 wait "$shown"
 ended=$(tr -d '\r' <"$work/output")
-[ "$(grep -c '^drover: tests ended with 0$' <<<"$ended")" = 2 ] || fail "tests failed"
-[ "$(grep -cE '^test result: ok\. [1-9]' <<<"$ended")" = 2 ] || fail "a program ran no tests"
+[ "$(grep -c '^drover: tests ended with 0$' <<<"$ended")" = 3 ] || fail "tests failed"
+[ "$(grep -cE '^test result: ok\. [1-9]' <<<"$ended")" = 3 ] || fail "a program ran no tests"

@@ -285,4 +285,6 @@ fn write_record(directory: &Path, volume: &Volume) -> io::Result<()> {
 }
 
 #[cfg(test)]
+mod nfs_tests;
+#[cfg(test)]
 mod tests;
