@@ -84,6 +84,8 @@ pub(super) struct Travelling {
     pub in_memory: bool,
     pub known: Known,
     path: PathBuf,
+    /// Whether it is sent at all.
+    travels: bool,
 }
 
 impl fmt::Debug for Travelling {
@@ -110,7 +112,7 @@ impl<O: Outlet> Source<O> {
             let failed = LayerError::top(&tree.path);
             let top = open_top(&tree.path).map_err(&failed)?;
             let in_memory = tree.in_memory || !times_tell(&top).map_err(failed)?;
-            Ok(Travelling { top, in_memory, known: having.take(index), path: tree.path.clone() })
+            Ok(Travelling { top, in_memory, known: having.take(index), path: tree.path.clone(), travels: true })
         };
         let trees = trees.iter().enumerate().map(open).collect::<Result<_, LayerError>>()?;
         let mut blocks = Blocks::new(out, compression).map_err(LayerError::Write)?;
@@ -125,6 +127,13 @@ impl<O: Outlet> Source<O> {
     #[must_use]
     pub fn over(mut self, bases: Vec<PathBuf>) -> Self {
         self.bases = bases;
+        self
+    }
+
+    /// Leaves out trees that are said to lie in memory, of which nobody keeps what has arrived without its container.
+    #[must_use]
+    pub fn on_disk_alone(mut self, trees: &[Tree]) -> Self {
+        self.trees.iter_mut().zip(trees).for_each(|(travelling, tree)| travelling.travels = !tree.in_memory);
         self
     }
 
@@ -151,7 +160,7 @@ impl<O: Outlet> Source<O> {
 
     fn send(&mut self, live: bool, end: &Record) -> Result<Sent, LayerError> {
         let (before, bytes) = (self.tally, self.blocks.sent);
-        for (index, tree) in self.trees.iter_mut().enumerate() {
+        for (index, tree) in self.trees.iter_mut().enumerate().filter(|(_, tree)| tree.travels) {
             let young = (self.young)();
             let changes = scan(&tree.top, &tree.known, tree.in_memory)?;
             if changes.is_empty() {

@@ -206,18 +206,20 @@ fn a_container_that_comes_back_finds_its_files() {
 #[test]
 fn files_that_were_sent_ahead_do_not_cross_again() {
     let lab = Lab::with_toolbox();
-    lab.drover(("run --node n1 --name box -v data:/data -d toolbox sh -c", APPENDING)).well();
-    lab.inside("box", "head -c 20000000 /dev/urandom >/data/big");
+    lab.drover(("run --node n1 --name box -v data:/data --tmpfs /memory:size=64m -d toolbox sh -c", APPENDING)).well();
+    lab.inside("box", "head -c 20000000 /dev/urandom >/data/big; head -c 5000000 /dev/urandom >/memory/not-kept");
+    let sums = lab.inside("box", "sha256sum /data/big /memory/not-kept");
     let sent = lab.json("sync box --to n2");
     assert_eq!(sent["outcome"], "synced", "{sent}");
-    assert!(bytes_of_files(&sent) > 20_000_000, "{sent}");
+    assert!((20_000_000..24_000_000).contains(&bytes_of_files(&sent)), "{sent}");
     assert_eq!(lab.json("copies ls").as_array().map(Vec::len), Some(1), "it is there when the command ends");
     assert_eq!(lab.json("inspect box")["node"], "n1", "it stays where it is");
     await_more_numbers(&lab);
     let again = lab.json("sync box --to n2");
     assert!(bytes_of_files(&again) < 1_000_000, "{again}");
     let moved = lab.migrate("box", "n2");
-    assert!(bytes_of_files(&moved) < 1_000_000, "{moved}");
+    assert!((5_000_000..6_000_000).contains(&bytes_of_files(&moved)), "{moved}");
+    assert_eq!(lab.inside("box", "sha256sum /data/big /memory/not-kept"), sums);
     await_more_numbers(&lab);
     assert_eq!(lab.json("copies ls")[0]["node"], "n1", "the copy on n2 is the container's again");
 }

@@ -114,7 +114,9 @@ impl Departure {
         }
         let out = Revocable { out, given_up: Arc::clone(&self.given_up) };
         let having = self.having.take().map_or_else(|| self.told.take(), Ok)?;
-        let files = delta::Source::beyond(having, out, self.settings.compression, &trees(&self.container));
+        let trees = trees(&self.container);
+        let files = delta::Source::beyond(having, out, self.settings.compression, &trees);
+        let files = files.map(|files| if self.settings.sync { files.on_disk_alone(&trees) } else { files });
         // Without it what is in the image crosses, too.
         let image = self.inner.images.find(self.container.spec().image_digest.as_str());
         let layers = image.map(|image| image.trees).unwrap_or_default();
