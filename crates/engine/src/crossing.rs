@@ -120,8 +120,9 @@ pub(crate) fn receive(
 }
 
 fn finish(images: &ImageStore, fetch: Fetch, spec: &ContainerSpec) -> Result<(), Explained> {
-    // A name that was a digest says nothing more.
-    let named = spec.image.parse::<Digest>().is_err();
+    // A name that was a digest says nothing more, and one that is another image's here stays that one's.
+    let taken = images.find(&spec.image).is_ok_and(|image| image.digest != spec.image_digest);
+    let named = spec.image.parse::<Digest>().is_err() && !taken;
     let names = named.then(|| spec.image.clone());
     let finished = images.finish(fetch, names.as_slice(), None, SystemTime::now());
     finished.map(drop).map_err(|error| failure("cannot keep the image", &error))

@@ -51,6 +51,26 @@ fn the_second_container_of_an_image_moves_without_the_image() {
 }
 
 #[test]
+fn an_image_that_arrives_takes_no_name_from_another_one() {
+    let lab = Lab::up();
+    let other = tempfile::tempdir().unwrap();
+    small_root(other.path(), &json!({ "Cmd": ["sleep", "1000"] }));
+    lab.drover(format!("image import toolbox {} --node n1", image_root("toolbox").display())).well();
+    lab.drover(format!("image import toolbox {} --node n2", other.path().display())).well();
+    let digest = |node: &str| lab.json(format!("image inspect toolbox --node {node}"))[0]["digest"].clone();
+    let (first, second) = (digest("n1"), digest("n2"));
+    lab.drover("run --node n1 --name box -d toolbox sleep 1000").well();
+    lab.migrate("box", "n2");
+    lab.inside("box", "md5sum /bin/bash");
+    assert_eq!(digest("n2"), second);
+    // It goes on to be known by its digest.
+    assert_eq!(lab.json("inspect box")["spec"]["image_digest"], first);
+    let images = lab.json("image ls --node n2");
+    let named = |image: &&serde_json::Value| image["digest"] == first && image["names"] == json!([]);
+    assert!(images.as_array().unwrap().iter().any(|image| named(&image)), "{images}");
+}
+
+#[test]
 fn an_image_goes_on_crossing_where_an_earlier_move_broke_off() {
     let lab = Lab::up();
     let root = image_root("toolbox");
