@@ -10,6 +10,9 @@ pub enum ChoiceError {
     /// No node has it.
     #[error("{}", no_node_has(what, name, unreached))]
     NotFound { what: &'static str, name: String, unreached: Vec<NodeName> },
+    /// The node that was asked for does not.
+    #[error("{node} has no container {name}")]
+    NotThere { name: String, node: NodeName },
     /// Several nodes have one.
     #[error("{} each have a container {name}", list(nodes, "and"))]
     Ambiguous { name: String, nodes: Vec<NodeName> },
@@ -33,6 +36,7 @@ impl ChoiceError {
             Self::NotFound { what: "volume", .. } => Some("`drover volume ls` lists the volumes".into()),
             Self::NotFound { what: "migration", .. } => Some("`drover migrations` lists all migrations".into()),
             Self::NotFound { .. } => Some("`drover copies ls` lists the copies".into()),
+            Self::NotThere { .. } => Some("`drover ps -a` says where each container is".into()),
             Self::Ambiguous { .. } => Some("choose one with --node".into()),
             Self::UnknownNode { known, .. } => Some(format!("use {}", list(known, "or"))),
             Self::NodeNeeded { .. } => Some("choose one with --node".into()),

@@ -124,7 +124,12 @@ impl Cluster {
         if errors.len() == count {
             return Err(errors.remove(0).into());
         }
-        let record = choose(name, found, unreached)?;
+        let record = match (choose(name, found, unreached), node) {
+            (Err(ChoiceError::NotFound { name, .. }), Some(node)) => {
+                return Err(ChoiceError::NotThere { name, node: node.clone() }.into());
+            }
+            (chosen, _) => chosen?,
+        };
         Ok((Located { client: self.client(&record.node)?.clone(), record }, errors))
     }
 
