@@ -160,6 +160,10 @@ fn a_damaged_overlay_is_refused_and_leaves_nothing() {
     refused(&[&overlay[..], b"x"].concat(), &|| "something behind it".into());
     refused(b"DRVOVERL\x02\0\0\0", &|| "a later version".into());
     assert_eq!(there.synthesize(&old, None, overlay.as_slice(), now()).unwrap().digest, new.digest);
+    for no_overlay in [&b""[..], b"short", &noise(5, 400)] {
+        let error = there.synthesize(&old, None, no_overlay, now()).unwrap_err();
+        assert!(error.to_string().contains("none that `drover image overlay` has written"), "{error}");
+    }
 }
 
 /// A head and a frame as they should be, and in it what nobody should write.

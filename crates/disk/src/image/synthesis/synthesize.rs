@@ -80,12 +80,15 @@ impl ImageStore {
     }
 }
 
+const NONE: &str = "it is none that `drover image overlay` has written";
+
 /// What can be told without the base.
 fn check_head(overlay: &mut impl Read, base: &Digest) -> Result<(), ImageError> {
     let not_one = |what| ImageError::Overlay { what, source: None };
     match array(overlay) {
         Ok(MAGIC) => {}
-        Ok(_) => return Err(not_one("it is none")),
+        Ok(_) => return Err(not_one(NONE)),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(not_one(NONE)),
         Err(error) => return Err(unreadable(error)),
     }
     if array(overlay).map_err(unreadable)? != VERSION.to_le_bytes() {
