@@ -244,7 +244,8 @@ fn what_crossed_of_a_move_that_was_given_up_does_not_cross_again() {
 fn what_a_container_has_copied_out_of_its_image_does_not_cross() {
     let lab = Lab::with_toolbox();
     lab.drover(("run --node n1 --name box -d toolbox sh -c", "exec sleep 1000")).well();
-    lab.inside("box", "cp -rL /bin/. /root/copy; cat /bin/* >/root/all");
+    // Not through links: there are hundreds to one program.
+    lab.inside("box", "cp -r /bin/. /root/copy; cat $(find /usr/bin /usr/lib -type f) >/root/all");
     let size: u64 = lab.inside("box", "cat /root/all | wc -c").trim().parse().unwrap();
     let listing = lab.inside("box", "sha256sum /root/all /root/copy/*");
     let moved = lab.migrate("box", "n2");
