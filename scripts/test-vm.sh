@@ -3,9 +3,9 @@
 # server and a client of NFS. It is Debian 12's 6.1, by QEMU without KVM, which works anywhere. The arguments are the test
 # programs of drover-disk, drover-memory and drover-sys (`make test-vm` gives them).
 #
-# QEMU, with all that it depends on, the programs of NFS and the kernel are Debian packages that the apt of the base (install-base.sh) fetches.
-# They are unpacked under $DROVER_HOME/cache (default /var/lib/drover) and installed nowhere: QEMU runs from there with its
-# own libraries. Idempotent; the first run needs the network.
+# QEMU, with all that it depends on, the programs of NFS and the kernel are Debian packages that the apt of the base
+# (install-base.sh) fetches. They are unpacked under $DROVER_HOME/cache (default /var/lib/drover) and installed nowhere: QEMU
+# runs from there with its own libraries. Idempotent; the first run needs the network.
 set -euo pipefail
 
 disk=${1:?the test program of drover-disk}
@@ -78,7 +78,7 @@ add() {
   done
 }
 
-# A root with the programs of NFS, in which a test program of this machine runs: by its own loader and libraries, for those
+# A root with the programs of NFS. The test program that uses them runs in it by its own loader and libraries, for those
 # of the root may be older.
 add_nfs() {
   local inside=$root/nfs
