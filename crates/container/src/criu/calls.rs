@@ -3,6 +3,9 @@
 use std::fs;
 use std::path::Path;
 
+/// The instruction `syscall`.
+pub(super) const SYSCALL: [u8; 2] = [0x0f, 0x05];
+
 /// A call that a thread is in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Call {
@@ -17,6 +20,17 @@ impl Call {
         fs::read_to_string(thread.join("syscall")).ok().and_then(|text| Self::parse(&text))
     }
 
+    /// Whether its thread is where it was in the `known` call, or is about to take that up again: the kernel has then set it
+    /// back by the instruction.
+    pub fn goes_on(&self, known: &Self) -> bool {
+        let parts = |call: &Self| {
+            let (instruction, rest) = call.place.split_last()?;
+            Some((u64::from_str_radix(instruction.strip_prefix("0x")?, 16).ok()?, rest.to_vec()))
+        };
+        let (Some((now, here)), Some((then, there))) = (parts(self), parts(known)) else { return false };
+        here == there && (now == then || now + SYSCALL.len() as u64 == then)
+    }
+
     pub fn parse(text: &str) -> Option<Self> {
         let mut words = text.split_whitespace();
         let number = words.next()?.parse().ok()?;
@@ -24,8 +38,13 @@ impl Call {
     }
 }
 
-/// Those of all threads of these processes, by the threads' ids.
-pub(super) fn calls(pids: &[u32]) -> impl Iterator<Item = (u32, Call)> {
+/// Those of all threads of these processes, by the threads' ids; none of one that runs.
+pub(super) fn threads(pids: &[u32]) -> impl Iterator<Item = (u32, Option<Call>)> {
     let threads = pids.iter().flat_map(|pid| fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten());
-    threads.filter_map(|thread| Some((thread.file_name().to_str()?.parse().ok()?, Call::of(&thread.path())?)))
+    threads.filter_map(|thread| Some((thread.file_name().to_str()?.parse().ok()?, Call::of(&thread.path()))))
+}
+
+/// Those of all threads that are in one.
+pub(super) fn calls(pids: &[u32]) -> impl Iterator<Item = (u32, Call)> {
+    threads(pids).filter_map(|(thread, call)| Some((thread, call?)))
 }

@@ -13,7 +13,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use super::calls::{Call, calls};
+use super::calls::{Call, SYSCALL, threads};
 use super::wire::Fields;
 
 /// `core_entry.thread_info`, `thread_info_x86.gpregs`, and registers in `user_x86_regs_entry`.
@@ -42,12 +42,17 @@ const HEAD: usize = 12;
 pub struct Sleepers(BTreeMap<u32, Call>);
 
 impl Sleepers {
-    /// Looks at all threads of the given processes. What was known of one that is in the same call still is.
+    /// Looks at all threads of the given processes. What was known of one that is in the same call still is, and of one that
+    /// is in none: it may be about to take the call up again.
     pub fn look(&mut self, pids: &[u32]) {
         let mut seen = BTreeMap::new();
-        for (thread, call) in calls(pids) {
-            let known = self.0.remove(&thread).filter(|known| known.place == call.place);
-            let call = if call.number == RESTART { known } else { Some(call) };
+        for (thread, call) in threads(pids) {
+            let known = self.0.remove(&thread);
+            let call = match call {
+                None => known,
+                Some(call) if call.number == RESTART => known.filter(|known| call.goes_on(known)),
+                other => other,
+            };
             seen.extend(call.map(|call| (thread, call)));
         }
         self.0 = seen;
@@ -75,7 +80,7 @@ pub(crate) fn let_sleep(pid: u32, images: &Path, sleepers: &Sleepers) -> io::Res
         let id = thread.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok());
         let call = Call::of(&thread);
         let known = id.and_then(|id: u32| sleepers.0.get(&id));
-        let known = known.filter(|known| call.is_some_and(|call| call.place == known.place)).map(|known| known.number);
+        let known = known.filter(|known| call.is_some_and(|call| call.goes_on(known))).map(|known| known.number);
         if let Some(changed) = begin_anew(&bytes, known, |address| code_before(&thread, address)) {
             let temporary = PathBuf::from(format!("{}.new", image.display()));
             fs::write(&temporary, changed)?;
@@ -105,16 +110,17 @@ fn code_before(thread: &Path, address: u64) -> Option<[u8; 7]> {
 
 /// The image with the call begun anew, if there was one that must not fail.
 fn begin_anew(image: &[u8], known: Option<u64>, code_before: impl Fn(u64) -> Option<[u8; 7]>) -> Option<Vec<u8>> {
-    const SYSCALL: [u8; 2] = [0x0f, 0x05];
     let (head, body) = image.split_at_checked(HEAD)?;
     let length = u32::from_le_bytes(head[8..].try_into().expect("four bytes"));
     let mut core = Fields::parse(body.get(..usize::try_from(length).ok()?)?)?;
     let mut thread = core.message(THREAD_INFO)?;
     let mut registers = thread.message(REGISTERS)?;
-    if registers.number(AX)? != INTERRUPTED {
-        return None;
-    }
-    let ip = registers.number(IP)?;
+    let ip = match registers.number(AX)? {
+        INTERRUPTED => registers.number(IP)?,
+        // It was let go a moment before, and has not come to take the call up again.
+        RESTART => registers.number(IP)? + SYSCALL.len() as u64,
+        _ => return None,
+    };
     let code = code_before(ip)?;
     if code[5..] != SYSCALL {
         return None;
@@ -220,6 +226,39 @@ mod tests {
     fn a_sleep_that_was_interrupted_before_is_known_by_its_code() {
         assert_eq!(changed(asleep(RESTART), 230).unwrap().ax, CLOCK_NANOSLEEP);
         assert_eq!(changed(asleep(RESTART), 202), None, "futex");
+    }
+
+    #[test]
+    fn a_sleep_that_is_about_to_be_taken_up_again_is_begun_anew() {
+        let about_to = Registers { ax: RESTART, ip: 0x4000 - 2, ..asleep(CLOCK_NANOSLEEP) };
+        let after = changed(about_to, 230).unwrap();
+        assert_eq!((after.ax, after.ip), (CLOCK_NANOSLEEP, 0x3ffe));
+        assert_eq!(changed(Registers { ax: RESTART, ip: 0x4000 - 2, ..asleep(202) }, 202), None, "futex");
+    }
+
+    #[test]
+    fn what_was_known_of_a_thread_that_runs_for_a_moment_is_not_forgotten() {
+        let call = |text| Call::parse(text).unwrap();
+        let known = call("230 0x0 0x0 0x7ffd10 0x7ffd10 0x0 0x0 0x7ffd00 0x7f5003");
+        assert!(call("219 0x0 0x0 0x7ffd10 0x7ffd10 0x0 0x0 0x7ffd00 0x7f5003").goes_on(&known));
+        assert!(call("230 0x0 0x0 0x7ffd10 0x7ffd10 0x0 0x0 0x7ffd00 0x7f5001").goes_on(&known));
+        assert!(!call("219 0x0 0x0 0x7ffd10 0x7ffd10 0x0 0x0 0x7ffd00 0x7f5010").goes_on(&known));
+        let mut runs = std::process::Command::new("sh")
+            .args(["-c", "echo begun; while :; do :; done"])
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let output = runs.stdout.take().unwrap();
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(output), &mut line).unwrap();
+        while std::fs::read_to_string(format!("/proc/{}/syscall", runs.id())).unwrap() != "running\n" {
+            std::thread::yield_now();
+        }
+        let mut sleepers = Sleepers(BTreeMap::from([(runs.id(), known.clone())]));
+        sleepers.look(&[runs.id()]);
+        runs.kill().unwrap();
+        runs.wait().unwrap();
+        assert_eq!(sleepers.0.get(&runs.id()), Some(&known));
     }
 
     #[test]
