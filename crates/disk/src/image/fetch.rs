@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use drover_model::Digest;
 use rustix::fs::FlockOperation;
@@ -11,6 +11,11 @@ use rustix::fs::FlockOperation;
 use super::layers::Held;
 use super::tape::LONGEST_TAR;
 use super::{Image, ImageError, ImageStore, config, digest_of, names, unpack};
+
+/// How long a transfer that was given up may take to let go of what has come.
+const LETS_GO: Duration = Duration::from_secs(2);
+/// The pause between two looks.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// A layer that is missing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -137,6 +142,7 @@ impl ImageStore {
             return Err(ImageError::Different { expected: expected.clone(), found });
         }
         let diff_ids = config::parse(config)?.diff_ids;
+        self.await_partials(&diff_ids);
         let (held, missing) = (Vec::new(), Vec::new());
         let mut fetch = Fetch { config: config.to_owned(), diff_ids: diff_ids.clone(), held, missing };
         let book = self.lock()?;
@@ -152,6 +158,21 @@ impl ImageStore {
             }
         }
         Ok(fetch)
+    }
+
+    /// Waits for a moment for whoever adds to what has come of these layers: a transfer that was given up lets go of it a
+    /// little later, and what comes next should go on from there.
+    fn await_partials(&self, diff_ids: &[Digest]) {
+        let until = Instant::now() + LETS_GO;
+        for path in diff_ids.iter().map(|diff_id| self.partial().join(diff_id.hex())) {
+            let is_taken = || {
+                let file = File::open(&path).ok();
+                file.is_some_and(|file| rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared).is_err())
+            };
+            while is_taken() && Instant::now() < until {
+                std::thread::sleep(PAUSE);
+            }
+        }
     }
 
     /// Reads the rest of the tar of the layer that is missing first, and makes it visible if it is that layer. What has come
