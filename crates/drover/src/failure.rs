@@ -64,6 +64,9 @@ pub enum Cause {
     State(ContainerState),
     #[error(transparent)]
     Mount(#[from] InvalidMount),
+    /// By its user.
+    #[error("it was interrupted")]
+    Interrupted,
     /// A name that images or archives cannot have.
     #[error("{0}")]
     Invalid(&'static str),

@@ -9,6 +9,7 @@ use clap::Args;
 use drover_api::{Client, OverlayDownload, OverlayQuery, OverlayReport, SynthesizeQuery};
 use drover_model::{Bytes, NodeName};
 use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::show_placed;
 use crate::archive;
@@ -111,14 +112,19 @@ pub async fn overlay(args: OverlayArgs, printer: Printer) -> Result<(), Failure>
     missing.map_or(Ok(()), Err).doing(action)
 }
 
-/// Writes beside the file and puts it in its place when all has come.
+/// Writes beside the file and puts it in its place when all has come. What is interrupted leaves nothing.
 async fn keep(download: &mut OverlayDownload, path: &Path) -> Result<(), Cause> {
     let mut beside = path.as_os_str().to_owned();
     beside.push(format!(".{}", std::process::id()));
     let beside = PathBuf::from(beside);
     let failed = |error| Cause::Write(path.to_owned(), error);
+    let (mut interrupted, mut terminated) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let mut file = File::create_new(&beside).map_err(failed)?;
-    let mut kept = copy(download, &mut file).await;
+    let mut kept = tokio::select! {
+        kept = copy(download, &mut file) => kept,
+        _ = interrupted.recv() => Err(Cause::Interrupted),
+        _ = terminated.recv() => Err(Cause::Interrupted),
+    };
     if kept.is_ok() {
         kept = file.sync_all().and_then(|()| std::fs::rename(&beside, path)).map_err(failed);
     }
