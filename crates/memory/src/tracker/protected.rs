@@ -48,11 +48,11 @@ impl Protected {
                 Motion::Still => self.begin_new(&seen)?,
                 Motion::Running => while_stopped(self.pid, || self.begin_new(&seen))??,
             };
+            seen.retain(|(start, end), _| !overlaps(&begun, &(*start..*end)));
             for mapping in begun {
                 // What has changed again is not known next time, when all of it counts as written. What is not followed when
                 // everything stands still is dumped by CRIU.
                 if let Some(found) = anew(&self.faults, &self.scan, &mapping)? {
-                    seen.retain(|other, _| other.1 <= mapping.start || other.0 >= mapping.end);
                     seen.insert((mapping.start, mapping.end), found);
                 }
             }
@@ -69,8 +69,7 @@ impl Protected {
     fn look_at(&self, listed: &[Range<u64>], known: &[Range<u64>]) -> io::Result<Seen> {
         let mut seen = Seen::new();
         for mapping in listed {
-            let next = known.partition_point(|known| known.end <= mapping.start);
-            if known.get(next).is_some_and(|known| known.start < mapping.end)
+            if overlaps(known, mapping)
                 && let Some(found) = since(&self.scan, mapping)?
             {
                 seen.insert((mapping.start, mapping.end), found);
@@ -113,6 +112,12 @@ impl Protected {
     pub fn present(&self) -> io::Result<Vec<Range<u64>>> {
         find_present(&self.scan, &self.mappings)
     }
+}
+
+/// Whether a mapping has an address in common with one of these, which are in ascending order.
+fn overlaps(mappings: &[Range<u64>], mapping: &Range<u64>) -> bool {
+    let next = mappings.partition_point(|other| other.end <= mapping.start);
+    mappings.get(next).is_some_and(|other| other.start < mapping.end)
 }
 
 /// The pages that were written in a known mapping. None when a part of it is not registered: in front of that, writes may
