@@ -34,11 +34,7 @@ const MAKE: &str = "make";
 /// When the stream ends early, breaks the format or does not have the hash that it claims, or a file cannot be made.
 /// What was made until then stays: apply into a directory that is thrown away on failure.
 pub fn apply(dir: &Path, input: &mut impl Read) -> Result<Summary, LayerError> {
-    let top = open_top(dir).map_err(|errno| LayerError::File {
-        attempt: "open",
-        path: dir.to_owned(),
-        source: errno.into(),
-    })?;
+    let top = open_top(dir).map_err(LayerError::top(dir))?;
     let mut input = HashingReader::new(input);
     if read_array(&mut input)? != MAGIC {
         return Err(LayerError::Malformed("it does not begin like one"));

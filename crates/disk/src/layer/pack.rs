@@ -29,11 +29,7 @@ const READ: &str = "read";
 /// # Errors
 /// When something cannot be read or the output cannot be written.
 pub fn pack(dir: &Path, out: &mut impl Write) -> Result<Summary, LayerError> {
-    let top = open_top(dir).map_err(|errno| LayerError::File {
-        attempt: "open",
-        path: dir.to_owned(),
-        source: errno.into(),
-    })?;
+    let top = open_top(dir).map_err(LayerError::top(dir))?;
     let out = HashingWriter::new(BufWriter::with_capacity(CHUNK, out));
     let mut packer = Packer { top, out, seen: HashMap::new(), entries: 0, bytes: 0, buffer: vec![0; CHUNK] };
     packer.write(|out| {
