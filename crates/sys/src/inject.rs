@@ -1,4 +1,5 @@
-//! Having a running process make system calls for us (`ptrace(2)`), without its help and without its notice.
+//! Having a running process make system calls for us, or stand still, without its help and without its notice
+//! (`ptrace(2)`).
 //!
 //! Its threads are stopped for some microseconds: none of them forks a child meanwhile that would keep what was made. The
 //! registers of one are set to a system call, it makes that one step, and gets its own registers back; a call of its own

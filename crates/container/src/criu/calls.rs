@@ -23,10 +23,10 @@ impl Call {
     /// Whether its thread is where it was in the `known` call, or is about to take that up again: the kernel has then set it
     /// back by the instruction.
     pub fn goes_on(&self, known: &Self) -> bool {
-        let parts = |call: &Self| {
+        fn parts(call: &Call) -> Option<(u64, &[String])> {
             let (instruction, rest) = call.place.split_last()?;
-            Some((u64::from_str_radix(instruction.strip_prefix("0x")?, 16).ok()?, rest.to_vec()))
-        };
+            Some((u64::from_str_radix(instruction.strip_prefix("0x")?, 16).ok()?, rest))
+        }
         let (Some((now, here)), Some((then, there))) = (parts(self), parts(known)) else { return false };
         here == there && (now == then || now + SYSCALL.len() as u64 == then)
     }
