@@ -66,8 +66,8 @@ fn an_image_that_arrives_takes_no_name_from_another_one() {
     // It goes on to be known by its digest.
     assert_eq!(lab.json("inspect box")["spec"]["image_digest"], first);
     let images = lab.json("image ls --node n2");
-    let named = |image: &&serde_json::Value| image["digest"] == first && image["names"] == json!([]);
-    assert!(images.as_array().unwrap().iter().any(|image| named(&image)), "{images}");
+    let arrived = images.as_array().unwrap().iter().find(|image| image["digest"] == first);
+    assert_eq!(arrived.unwrap_or_else(|| panic!("{images}"))["names"], json!([]));
 }
 
 #[test]

@@ -23,6 +23,8 @@ fn stats_of_a_container_that_is_not_there_fail() {
     lab.drover("run --node n1 --name box -d toolbox sleep 1000").well();
     let error = lab.drover("stats --no-stream box nope").hinted_refusal();
     assert!(error.contains("no node has a container nope"), "{error}");
+    let elsewhere = lab.drover("inspect box --node n2").hinted_refusal();
+    assert!(elsewhere.contains("n2 has no container box"), "{elsewhere}");
     let by_id = lab.json(format!("stats --no-stream {}", &lab.id("box")[..8]));
     assert_eq!(by_id[0]["name"], "box");
 }
