@@ -130,18 +130,15 @@ fn nothing_moves_to_a_node_without_room_on_its_disk() {
 fn the_source_goes_on_when_the_target_runs_out_of_disk_in_the_middle() {
     let lab = Lab::up();
     let witness = Witness::of_redis(&lab, 1);
-    // It fits until somebody else fills the disk while the image comes.
+    // It fits until somebody else fills the disk while the files come.
     lab.drover(("exec web sh -c", "head -c 40M /dev/urandom >/data/file")).well();
     lab.drover("lab agent n2 stop").well();
     lab.on("n2", "mount -t tmpfs -o size=300M tmpfs /var/lib/drover").well();
     lab.restart_agent("n2");
-    lab.on(
-        "n2",
-        "head -c 30M /dev/zero >/run/filler; (while test ! -d /var/lib/drover/containers/*; do :; done; \
-                  cat $(yes /run/filler | head -n 10) >/var/lib/drover/filler) >/dev/null 2>&1 &",
-    )
-    .well();
-    let error = refused(&lab);
+    lab.drover("lab link 100mbit").well();
+    let id = lab.migrate_halfway("web", "n2", SOME);
+    lab.on("n2", "cat /dev/zero >/var/lib/drover/filler");
+    let error = undone(&lab.await_report(&id));
     assert!(error.contains("No space left"), "{error}");
     stayed(&lab);
     witness.content();
