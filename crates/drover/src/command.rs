@@ -18,6 +18,7 @@ mod pong;
 mod run;
 mod settings;
 mod shim;
+mod sim;
 mod stats;
 mod sync;
 mod volume;
@@ -88,6 +89,9 @@ pub enum Command {
     Migrations(migrations::MigrationsArgs),
     /// Move a container back and forth, and sum up
     Pong(pong::PongArgs),
+    /// Try the protocol under faults, in a simulation
+    #[command(subcommand)]
+    Sim(sim::SimCommand),
     /// A lab of many hosts on this machine
     #[command(subcommand)]
     Lab(lab::LabCommand),
@@ -139,6 +143,7 @@ pub fn execute(command: Command, printer: Printer) -> Result<ExitCode, Failure> 
         Command::Shim(args) => shim::execute(&args),
         Command::Completions(args) => completions::print(&args).map(done),
         Command::Man(args) => completions::man(&args).map(done),
+        Command::Sim(command) => sim::execute(&command, printer),
         Command::Agent(args) => match args.command {
             Some(agent::AgentCommand::Features(args)) => in_runtime(features::execute(args, printer)).map(done),
             None => agent::execute(&args).map(done),

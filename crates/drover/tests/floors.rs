@@ -8,7 +8,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Each crate and its floor. An arrow goes down: a crate uses crates on lower floors alone.
-const FLOORS: [(&str, u8); 16] = [
+const FLOORS: [(&str, u8); 17] = [
     ("drover-model", 0),
     ("drover-sys", 0),
     ("drover-packing", 1),
@@ -20,6 +20,7 @@ const FLOORS: [(&str, u8); 16] = [
     ("drover-network", 2),
     ("drover-registry", 2),
     ("drover-engine", 3),
+    ("drover-sim", 3),
     ("drover-agent", 4),
     ("drover-lab", 4),
     ("drover", 5),
@@ -28,7 +29,7 @@ const FLOORS: [(&str, u8); 16] = [
 ];
 
 /// The crates that decide and do nothing: no clock, no socket, no thread, no file.
-const PURE: [&str; 2] = ["drover-model", "drover-protocol"];
+const PURE: [&str; 3] = ["drover-model", "drover-protocol", "drover-sim"];
 
 /// What a pure crate may use from outside: nothing that could reach the world.
 const PURE_DEPENDENCIES: [&str; 8] =

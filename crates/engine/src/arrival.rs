@@ -52,6 +52,8 @@ pub(crate) struct Arrival {
     shared: Arc<Mutex<Arrived>>,
     /// Whether runc knows the process that was restored.
     adopted: bool,
+    /// Whether a restarted agent has found it.
+    recovered: bool,
     /// Nobody else may touch it before it has arrived.
     held: Option<OwnedMutexGuard<()>>,
 }
@@ -92,12 +94,12 @@ impl Arrival {
     /// The arrival that a restarted agent found promised.
     pub fn recovered(inner: &Arc<Inner>, container: Arc<Container>) -> Self {
         let held = container.operation.clone().try_lock_owned().ok();
-        Self::new(inner, container, held)
+        Self { recovered: true, ..Self::new(inner, container, held) }
     }
 
     fn new(inner: &Arc<Inner>, container: Arc<Container>, held: Option<OwnedMutexGuard<()>>) -> Self {
         let (inner, shared) = (Arc::clone(inner), Arc::default());
-        Self { inner, container, fetch: None, receiving: Vec::new(), shared, adopted: false, held }
+        Self { inner, container, fetch: None, receiving: Vec::new(), shared, adopted: false, recovered: false, held }
     }
 
     pub fn container(&self) -> &Arc<Container> {
@@ -216,9 +218,20 @@ impl Arrival {
         Ok(())
     }
 
+    /// Whether its processes are gone and have never run here: an agent that was started anew does not know, but for the
+    /// shim, which tells of a program that has ended.
+    pub fn is_gone(&self) -> bool {
+        let ended = self.recovered && self.container.exit().is_some();
+        !self.lives() && !ended
+    }
+
+    fn lives(&self) -> bool {
+        self.container.cgroup.is_populated().unwrap_or(true)
+    }
+
     /// Lets it run here: the gate opens first, so that its first packet passes.
     pub fn resume(&self) -> Result<(), Explained> {
-        if !self.container.cgroup.is_populated().unwrap_or(true) {
+        if !self.lives() {
             // It ran before, and its program has ended since: nothing is left to be let go.
             return Ok(());
         }
@@ -242,7 +255,7 @@ impl Arrival {
     }
 
     /// Makes the container that runs known to runc, so that programs can be executed in it while its memory follows.
-    pub fn adopt(&mut self) -> Result<(), Explained> {
+    fn adopt(&mut self) -> Result<(), Explained> {
         if self.adopted {
             return Ok(());
         }
@@ -250,7 +263,8 @@ impl Arrival {
         let container = &self.container;
         let pid = match container.pid() {
             Some(pid) => pid,
-            None if container.exit().is_some() => return Ok(()),
+            // It ended, or its node went down.
+            None if container.exit().is_some() || !self.lives() => return Ok(()),
             None => return Err(Explained { reason: format!("{attempt}: it has no process"), hint: None }),
         };
         match self.inner.runc.adopt(&container.spec(), &container.layout, &cgroup_path(&container.id), pid) {
@@ -262,16 +276,25 @@ impl Arrival {
         Ok(())
     }
 
-    /// Makes it a container like any other on this node: watched, its files durable, its checkpoint gone.
-    pub fn settle(&mut self) -> Result<(), Explained> {
-        // If it could not be done before.
-        self.adopt()?;
+    /// Makes its files durable: the source destroys its own once all is settled, and ours must survive a loss of power by
+    /// then. Programs can be executed in it from now on.
+    pub fn secure(&mut self) -> Result<(), Explained> {
+        if let Err(why) = self.adopt() {
+            tracing::warn!(%why, "programs cannot be executed in the container yet");
+        }
         let container = &self.container;
-        // The source destroys its files next: ours must survive a loss of power by then.
         for files in container.volumes.files(&container.spec()).into_iter().chain([container.layout.upper()]) {
             let synced = std::fs::File::open(files).and_then(|files| Ok(rustix::fs::syncfs(files)?));
             synced.map_err(|error| failure("cannot make the container's files durable", &error))?;
         }
+        Ok(())
+    }
+
+    /// Makes it a container like any other on this node: watched, its checkpoint gone.
+    pub fn settle(&mut self) -> Result<(), Explained> {
+        // If it could not be done before.
+        self.adopt()?;
+        let container = &self.container;
         container
             .change(|stored| stored.state = ContainerState::Running)
             .map_err(|error| failure("cannot write the container's record", &error))?;

@@ -414,11 +414,10 @@ impl Departure {
 
     /// Destroys what is left here. The gate is closed: no connection is told of the end.
     pub fn destroy(&self) -> Result<(), Explained> {
-        let destroyed =
-            place::end(&self.container, true).and_then(|()| place::unmake(&self.container, &self.inner, Fate::Go));
-        // It runs elsewhere, whatever could not be removed here.
+        place::end(&self.container, true).and_then(|()| place::unmake(&self.container, &self.inner, Fate::Go))?;
+        // Not before: what is left of it must not be taken for the place of one that comes back.
         self.inner.registry.remove(&self.container.id);
         self.container.show(ContainerState::Exited { status: 0 });
-        destroyed
+        Ok(())
     }
 }

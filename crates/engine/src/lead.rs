@@ -281,13 +281,22 @@ impl Lead {
                 let (inner, id) = (Arc::clone(&self.inner), self.id.clone());
                 Box::new(move |_| SourceInput::CommitRead(inner.journal().read_back(&id, Mark::Commit).ok()))
             }
-            (SourceOutput::Thaw, _) => Box::new(|departure| match departure.thaw() {
-                Ok(()) => SourceInput::Thawed,
-                Err(why) => SourceInput::ThawFailed(why),
-            }),
-            (SourceOutput::Destroy, _) => {
+            (SourceOutput::RecordReturned { heard }, _) => {
+                // Unfinished as long as the target may still hold it: a restarted agent tells it, too.
+                let record = self.recorder(if heard { Mark::Aborted } else { Mark::Began }, None);
+                Box::new(move |_| result(record(), SourceInput::ReturnRecorded))
+            }
+            (SourceOutput::Thaw, _) => {
+                let (inner, container) = (Arc::clone(&self.inner), Arc::clone(&self.container));
+                tokio::spawn(async move {
+                    let _ = done.send(inner.take_back(&container, departure).await).await;
+                });
+                return;
+            }
+            (SourceOutput::Destroy, _) => Box::new(|departure| result(departure.destroy(), SourceInput::Destroyed)),
+            (SourceOutput::RecordSettled, _) => {
                 let record = self.recorder(Mark::Settled, None);
-                Box::new(move |departure| result(departure.destroy().and_then(|()| record()), SourceInput::Destroyed))
+                Box::new(move |_| result(record(), SourceInput::SettledRecorded))
             }
             // The link went while the step was waiting for its turn; the machine hears of that by itself.
             (step, _) => {

@@ -12,7 +12,7 @@ use tokio::sync::OwnedMutexGuard;
 
 use crate::container::{Container, SHIMS_CGROUP, Stored, cgroup_path};
 use crate::error::{NodeError, failure};
-use crate::journal::{Entry, Mark};
+use crate::journal::Mark;
 use crate::node::{Inner, blocking, now};
 use crate::place;
 use crate::volumes::Fate;
@@ -91,6 +91,9 @@ impl Inner {
         let spec = container.spec();
         let image = self.images.find(spec.image_digest.as_str());
         let image = image.map_err(|error| failure("cannot find the container's image", &error))?;
+        // A node that was started anew has none of what must not survive that.
+        std::fs::create_dir_all(&container.layout.run)
+            .map_err(|error| failure("cannot make the container's directory", &error))?;
         place::make(container, &self.config.uplink, Gate::Open)?;
         place::mount_root(&container.layout, &image.trees)?;
         container.volumes.fill(&spec, &container.layout.rootfs())?;
@@ -327,15 +330,11 @@ impl Inner {
     fn close_entries(&self, container: &Container) {
         let open = self.journal().unfinished().into_iter().filter(|entry| entry.container == container.id);
         for entry in open {
-            let mark = match entry.mark {
-                Mark::Commit => Mark::Settled,
-                Mark::Promised => Mark::Discarded,
-                // The target may still have to be told.
-                _ => continue,
-            };
-            if let Err(error) = self.journal().append(Entry { mark, ..entry }) {
-                tracing::warn!(%error, "cannot close an entry of the journal");
+            // The target may still have to be told.
+            if entry.mark == Mark::Began {
+                continue;
             }
+            self.close_entry(entry);
         }
     }
 

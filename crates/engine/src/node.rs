@@ -25,7 +25,7 @@ use crate::container::{Container, Registry, Stored, lock};
 use crate::copies::Copies;
 use crate::error::NodeError;
 use crate::features::features;
-use crate::journal::Journal;
+use crate::journal::{Journal, JournalFile};
 use crate::lead::Lead;
 use crate::lifecycle::own_program;
 use crate::receive::{self, Resumed};
@@ -271,7 +271,7 @@ impl Node {
             volumes: Arc::new(Volumes::open(&state, &run, shims).map_err(|error| failed(&error))?),
             registries,
             copies: Copies::open(&state, keep_copies_days).map_err(|error| failed(&error))?,
-            journal: Mutex::new(Journal::open(&state.join("migrations.jsonl")).map_err(|error| failed(&error))?),
+            journal: Mutex::new(JournalFile::open(&state.join("migrations.jsonl")).map_err(|error| failed(&error))?),
             runc: Runc::new(&run),
             registry: Registry::default(),
             closing: watch::Sender::new(()),

@@ -4,7 +4,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use drover_model::{Explained, MigrationId, NodeName};
 use drover_protocol::{
-    Stream, Target, TargetInput, TargetOutput, ToSource, ToTarget, Verdict, WantedLayer, decode, encode,
+    Ownership, Stream, Target, TargetInput, TargetOutput, ToSource, ToTarget, Verdict, WantedLayer, answer, decode,
+    encode,
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
@@ -76,28 +77,30 @@ async fn resume(inner: &Arc<Inner>, peer: &NodeName, migration: MigrationId, res
         None => Err(mpsc::error::SendError(resumed)),
     };
     let Err(mpsc::error::SendError(Resumed { link, verdict, .. })) = resumed else { return };
-    let mark = inner.journal().latest(&migration).filter(|entry| &entry.peer == peer).map(|entry| entry.mark);
-    let answer = match (mark, verdict) {
-        (Some(Mark::Owned), Verdict::Commit) => ToSource::Committed,
+    let entry = inner.journal().latest(&migration).filter(|entry| &entry.peer == peer).cloned();
+    // If it is not here any more, only the last line was not written.
+    let gone = entry.as_ref().filter(|entry| !entry.mark.is_last() && !inner.has_files(&entry.container)).cloned();
+    let mark = match gone {
+        Some(entry) if inner.close_entry(entry.clone()) => Some(entry.mark.closed()),
+        _ => entry.map(|entry| entry.mark),
+    };
+    let Some(answer) = answer(mark, verdict) else {
         // It is here, and nobody deals with it: its record could not be read. To say that it is not here would have it
         // thawed on the other side.
-        (Some(Mark::Promised), _) => {
-            tracing::error!(%migration, "a promised container cannot be taken up");
-            return link.close().await;
-        }
-        _ => ToSource::Unknown,
+        tracing::error!(%migration, "a promised container cannot be taken up");
+        return link.close().await;
     };
     link.send(encode(&answer), PATIENCE).await;
     link.close().await;
 }
 
-/// Waits for the verdict on a container that a restarted agent found promised.
-pub(crate) async fn await_verdict(inner: Arc<Inner>, entry: Entry, arrival: Arrival) {
+/// Goes on with a container that a restarted agent found promised or accepted.
+pub(crate) async fn take_up_arrival(inner: Arc<Inner>, entry: Entry, arrival: Arrival, ownership: Ownership) {
     let mut session = Session::new(Arc::clone(&inner), entry.peer, None, Arc::default());
     session.following.of(arrival.container());
     session.arrival = Some(Arc::new(Mutex::new(arrival)));
     session.begin_migration(entry.migration);
-    session.run(Target::recovered(inner.config.name.clone()), None).await;
+    session.run(Target::recovered(inner.config.name.clone(), ownership), None).await;
 }
 
 impl Session {
@@ -136,6 +139,12 @@ impl Session {
         let mut queue = std::collections::VecDeque::new();
         loop {
             while let Some(output) = machine.poll() {
+                if output == TargetOutput::Discard {
+                    // What was still to be done is pointless, and whoever waits for streams of this link must hear its
+                    // end, above all the step that is under way.
+                    queue.retain(|waiting| matches!(waiting, TargetOutput::Send(_)));
+                    self.link.iter().for_each(Link::cut_streams);
+                }
                 queue.push_back(output);
             }
             // In order: what is said must not overtake what is done. What is stored was done by others.
@@ -151,7 +160,6 @@ impl Session {
                         }
                     }
                     TargetOutput::AwaitArrival => {
-                        self.adopt();
                         self.following.await_arrival(&self.peer, self.events.clone());
                     }
                     TargetOutput::Finish(runs) => return self.finish(runs).await,
@@ -231,7 +239,22 @@ impl Session {
                 let record = self.recorder(Mark::Promised);
                 Box::new(move |_| result(record(), TargetInput::PromiseRecorded))
             }
-            TargetOutput::Resume => Box::new(on(|arrival| arrival.resume(), TargetInput::Resumed)),
+            TargetOutput::RecordAccepted => {
+                let record = self.recorder(Mark::Accepted);
+                let secure = on(|arrival| arrival.secure(), TargetInput::AcceptRecorded);
+                Box::new(move |arrival| match secure(arrival) {
+                    TargetInput::AcceptRecorded => result(record(), TargetInput::AcceptRecorded),
+                    failed => failed,
+                })
+            }
+            TargetOutput::RecordReturned => {
+                let record = self.recorder(Mark::Discarded);
+                Box::new(move |_| result(record(), TargetInput::ReturnRecorded))
+            }
+            TargetOutput::Resume => Box::new(|arrival| match arrival {
+                Some(arrival) if arrival.is_gone() => TargetInput::Gone,
+                arrival => on(|arrival| arrival.resume(), TargetInput::Resumed)(arrival),
+            }),
             TargetOutput::Kill(why) => Box::new(on(move |arrival| arrival.kill(&why), TargetInput::Killed)),
             TargetOutput::RecordOwned => {
                 let record = self.recorder(Mark::Owned);
@@ -244,10 +267,6 @@ impl Session {
             }
             TargetOutput::Discard => {
                 let record = self.recorder(Mark::Discarded);
-                // Threads that wait for streams of this link must hear its end.
-                if let Some(link) = &self.link {
-                    link.cut_streams();
-                }
                 Box::new(move |arrival| {
                     if let Some(arrival) = arrival {
                         arrival.discard();
@@ -267,17 +286,6 @@ impl Session {
             let _ = done.blocking_send(result);
         });
         true
-    }
-
-    /// Has the container that runs adopted while its memory may still follow. If that fails it is tried again in the end.
-    fn adopt(&self) {
-        let Some(arrival) = self.arrival.clone() else { return };
-        tokio::task::spawn_blocking(move || {
-            let adopted = arrival.lock().unwrap_or_else(PoisonError::into_inner).adopt();
-            if let Err(why) = adopted {
-                tracing::warn!(%why, "programs cannot be executed in the container yet");
-            }
-        });
     }
 
     /// Takes up an arrival whose place is ready, and begins to receive it.

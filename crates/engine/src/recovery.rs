@@ -1,18 +1,18 @@
 //! What a node does when it is opened: it takes up the containers that run, and what was under way.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
-use drover_model::{ContainerState, Mode, RestartPolicy, Settings};
-use drover_protocol::{Past, Source};
+use drover_model::{ContainerId, ContainerState, Mode, RestartPolicy, Settings};
+use drover_protocol::{Ownership, Past, Source, SourceInput};
 
 use crate::arrival::Arrival;
 use crate::clock::moment;
-use crate::container::{Container, Stored};
+use crate::container::{Container, Stored, lock};
 use crate::departure::Departure;
 use crate::journal::{Decided, Entry, Mark};
 use crate::node::{Inner, blocking, now, since};
 use crate::recall::recall;
-use crate::receive::await_verdict;
+use crate::receive::take_up_arrival;
 use crate::{NodeError, place};
 
 impl Inner {
@@ -40,6 +40,8 @@ impl Inner {
                 continue;
             }
             if self.journal().newest(&entry.container).is_some_and(|newest| newest != entry) {
+                // It has come or gone since: only the last line was not written.
+                self.close_entry(entry);
                 continue;
             }
             let container = self.registry.find(entry.container.as_str());
@@ -72,19 +74,19 @@ impl Inner {
         if let Ok((pid, _)) = &state {
             container.set_pid(*pid);
         }
-        match (container.state(), entry.map(|entry| entry.mark)) {
-            // The verdict decides; both are dealt with by `finish`.
-            (_, Some(Mark::Commit | Mark::Promised)) => {
+        match Self::ownership(container, entry) {
+            // Dealt with by `finish`.
+            Ownership::Leaves | Ownership::Awaits | Ownership::Accepted | Ownership::GivenBack => {
                 // A target that had been told already has let it go.
                 let frozen = container.cgroup.is_frozen().unwrap_or(true);
                 container.show(if frozen { ContainerState::Frozen } else { ContainerState::Running });
             }
-            (ContainerState::Arriving, _) => {
+            Ownership::Discarded => {
                 tracing::info!(container = %name, "an arrival that was not promised is discarded");
                 let (inner, own) = (Arc::clone(self), Arc::clone(container));
                 blocking(move || Arrival::recovered(&inner, own).discard()).await;
             }
-            (_, _) if runs => {
+            Ownership::Stays if runs => {
                 tracing::info!(container = %name, "container goes on");
                 let own = Arc::clone(container);
                 let inner = Arc::clone(self);
@@ -101,13 +103,47 @@ impl Inner {
                 }
                 self.watch(container);
             }
-            _ if state.is_err() && container.cgroup.is_populated().unwrap_or(false) => {
+            Ownership::Stays if state.is_err() && container.cgroup.is_populated().unwrap_or(false) => {
                 tracing::error!(container = %name, "the container's shim is gone; it cannot be reached");
             }
-            _ => self.restart_by_policy(container).await,
+            Ownership::Stays => {
+                let _operation = container.operation.lock().await;
+                self.restart_by_policy(container).await;
+            }
         }
     }
 
+    /// Whose a container is, by what the journal says last of it.
+    fn ownership(container: &Container, entry: Option<&Entry>) -> Ownership {
+        // What says that it has ended was written since the node was started, as everything below `run` was.
+        let ended = container.exit().is_some() && container.layout.run.exists();
+        // Without a shim, too, processes can be let go.
+        let alive = container.cgroup.is_populated().unwrap_or(true) || ended;
+        Ownership::of(entry.map(|entry| entry.mark), container.state() == ContainerState::Arriving, alive)
+    }
+
+    /// The container goes on here, where it was frozen: it is thawed, or what has no processes any more begins anew.
+    pub(crate) async fn take_back(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+        departure: Arc<Mutex<Departure>>,
+    ) -> SourceInput {
+        let own = Arc::clone(container);
+        let thawed = blocking(move || {
+            let lives = own.cgroup.is_populated().unwrap_or(true);
+            lives.then(|| lock(&departure).thaw())
+        });
+        match thawed.await {
+            Some(Ok(())) => SourceInput::Thawed,
+            Some(Err(why)) => SourceInput::ThawFailed(why),
+            None => {
+                self.restart_by_policy(container).await;
+                SourceInput::Thawed
+            }
+        }
+    }
+
+    /// Starts a container whose processes are gone again, if that is its policy. Nobody else may change it meanwhile.
     async fn restart_by_policy(self: &Arc<Self>, container: &Arc<Container>) {
         let Stored { spec, state, stopped, restarts, .. } = container.stored();
         let status = match (container.exit(), state) {
@@ -116,7 +152,6 @@ impl Inner {
             (None, _) => 137,
         };
         let was_running = !matches!(state, ContainerState::Exited { .. });
-        let _operation = container.operation.lock().await;
         let (inner, own) = (Arc::clone(self), Arc::clone(container));
         let cleaned =
             blocking(move || place::end(&own, true).and_then(|()| place::unmake_run(&own, &inner.runc))).await;
@@ -128,12 +163,8 @@ impl Inner {
             RestartPolicy::Always => true,
             policy => !stopped && was_running && policy.restarts_after_exit(status, restarts),
         };
-        let directory = std::fs::create_dir_all(&container.layout.run);
-        if again
-            && let Err(error) =
-                directory.map_err(|error| error.to_string()).and(self.launch(container).await.map_err(|why| why.reason))
-        {
-            tracing::warn!(container = %spec.name, %error, "cannot restart");
+        if again && let Err(why) = self.launch(container).await {
+            tracing::warn!(container = %spec.name, %why, "cannot restart");
         }
     }
 
@@ -141,21 +172,34 @@ impl Inner {
     async fn finish(self: &Arc<Self>, entry: Entry, container: Result<Arc<Container>, NodeError>) {
         match (entry.mark, container) {
             (Mark::Commit, Ok(container)) => self.tell_commit(entry, container),
-            (Mark::Promised, Ok(container)) => {
+            (Mark::Promised | Mark::Accepted, Ok(container)) => {
+                let ownership = Self::ownership(&container, Some(&entry));
                 let arrival = Arrival::recovered(self, container);
-                tokio::spawn(await_verdict(Arc::clone(self), entry, arrival));
+                tokio::spawn(take_up_arrival(Arc::clone(self), entry, arrival, ownership));
             }
             // It was destroyed or discarded, and only the last line was not written.
-            (mark, Err(_)) if !self.config.state.join("containers").join(entry.container.as_str()).exists() => {
-                let closed = if mark == Mark::Commit { Mark::Settled } else { Mark::Discarded };
-                if let Err(error) = self.journal().append(Entry { mark: closed, ..entry }) {
-                    tracing::warn!(%error, "cannot close an entry of the journal");
-                }
+            (mark, Err(_)) if !self.has_files(&entry.container) => {
+                self.close_entry(Entry { mark, ..entry });
             }
             (mark, _) => {
                 tracing::warn!(migration = %entry.migration, ?mark, "a migration of a container that cannot be read");
             }
         }
+    }
+
+    /// Nothing is left to be done about it. Gives whether that is written.
+    pub(crate) fn close_entry(&self, entry: Entry) -> bool {
+        let mark = entry.mark.closed();
+        let closed = self.journal().append(Entry { mark, ..entry });
+        if let Err(error) = &closed {
+            tracing::warn!(%error, "cannot close an entry of the journal");
+        }
+        closed.is_ok()
+    }
+
+    /// Whether anything of a container is here.
+    pub(crate) fn has_files(&self, container: &ContainerId) -> bool {
+        self.config.state.join("containers").join(container.as_str()).exists()
     }
 
     /// Tells the target that the container is its own, however long that takes.

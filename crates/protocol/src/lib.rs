@@ -14,14 +14,18 @@
 
 mod convergence;
 mod frame;
+mod journal;
 mod message;
+mod ownership;
 mod pace;
 mod source;
 mod target;
 
 pub use convergence::{Course, Decision, FixedPart};
 pub use frame::{FRAME_HEADER, FrameError, FrameHeader, MAX_CONTROL, MAX_DATA, Stream};
+pub use journal::{Decided, Entry, Journal, Mark, Storage};
 pub use message::{DecodeError, Offer, OfferedImage, Part, ToSource, ToTarget, Verdict, WantedLayer, decode, encode};
+pub use ownership::{Ownership, answer};
 pub use pace::{CAPPED_PIECE, Cap, Meter};
 pub use source::{Past, Source, SourceInput, SourceOutput, SourceResult};
 pub use target::{Target, TargetInput, TargetOutput};

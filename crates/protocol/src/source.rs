@@ -3,155 +3,15 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use drover_model::{
-    Bytes, Explained, Fallback, MigrationId, Mode, Moment, NodeName, Outcome, PageCount, Phase, Round, Settings,
-};
+use drover_model::{Explained, Fallback, MigrationId, Mode, Moment, NodeName, Outcome, Phase, Round, Settings};
 
+mod decided;
+mod words;
+
+pub use self::words::{Past, SourceInput, SourceOutput, SourceResult};
 use crate::convergence::{Course, Decision, FixedPart};
-use crate::message::{Offer, Part, ToSource, ToTarget, Verdict, WantedLayer};
+use crate::message::{Offer, Part, ToSource, ToTarget};
 use crate::{VERSIONS, negotiate};
-
-/// What happened.
-#[derive(Debug, Clone, PartialEq)]
-pub enum SourceInput {
-    /// `AwaitFilled` is done: no page is on its way here any more.
-    Filled,
-    /// The link stands: after `Connect` or `Reconnect`.
-    Connected,
-    /// The link broke, or could not be made.
-    LinkLost(Explained),
-    /// A message came.
-    Heard(ToSource),
-    /// Bytes crossed since the last time: the deadline of a step that moves data starts anew.
-    Progressed,
-    /// `SendImage` is done.
-    ImageSent,
-    /// `SendRound` is done: what was sent, with the time that reading and sending took.
-    RoundSent {
-        /// What was sent.
-        round: Round,
-        /// Why no memory was, although it was ordered: the container's writes cannot be followed.
-        refused: Option<Explained>,
-    },
-    /// `Survey` is done: so much has been written since the round began.
-    Surveyed {
-        /// Pages.
-        pages: PageCount,
-        /// Of files, about.
-        files: Bytes,
-    },
-    /// `Slow` is done.
-    Slowed,
-    /// `Freeze` is done: no process runs and no packet passes.
-    Frozen,
-    /// `Checkpoint` is done: CRIU has finished, the processes are still frozen.
-    Checkpointed,
-    /// `Transfer` is done: every stream has been sent to its end.
-    Transferred,
-    /// `RecordCommit` is done: the decision is durable.
-    CommitRecorded,
-    /// `RecordCommit` failed: whether the record is durable is unknown.
-    CommitUnknown(Explained),
-    /// `ReadCommit` is done: whether a durable record exists; `None` when it could not be read.
-    CommitRead(Option<bool>),
-    /// `Thaw` is done: the container runs and its packets pass.
-    Thawed,
-    /// `Thaw` failed.
-    ThawFailed(Explained),
-    /// `Destroy` is done.
-    Destroyed,
-    /// The step that was ordered last failed. `RecordCommit`: before anything was written.
-    StepFailed(Explained),
-    /// Pages that were to follow cannot any more: the processes that had them have ended.
-    Lost(Explained),
-    /// Somebody asks to give up.
-    Cancelled,
-    /// The moment of `deadline` has come.
-    DeadlinePassed,
-}
-
-/// What to do next, one at a time and in order.
-#[derive(Debug, Clone, PartialEq)]
-pub enum SourceOutput {
-    /// Wait until the last of the pages that follow the container from an earlier move is here: until then nobody can see
-    /// which pages it has.
-    AwaitFilled,
-    /// Connect to the target.
-    Connect,
-    /// Wait this long, then connect to the target.
-    Reconnect(Duration),
-    /// Send a message.
-    Send(ToTarget),
-    /// Send these layers of the image.
-    SendImage(Vec<WantedLayer>),
-    /// Send what the container has written since the last round, in the first all that it has, while it runs: files,
-    /// and memory.
-    SendRound {
-        /// Whether memory shall cross, too.
-        memory: bool,
-    },
-    /// Find what the container has written meanwhile.
-    Survey,
-    /// Leave the container this share of its processor time, in percent.
-    Slow(u32),
-    /// Freeze the container, then close its network gate.
-    Freeze,
-    /// Dump the processes. What is left of memory crosses meanwhile; when it `follows`, only which pages those are.
-    Checkpoint {
-        /// Whether memory follows the container.
-        follows: bool,
-    },
-    /// Send what is left.
-    Transfer,
-    /// Write the commit record, with how memory crossed, and wait until it is durable.
-    RecordCommit(Mode),
-    /// Read back whether a durable commit record exists.
-    ReadCommit,
-    /// Undo the freeze: open the gate and thaw.
-    Thaw,
-    /// From now on answer the target's wishes for pages over this link, beside whatever is ordered next.
-    Serve,
-    /// Destroy the container here, sending nothing to its network.
-    Destroy,
-    /// The outcome stands.
-    Conclude(SourceResult),
-    /// The machine is done.
-    Finish,
-}
-
-/// The outcome by the source's clock.
-#[derive(Debug, Clone, PartialEq)]
-pub struct SourceResult {
-    /// How it ended.
-    pub outcome: Outcome,
-    /// From the order to freeze until the container is known to run again. Unknown after a restart.
-    pub downtime: Option<Duration>,
-    /// From the beginning until now.
-    pub total: Duration,
-    /// Time in each phase that was entered.
-    pub phases: BTreeMap<Phase, Duration>,
-    /// The rounds while the container ran.
-    pub rounds: Vec<Round>,
-    /// How memory crossed.
-    pub mode: Mode,
-    /// When memory followed: how long the container ran on the target while pages of it were here alone.
-    pub exposure: Option<Duration>,
-    /// From when the container stood still until the target had all of its files.
-    pub files_frozen: Option<Duration>,
-    /// Why it ended so.
-    pub reason: Explained,
-}
-
-/// What a journal tells of a migration that was decided before a restart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Past {
-    /// How memory crossed.
-    pub mode: Mode,
-    /// How long ago it began.
-    pub began: Duration,
-    /// How long ago it was decided.
-    pub decided: Duration,
-}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
@@ -172,6 +32,10 @@ enum Step {
     /// The commit record is durable; the target shall hear it, however often the link breaks.
     Committing,
     Destroying,
+    /// Nothing is left of it here; that is being written.
+    Settling,
+    /// It goes on here although it was decided that it should not; that is being written.
+    Returning,
     RollingBack,
     /// Thawed; the target may hold a promised copy and shall hear that it must not run it.
     Recalling,
@@ -240,6 +104,8 @@ pub struct Source {
     past: Option<Past>,
     /// Why memory that was to follow will not.
     lost: Option<Explained>,
+    /// Whether the outcome stands.
+    concluded: bool,
     pause: Duration,
     deadline: Option<Moment>,
     outputs: VecDeque<SourceOutput>,
@@ -303,6 +169,7 @@ impl Source {
             why_frozen: String::new(),
             past: None,
             lost: None,
+            concluded: false,
             pause: FIRST_PAUSE,
             deadline: None,
             outputs: VecDeque::new(),
@@ -321,16 +188,22 @@ impl Source {
         self.phase
     }
 
-    /// Whether the decision is durable here, and the target has not said that it has followed it.
+    /// Whether the decision is durable here, or may be, and the target has not said that it has followed it.
     #[must_use]
     pub fn in_doubt(&self) -> bool {
-        self.step == Step::Committing && self.running_at.is_none()
+        matches!(self.step, Step::ReadingRecord | Step::Committing | Step::Returning) && self.running_at.is_none()
+    }
+
+    /// Whether only the target, or an operator, can say how it ends.
+    #[must_use]
+    pub fn awaits_target(&self) -> bool {
+        matches!(self.step, Step::ReadingRecord | Step::Committing)
     }
 
     /// What keeps the target from confirming.
     #[must_use]
     pub fn delayed(&self) -> Option<&Explained> {
-        self.delayed.as_ref().filter(|_| self.step == Step::Committing)
+        self.delayed.as_ref().filter(|_| matches!(self.step, Step::ReadingRecord | Step::Committing | Step::Returning))
     }
 
     /// When `DeadlinePassed` is due, if the machine waits for something that must not take for ever.
@@ -351,22 +224,9 @@ impl Source {
             (Step::Finished, _) => {}
             (Step::Committing, input) => self.handle_committing(now, input),
             (Step::Recalling, input) => self.handle_recalling(now, input),
-            (Step::Destroying, In::Destroyed) => {
-                if self.link_up {
-                    self.outputs.push_back(SourceOutput::Send(ToTarget::Settled));
-                }
-                self.failure = self.lost.take();
-                let outcome = if self.failure.is_some() { Outcome::Failed } else { Outcome::Moved };
-                self.conclude(now, outcome);
-                self.finish();
-            }
-            (Step::Destroying, In::StepFailed(why)) => {
-                // The container is on the target; what is left here is debris, not a second copy.
-                let outcome = if self.lost.is_some() { Outcome::Failed } else { Outcome::Moved };
-                self.failure = Some(self.lost.take().unwrap_or(why));
-                self.conclude(now, outcome);
-                self.finish();
-            }
+            (Step::Returning, input) => self.handle_returning(now, input),
+            (Step::Destroying, input) => self.handle_destroying(now, input),
+            (Step::Settling, input) => self.handle_settling(now, input),
             (Step::RollingBack, In::Thawed) => {
                 self.running_at = Some(now);
                 self.conclude(now, Outcome::RolledBack);
@@ -378,24 +238,27 @@ impl Source {
                 self.recall(now);
             }
             (Step::RollingBack, In::Heard(ToSource::Aborted)) => self.offered = false,
-            (Step::RollingBack, In::LinkLost(_)) | (Step::Destroying, In::LinkLost(_)) => self.link_up = false,
-            (Step::RollingBack | Step::Destroying, _) => {}
+            (Step::RollingBack, In::LinkLost(_)) => self.link_up = false,
+            (Step::RollingBack, _) => {}
             (Step::Recording, In::CommitRecorded) | (Step::ReadingRecord, In::CommitRead(Some(true))) => {
                 self.commit(now);
             }
             (Step::Recording, In::CommitUnknown(why)) => {
                 self.failure = Some(why);
-                self.order(now, Step::ReadingRecord, SourceOutput::ReadCommit, STALL);
+                self.read_record(now);
             }
             (Step::ReadingRecord, In::CommitRead(Some(false))) => {
                 let why = self.failure.take().unwrap_or_else(|| explained("cannot write the commit record"));
                 self.roll_back(now, why);
             }
-            (Step::ReadingRecord, In::CommitRead(None) | In::DeadlinePassed) => {
-                // Neither yes nor no: only the operator or a restart can tell. The container stays frozen.
-                self.conclude(now, Outcome::Failed);
-                self.finish();
+            (Step::ReadingRecord, In::CommitRead(None)) => {
+                // Neither yes nor no: the container stays frozen until the disk can tell.
+                let reason = "whether the decision was written cannot be read from the journal";
+                self.delayed = Some(explained(reason).with_hint("see to the disk of the source"));
+                self.deadline = Some(now.after(self.pause));
+                self.pause = (self.pause * 2).min(LONGEST_PAUSE);
             }
+            (Step::ReadingRecord, In::DeadlinePassed) => self.read_record(now),
             // Nothing was written.
             (Step::Recording, In::StepFailed(why)) => self.roll_back(now, why),
             (Step::Recording | Step::ReadingRecord, In::Lost(why)) => self.lose(&why),
@@ -568,110 +431,22 @@ impl Source {
         self.order(now, Step::Freezing, SourceOutput::Freeze, ANSWER);
     }
 
-    fn handle_committing(&mut self, now: Moment, input: SourceInput) {
-        use SourceInput as In;
-        match input {
-            In::Connected => {
-                self.link_up = true;
-                self.pause = FIRST_PAUSE;
-                let resume = ToTarget::Resume { migration: self.migration.clone(), verdict: Verdict::Commit };
-                self.order(now, Step::Committing, SourceOutput::Send(resume), ANSWER);
-                if self.follows {
-                    self.outputs.push_back(SourceOutput::Serve);
-                }
-                self.tell_lost();
-            }
-            In::Lost(why) => {
-                self.lose(&why);
-                self.tell_lost();
-            }
-            In::Progressed if self.link_up => self.deadline = Some(now.after(STALL)),
-            In::Heard(ToSource::Delayed(why)) => {
-                self.delayed = Some(why);
-                self.deadline = Some(now.after(STALL));
-            }
-            In::Heard(ToSource::Resumed) => {
-                self.resumed(now);
-                // What follows may take as long as a disk takes, or as the memory that follows.
-                self.deadline = Some(now.after(STALL));
-            }
-            In::Heard(ToSource::Committed) => {
-                self.resumed(now);
-                self.settled_at = Some(now);
-                self.step = Step::Destroying;
-                self.outputs.push_back(SourceOutput::Destroy);
-                self.deadline = None;
-            }
-            In::Heard(ToSource::Failed(why)) => {
-                self.failure = Some(why.with_hint("the frozen container and its files are kept on the source"));
-                self.conclude(now, Outcome::Failed);
-                self.finish();
-            }
-            In::Heard(ToSource::Unknown | ToSource::Aborted) => {
-                let reason = "the target holds nothing of the container although it had promised to keep it";
-                self.failure = Some(explained(reason).with_hint("the frozen container is kept on the source"));
-                self.conclude(now, Outcome::Failed);
-                self.finish();
-            }
-            In::LinkLost(_) => {
-                self.link_up = false;
-                self.reconnect(now);
-            }
-            // A target that answers nothing is a link that carries nothing.
-            In::DeadlinePassed if self.link_up => self.reconnect(now),
-            _ => {}
-        }
-    }
-
-    /// The container runs on the target: downtime has ended.
-    fn resumed(&mut self, now: Moment) {
-        if self.running_at.is_none() {
-            self.running_at = Some(now);
-            self.enter(now, Phase::Settle, self.step);
-        }
-    }
-
-    fn handle_recalling(&mut self, now: Moment, input: SourceInput) {
-        use SourceInput as In;
-        match input {
-            In::Connected => {
-                self.link_up = true;
-                self.pause = FIRST_PAUSE;
-                let resume = ToTarget::Resume { migration: self.migration.clone(), verdict: Verdict::Abort };
-                self.order(now, Step::Recalling, SourceOutput::Send(resume), ANSWER);
-            }
-            In::Heard(ToSource::Aborted | ToSource::Unknown | ToSource::Failed(_)) => self.finish(),
-            In::LinkLost(_) => {
-                self.link_up = false;
-                self.reconnect(now);
-            }
-            In::DeadlinePassed if self.link_up => self.reconnect(now),
-            _ => {}
-        }
+    fn read_record(&mut self, now: Moment) {
+        self.order(now, Step::ReadingRecord, SourceOutput::ReadCommit, STALL);
+        // A slow disk is no reason to do anything else.
+        self.deadline = None;
     }
 
     fn commit(&mut self, now: Moment) {
         self.failure = None;
+        self.delayed = None;
+        self.pause = FIRST_PAUSE;
         self.step = Step::Committing;
         if self.link_up {
             self.order(now, Step::Committing, SourceOutput::Send(ToTarget::Commit), ANSWER);
             self.tell_lost();
         } else {
             self.reconnect(now);
-        }
-    }
-
-    fn lose(&mut self, why: &Explained) {
-        let Self { node, target, .. } = self;
-        let reason = format!("its memory on {node} is lost, and it was ended on {target}: {}", why.reason);
-        self.lost =
-            Some(explained(&reason).with_hint(format!("its files are on {target}: `drover start` begins it anew")));
-    }
-
-    /// The container cannot go on without what is lost.
-    fn tell_lost(&mut self) {
-        if let Some(why) = self.lost.clone().filter(|_| self.link_up) {
-            self.outputs.push_back(SourceOutput::Send(ToTarget::Lost { why }));
         }
     }
 
@@ -690,7 +465,7 @@ impl Source {
         self.failure = Some(why);
         self.deadline = None;
         self.step = Step::RollingBack;
-        if self.frozen_at.is_some() {
+        if self.frozen_at.is_some() || self.past.is_some() {
             self.outputs.push_back(SourceOutput::Thaw);
         } else {
             self.conclude(now, Outcome::RolledBack);

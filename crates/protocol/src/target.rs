@@ -6,6 +6,7 @@ use std::time::Duration;
 use drover_model::{Explained, Moment, NodeName, Phase};
 
 use crate::message::{Offer, Part, ToSource, ToTarget, Verdict, WantedLayer};
+use crate::ownership::Ownership;
 use crate::{VERSIONS, negotiate};
 
 /// What happened.
@@ -30,6 +31,12 @@ pub enum TargetInput {
     Restored,
     /// `RecordPromise` is done.
     PromiseRecorded,
+    /// `Resume` was not done, for the restored processes are gone and have never run.
+    Gone,
+    /// `RecordAccepted` is done.
+    AcceptRecorded,
+    /// `RecordReturned` is done.
+    ReturnRecorded,
     /// `Resume` is done: the container runs, its packets pass, its address is announced.
     Resumed,
     /// `Kill` is done.
@@ -63,6 +70,10 @@ pub enum TargetOutput {
     Restore,
     /// Write durably that the container was promised.
     RecordPromise,
+    /// Write durably that it runs here, once its files are durable: what is gone from now on begins anew here.
+    RecordAccepted,
+    /// Write durably that it never ran here and never will.
+    RecordReturned,
     /// Thaw it, open its gate, announce its address.
     Resume,
     /// Say `Arrived` when no page is on the source alone any more, beside whatever is ordered next.
@@ -88,7 +99,11 @@ enum Step {
     Promising,
     /// Promised: the container is kept, frozen, until the verdict is heard, link or no link.
     Promised,
+    /// It is gone, and has never run here: the source shall have it back.
+    GivingBack,
     Resuming,
+    /// It runs here; that is being written.
+    Accepting,
     /// It runs here, and pages of it may be on the source alone.
     Following,
     Owning,
@@ -135,17 +150,22 @@ impl Target {
         }
     }
 
-    /// A promise that a restarted agent found in its journal: the verdict has yet to be heard.
+    /// What a restarted agent found in its journal and on its node: a promise, kept or broken, or an acceptance.
     #[must_use]
-    pub fn recovered(node: NodeName) -> Self {
+    pub fn recovered(node: NodeName, ownership: Ownership) -> Self {
+        let (step, phase, first) = match ownership {
+            Ownership::Accepted => (Step::Following, Phase::Settle, Some(TargetOutput::AwaitArrival)),
+            Ownership::GivenBack => (Step::GivingBack, Phase::Commit, Some(TargetOutput::RecordReturned)),
+            _ => (Step::Promised, Phase::Commit, None),
+        };
         Self {
             node,
-            step: Step::Promised,
-            phase: Phase::Commit,
+            step,
+            phase,
             last_word: None,
             pause: FIRST_PAUSE,
             deadline: None,
-            outputs: VecDeque::new(),
+            outputs: first.into_iter().collect(),
         }
     }
 
@@ -158,13 +178,13 @@ impl Target {
     /// Whether the container is kept frozen until the source's verdict is heard.
     #[must_use]
     pub fn promised(&self) -> bool {
-        self.step == Step::Promised
+        matches!(self.step, Step::Promised | Step::GivingBack)
     }
 
     /// Whether the container is here, promised or running, while pages of it may be on the source alone.
     #[must_use]
     pub fn may_follow(&self) -> bool {
-        matches!(self.step, Step::Promised | Step::Resuming | Step::Following)
+        matches!(self.step, Step::Promised | Step::Resuming | Step::Accepting | Step::Following)
     }
 
     /// When `DeadlinePassed` is due.
@@ -214,13 +234,22 @@ impl Target {
                 self.order(now, Step::Resuming, TargetOutput::Resume);
                 self.deadline = None;
             }
+            (Step::Resuming, In::Gone) => {
+                self.order(now, Step::GivingBack, TargetOutput::RecordReturned);
+                self.deadline = None;
+            }
+            (Step::GivingBack, In::ReturnRecorded) => self.discard(Some(ToSource::Aborted)),
             (Step::Resuming, In::Resumed) => {
                 self.phase = Phase::Settle;
                 self.say(ToSource::Resumed);
+                self.order(now, Step::Accepting, TargetOutput::RecordAccepted);
+                self.deadline = None;
+            }
+            (Step::Accepting, In::AcceptRecorded) => {
                 self.order(now, Step::Following, TargetOutput::AwaitArrival);
                 self.deadline = None;
             }
-            (Step::Resuming | Step::Following, In::Heard(ToTarget::Lost { why })) => {
+            (Step::Resuming | Step::Accepting | Step::Following, In::Heard(ToTarget::Lost { why })) => {
                 self.outputs.push_back(TargetOutput::Kill(why));
             }
             (Step::Following, In::Arrived) => {
@@ -229,14 +258,18 @@ impl Target {
             }
             // It is ours and cannot be given back: whatever stands in the way, it is tried until it works. Meanwhile the
             // source keeps its copy.
-            (Step::Resuming | Step::Owning, In::StepFailed(why)) => {
+            (Step::Accepting | Step::GivingBack | Step::Resuming | Step::Owning, In::StepFailed(why)) => {
                 self.say(ToSource::Delayed(why));
                 self.deadline = Some(now.after(self.pause));
                 self.pause = (self.pause * 2).min(LONGEST_PAUSE);
             }
+            (Step::Accepting, In::DeadlinePassed) => self.again(TargetOutput::RecordAccepted),
+            (Step::GivingBack, In::DeadlinePassed) => self.again(TargetOutput::RecordReturned),
             (Step::Resuming, In::DeadlinePassed) => self.again(TargetOutput::Resume),
             (Step::Owning, In::DeadlinePassed) => self.again(TargetOutput::RecordOwned),
-            (Step::Following | Step::Owning, In::Reconnected(Verdict::Commit)) => self.say(ToSource::Resumed),
+            (Step::Accepting | Step::Following | Step::Owning, In::Reconnected(Verdict::Commit)) => {
+                self.say(ToSource::Resumed)
+            }
             (Step::Owning, In::OwnedRecorded) => {
                 self.say(ToSource::Committed);
                 self.step = Step::Owned;
@@ -248,7 +281,16 @@ impl Target {
                 self.discard(Some(ToSource::Aborted));
             }
             // After the promise neither silence nor a broken link changes anything.
-            (Step::Promised | Step::Resuming | Step::Following | Step::Owning | Step::Owned, _) => {}
+            (
+                Step::Promised
+                | Step::Accepting
+                | Step::GivingBack
+                | Step::Resuming
+                | Step::Following
+                | Step::Owning
+                | Step::Owned,
+                _,
+            ) => {}
             (Step::Discarding, In::Discarded | In::StepFailed(_)) => {
                 if let Some(word) = self.last_word.take() {
                     self.say(word);
