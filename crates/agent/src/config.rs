@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use drover_api::tls::TlsFiles;
 use drover_engine::{NodeConfig, Peer, Pool};
-use drover_model::NodeName;
+use drover_model::{Bandwidth, InvalidUnit, MoveLimits, NodeName};
 use drover_registry::{Access, AccessError};
 use ipnet::IpNet;
 use serde::Deserialize;
@@ -36,9 +36,37 @@ pub struct AgentConfig {
     /// For how many days a copy is kept of the files of a container that has left, or was sent ahead; 0 for not at all.
     #[serde(default = "default_keep_copies_days")]
     pub keep_copies_days: u32,
+    /// How many moves there may be at one time, and how much they may send.
+    #[serde(default)]
+    pub migrations: MigrationsConfig,
     /// How registries are reached.
     #[serde(default)]
     pub registry: RegistryConfig,
+}
+
+/// `[migrations]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MigrationsConfig {
+    /// How many containers may be leaving at one time; the others wait for their turn.
+    pub outgoing: u32,
+    /// How many may be arriving at one time.
+    pub incoming: u32,
+    /// The most that those that leave may send together, as in `1gbit`; absent: what the network takes.
+    pub bandwidth: Option<String>,
+}
+
+impl Default for MigrationsConfig {
+    fn default() -> Self {
+        let MoveLimits { outgoing, incoming } = MoveLimits::default();
+        Self { outgoing, incoming, bandwidth: None }
+    }
+}
+
+impl MigrationsConfig {
+    fn bandwidth(&self) -> Result<Option<Bandwidth>, ConfigError> {
+        self.bandwidth.as_ref().map(|text| text.parse()).transpose().map_err(ConfigError::Bandwidth)
+    }
 }
 
 /// `[registry]`.
@@ -103,6 +131,12 @@ pub enum ConfigError {
     /// Two peers of one name, or the node itself among them.
     #[error("{0} is the name of more than one node")]
     Twice(NodeName),
+    /// No move at all.
+    #[error("in [migrations], {0} is 0, and nothing could ever move")]
+    NoMoves(&'static str),
+    /// No bandwidth.
+    #[error("in [migrations], the bandwidth makes no sense")]
+    Bandwidth(#[source] InvalidUnit),
     /// A directory that depends on where the agent was started.
     #[error("{0} is not an absolute path")]
     Relative(PathBuf),
@@ -124,6 +158,12 @@ impl AgentConfig {
         if let Some(path) = [&self.state, &self.run].into_iter().find(|path| !path.is_absolute()) {
             return Err(ConfigError::Relative(path.clone()));
         }
+        for (key, limit) in [("outgoing", self.migrations.outgoing), ("incoming", self.migrations.incoming)] {
+            if limit == 0 {
+                return Err(ConfigError::NoMoves(key));
+            }
+        }
+        self.migrations.bandwidth()?;
         let mut names = vec![&self.name];
         for PeerConfig { name, .. } in &self.peer {
             if names.contains(&name) {
@@ -157,8 +197,11 @@ impl AgentConfig {
         let registries = Access::new(&authorities, insecure, credentials)?.into();
         let pool = self.pool.map(|PoolConfig { range, prefix, gateway }| Pool { range, prefix, gateway });
         let peers = self.peer.into_iter().map(|PeerConfig { name, address }| Peer { name, address }).collect();
+        // It was looked at when the file was read.
+        let bandwidth = self.migrations.bandwidth().ok().flatten();
+        let limits = MoveLimits { outgoing: self.migrations.outgoing, incoming: self.migrations.incoming };
         let Self { name, state, run, uplink, keep_copies_days, .. } = self;
-        Ok(NodeConfig { name, state, run, uplink, pool, peers, tls, registries, keep_copies_days })
+        Ok(NodeConfig { name, state, run, uplink, pool, peers, tls, registries, keep_copies_days, limits, bandwidth })
     }
 }
 
@@ -193,6 +236,7 @@ mod tests {
         assert_eq!(config.peer.len(), 1);
         assert_eq!(config.pool.unwrap().prefix, 16);
         assert!(config.registry.credentials.is_some());
+        assert_eq!(config.migrations.bandwidth().unwrap(), Some(Bandwidth(1_000_000_000)));
     }
 
     #[test]
@@ -212,6 +256,10 @@ mod tests {
         }
         let own = EXAMPLE.replace("name = \"n2\"", "name = \"n1\"");
         assert!(matches!(read(&own), Err(ConfigError::Twice(_))));
+        let none = EXAMPLE.replace("outgoing = 4", "outgoing = 0");
+        assert!(matches!(read(&none), Err(ConfigError::NoMoves("outgoing"))));
+        let slow = EXAMPLE.replace("bandwidth = \"1gbit\"", "bandwidth = \"1 gbit/s\"");
+        assert!(matches!(read(&slow), Err(ConfigError::Bandwidth(_))));
         let relative = EXAMPLE.replace("\"/run/drover\"", "\"run\"");
         assert!(matches!(read(&relative), Err(ConfigError::Relative(_))));
     }

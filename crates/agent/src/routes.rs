@@ -3,6 +3,7 @@
 mod body;
 mod container;
 mod copies;
+mod drain;
 mod image;
 mod migration;
 mod overlay;
@@ -37,6 +38,7 @@ pub fn router(node: Arc<Node>) -> Router {
         .route(routes::STOP, post(container::stop))
         .route(routes::KILL, post(container::kill))
         .route(routes::STATS, get(container::stats))
+        .route(routes::ALL_STATS, get(container::all_stats))
         .route(routes::WAIT, post(container::wait))
         .route(routes::LOGS, get(session::logs))
         .route(routes::ATTACH, post(session::attach))
@@ -50,6 +52,8 @@ pub fn router(node: Arc<Node>) -> Router {
         .route(routes::OVERLAY, get(overlay::make).post(overlay::synthesize))
         .route(routes::MIGRATIONS, get(migration::list).post(migration::begin))
         .route(routes::MIGRATION, get(migration::show).delete(migration::cancel))
+        .route(routes::DRAIN, get(drain::show).post(drain::begin).merge(delete(drain::end)))
+        .route(routes::CANCEL_DRAIN, post(drain::cancel))
         .route(routes::VOLUMES, get(volume::list).post(volume::create))
         .route(routes::VOLUME, get(volume::show).delete(volume::remove))
         .route(routes::COPIES, get(copies::list))
@@ -85,6 +89,7 @@ pub fn openapi() -> Document {
         container::stop,
         container::kill,
         container::stats,
+        container::all_stats,
         container::wait,
         session::logs,
         session::attach,
@@ -103,6 +108,10 @@ pub fn openapi() -> Document {
         migration::begin,
         migration::show,
         migration::cancel,
+        drain::begin,
+        drain::show,
+        drain::end,
+        drain::cancel,
         volume::list,
         volume::create,
         volume::show,
@@ -116,7 +125,7 @@ struct Description;
 /// What the node says about itself.
 #[utoipa::path(get, path = "/v1/node", tag = "node", responses((status = 200, body = NodeInfo)))]
 async fn node_info(State(node): State<Arc<Node>>) -> Json<NodeInfo> {
-    Json(node.info())
+    Json(node.info().await)
 }
 
 /// What the node's machine can do, probed anew.

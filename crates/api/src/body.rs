@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use drover_model::{
-    Bytes, ContainerName, Digest, Driver, ImageConfig, ImageLayer, ImageStep, Limits, LogStream, Mac, NodeName,
-    RestartPolicy, Settings, TmpfsMount, VolumeMount, VolumeName, WhenLost,
+    Bytes, ContainerId, ContainerName, ContainerStats, Digest, Driver, ImageConfig, ImageLayer, ImageStep, Limits,
+    LogStream, Mac, NodeName, Priority, RestartPolicy, Settings, TmpfsMount, VolumeMount, VolumeName, WhenLost,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -146,6 +146,34 @@ pub struct MigrateRequest {
     /// How it shall go.
     #[serde(default)]
     pub settings: Settings,
+    /// Which moves of the same source it goes before.
+    #[serde(default, skip_serializing_if = "Priority::is_normal")]
+    pub priority: Priority,
+}
+
+/// `POST /v1/drain`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct DrainRequest {
+    /// The nodes that containers may go to; empty: all that the node knows.
+    pub to: Vec<NodeName>,
+    /// How many moves at a time, if fewer than the node's limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parallel: Option<u32>,
+    /// How the moves shall go.
+    pub settings: Settings,
+    /// Which other moves of the node they go before.
+    #[serde(skip_serializing_if = "Priority::is_normal")]
+    pub priority: Priority,
+}
+
+/// One container in the answer of `GET /v1/stats`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct StatsEntry {
+    /// The container.
+    pub id: ContainerId,
+    /// What it uses.
+    pub stats: ContainerStats,
 }
 
 /// The answer of `POST /v1/containers/NAME/wait`.
@@ -164,7 +192,7 @@ pub struct RemoveQuery {
     pub force: bool,
 }
 
-/// The query of `GET /v1/migrations/ID`.
+/// The query of `GET /v1/migrations/ID` and of `GET /v1/drain`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct MigrationQuery {

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use drover_model::{
-    ContainerId, ContainerRecord, ContainerStats, CopyRecord, Digest, MigrationId, MigrationState, NodeFeatures,
-    NodeInfo, NodeName, VolumeName, VolumeRecord,
+    ContainerId, ContainerRecord, ContainerStats, CopyRecord, Digest, DrainState, MigrationId, MigrationState,
+    NodeFeatures, NodeInfo, NodeName, VolumeName, VolumeRecord,
 };
 use http::header::{CONNECTION, CONTENT_TYPE, HOST, UPGRADE};
 use http::{Method, Request, Response, StatusCode};
@@ -23,9 +23,9 @@ use tokio::sync::mpsc;
 use crate::connection::{ClientError, Outgoing, open};
 use crate::routes::{self, fill, with_query};
 use crate::{
-    ApiError, CommitRequest, CreateVolumeRequest, ExecRequest, ExitStatus, ImageDetail, ImageInfo, ImportQuery,
-    KillRequest, LogLines, LogQuery, MigrateRequest, NodeEndpoint, OverlayDownload, OverlayQuery, PruneReport,
-    PullRequest, PushReport, PushRequest, RunRequest, StopRequest, SynthesizeQuery,
+    ApiError, CommitRequest, CreateVolumeRequest, DrainRequest, ExecRequest, ExitStatus, ImageDetail, ImageInfo,
+    ImportQuery, KillRequest, LogLines, LogQuery, MigrateRequest, NodeEndpoint, OverlayDownload, OverlayQuery,
+    PruneReport, PullRequest, PushReport, PushRequest, RunRequest, StatsEntry, StopRequest, SynthesizeQuery,
 };
 
 /// How long a node may take to answer what it does at once.
@@ -111,6 +111,11 @@ impl Client {
     /// What a container uses now.
     pub async fn stats(&self, name: &str) -> Result<ContainerStats, ClientError> {
         self.ask(Method::GET, fill(routes::STATS, name), empty(), PROMPT).await
+    }
+
+    /// What all containers on the node use that run.
+    pub async fn all_stats(&self) -> Result<Vec<StatsEntry>, ClientError> {
+        self.ask(Method::GET, routes::ALL_STATS.into(), empty(), PROMPT).await
     }
 
     /// A container's output.
@@ -258,6 +263,30 @@ impl Client {
     /// Cancels a migration that has not been decided yet.
     pub async fn cancel(&self, id: &MigrationId) -> Result<(), ClientError> {
         self.order(Method::DELETE, fill(routes::MIGRATION, id.as_str()), empty(), PROMPT).await
+    }
+
+    /// Has the node take nothing new, and move what runs on it elsewhere.
+    pub async fn drain(&self, request: &DrainRequest) -> Result<DrainState, ClientError> {
+        self.ask(Method::POST, routes::DRAIN.into(), self.json(request)?, WORK).await
+    }
+
+    /// How the last drain goes; with `wait` when that changes next, or when that time is over.
+    pub async fn drain_state(&self, wait: Option<Duration>) -> Result<DrainState, ClientError> {
+        let mut path = routes::DRAIN.to_owned();
+        if let Some(wait) = wait {
+            path.push_str(&format!("?wait_ms={}", wait.as_millis()));
+        }
+        self.ask(Method::GET, path, empty(), PROMPT.saturating_add(wait.unwrap_or_default())).await
+    }
+
+    /// Begins no further move of a drain.
+    pub async fn cancel_drain(&self) -> Result<(), ClientError> {
+        self.order(Method::POST, routes::CANCEL_DRAIN.into(), empty(), PROMPT).await
+    }
+
+    /// Has the node take what comes again.
+    pub async fn undrain(&self) -> Result<(), ClientError> {
+        self.order(Method::DELETE, routes::DRAIN.into(), empty(), PROMPT).await
     }
 
     /// A request with an answer in JSON.

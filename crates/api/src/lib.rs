@@ -14,10 +14,10 @@ pub mod stream;
 pub mod tls;
 
 pub use body::{
-    ApiError, CommitRequest, CreateVolumeRequest, ExecRequest, ExitStatus, FileShare, ImageDetail, ImageInfo,
-    ImportQuery, KillRequest, LogQuery, MigrateRequest, MigrationQuery, OverlayQuery, OverlayReport, PruneQuery,
-    PruneReport, PullRequest, PushReport, PushRequest, RegistryCredentials, RemoveQuery, RunRequest, SessionInput,
-    SessionOutput, StopRequest, SynthesizeQuery,
+    ApiError, CommitRequest, CreateVolumeRequest, DrainRequest, ExecRequest, ExitStatus, FileShare, ImageDetail,
+    ImageInfo, ImportQuery, KillRequest, LogQuery, MigrateRequest, MigrationQuery, OverlayQuery, OverlayReport,
+    PruneQuery, PruneReport, PullRequest, PushReport, PushRequest, RegistryCredentials, RemoveQuery, RunRequest,
+    SessionInput, SessionOutput, StatsEntry, StopRequest, SynthesizeQuery,
 };
 pub use client::{Client, ImageChunks, SessionLink};
 pub use connection::{ClientError, keep_alive};

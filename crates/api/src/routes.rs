@@ -20,6 +20,8 @@ pub const STOP: &str = "/v1/containers/{name}/stop";
 pub const KILL: &str = "/v1/containers/{name}/kill";
 /// `GET`: what it uses.
 pub const STATS: &str = "/v1/containers/{name}/stats";
+/// `GET`: what all containers use that run.
+pub const ALL_STATS: &str = "/v1/stats";
 /// `GET`: its output, one JSON record a line.
 pub const LOGS: &str = "/v1/containers/{name}/logs";
 /// `POST`, upgraded to a framed stream: its standard input and output.
@@ -44,6 +46,10 @@ pub const PUSH: &str = "/v1/registry/push";
 pub const MIGRATIONS: &str = "/v1/migrations";
 /// `GET`: one migration, when it changes; `DELETE`: cancel it.
 pub const MIGRATION: &str = "/v1/migrations/{id}";
+/// `POST`: take nothing new, and move what runs elsewhere; `GET`: how that goes; `DELETE`: take what comes again.
+pub const DRAIN: &str = "/v1/drain";
+/// `POST`: begin no further move of a drain.
+pub const CANCEL_DRAIN: &str = "/v1/drain/cancel";
 
 /// `GET`: all volumes; `POST`: declare one.
 pub const VOLUMES: &str = "/v1/volumes";
@@ -58,7 +64,7 @@ pub const COPY: &str = "/v1/copies/{id}";
 pub const OVERLAY: &str = "/v1/overlay";
 
 /// Every pattern.
-pub const ALL: [&str; 26] = [
+pub const ALL: [&str; 29] = [
     NODE,
     FEATURES,
     OPENAPI,
@@ -68,6 +74,7 @@ pub const ALL: [&str; 26] = [
     STOP,
     KILL,
     STATS,
+    ALL_STATS,
     LOGS,
     ATTACH,
     EXEC,
@@ -81,6 +88,8 @@ pub const ALL: [&str; 26] = [
     OVERLAY,
     MIGRATIONS,
     MIGRATION,
+    DRAIN,
+    CANCEL_DRAIN,
     VOLUMES,
     VOLUME,
     COPIES,

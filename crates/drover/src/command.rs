@@ -14,6 +14,7 @@ mod list;
 mod logs;
 mod migrate;
 mod migrations;
+mod node;
 mod pong;
 mod run;
 mod settings;
@@ -92,6 +93,9 @@ pub enum Command {
     /// Try the protocol under faults, in a simulation
     #[command(subcommand)]
     Sim(sim::SimCommand),
+    /// Nodes: list them, empty one, let it take containers again
+    #[command(subcommand)]
+    Node(node::NodeCommand),
     /// A lab of many hosts on this machine
     #[command(subcommand)]
     Lab(lab::LabCommand),
@@ -166,6 +170,7 @@ pub fn execute(command: Command, printer: Printer) -> Result<ExitCode, Failure> 
         Command::Sync(args) => in_runtime(sync::execute(args, printer)).map(done),
         Command::Copies(command) => in_runtime(copies::execute(command, printer)).map(done),
         Command::Migrations(args) => in_runtime(migrations::execute(args, printer)).map(done),
+        Command::Node(command) => in_runtime(node::execute(command, printer)),
         Command::Pong(args) => in_runtime(pong::execute(args, printer)).map(done),
     }
 }

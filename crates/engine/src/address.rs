@@ -1,5 +1,6 @@
 //! The addresses of a container: those that were asked for, or one of the node's pool, if nobody has them yet.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 use drover_api::RunRequest;
@@ -90,8 +91,7 @@ impl Inner {
     /// one that is frozen does not answer, so the lowest free one is the likeliest to be in use elsewhere.
     fn free_address(&self, pool: &Pool) -> Result<IpNet, NodeError> {
         let own = self.registry.all();
-        let own = own.iter().filter_map(|container| container.spec().interface);
-        let mut known: Vec<IpAddr> = own.flat_map(|interface| interface.addresses).map(|net| net.addr()).collect();
+        let mut known: HashSet<IpAddr> = own.iter().flat_map(|own| own.addresses()).map(IpNet::addr).collect();
         known.extend(self.config.peers.iter().map(|peer| peer.address.ip()));
         known.extend(pool.gateway);
         let hosts: Vec<IpAddr> = pool.range.hosts().take(LOOKED_AT).collect();

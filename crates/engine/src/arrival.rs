@@ -61,6 +61,10 @@ pub(crate) struct Arrival {
 impl Arrival {
     /// Checks the offer and makes the container's place; the network gate stays closed.
     pub fn prepare(inner: &Arc<Inner>, offer: &Offer) -> Result<(Self, Vec<WantedLayer>), Explained> {
+        // It may have been drained since it granted a place, or the source does not ask for one.
+        if let Some(why) = inner.drain.refusal(&inner.config.name) {
+            return Err(why);
+        }
         check_criu(&offer.criu)?;
         let fetch = crossing::begin(inner, offer)?;
         check_machine(inner, offer, fetch.as_ref().map_or(0, |fetch| crossing::room(fetch, &offer.image)))?;

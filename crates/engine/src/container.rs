@@ -8,9 +8,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use drover_container::Layout;
 use drover_container::criu::Sleepers;
 use drover_container::shim::{Exit, Shim};
-use drover_model::{ContainerId, ContainerRecord, ContainerSpec, ContainerState, Follows, NodeName, VolumeName};
+use drover_model::{
+    Bytes, ContainerId, ContainerName, ContainerRecord, ContainerSpec, ContainerState, ContainerStats, Follows,
+    NodeName, VolumeName,
+};
 use drover_network::Wire;
 use drover_sys::cgroup::{Cgroup, CgroupError, Hierarchies};
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
@@ -38,6 +42,9 @@ pub(crate) struct Container {
     pub layout: Layout,
     pub cgroup: Cgroup,
     pub volumes: Arc<Volumes>,
+    /// Of its specification, what others are compared with: it never changes, and is read without waiting for a disk.
+    name: ContainerName,
+    addresses: Vec<IpNet>,
     stored: Mutex<Stored>,
     wire: Mutex<Option<Arc<Wire>>>,
     pid: Mutex<Option<u32>>,
@@ -79,6 +86,8 @@ impl Container {
             id,
             layout,
             volumes,
+            name: stored.spec.name.clone(),
+            addresses: stored.spec.interface.as_ref().map(|own| own.addresses.clone()).unwrap_or_default(),
             stored: Mutex::new(stored),
             wire: Mutex::default(),
             pid: Mutex::default(),
@@ -97,6 +106,27 @@ impl Container {
 
     pub fn spec(&self) -> ContainerSpec {
         lock(&self.stored).spec.clone()
+    }
+
+    pub fn name(&self) -> ContainerName {
+        self.name.clone()
+    }
+
+    /// Its addresses, if it has a network.
+    pub fn addresses(&self) -> &[IpNet] {
+        &self.addresses
+    }
+
+    /// Whether it has processes, frozen or not.
+    pub fn runs(&self) -> bool {
+        matches!(self.state(), ContainerState::Running | ContainerState::Frozen)
+    }
+
+    /// What it uses.
+    pub fn stats(&self) -> Result<ContainerStats, CgroupError> {
+        let (usage, limit) = (self.cgroup.stats()?, self.cgroup.memory_limit()?);
+        let memory_limit = limit.map(Bytes);
+        Ok(ContainerStats { cpu_ns: usage.cpu_ns, memory: Bytes(usage.memory), memory_limit, pids: usage.pids })
     }
 
     pub fn state(&self) -> ContainerState {
@@ -213,25 +243,19 @@ impl Registry {
     /// Adds a container if nothing stands against it.
     pub fn insert(&self, container: &Arc<Container>) -> Result<(), NodeError> {
         let mut containers = lock(&self.containers);
-        let spec = container.spec();
+        let name = &container.name;
         if containers.contains_key(&container.id) {
-            let reason = format!("cannot make container {}: its id is known here already", spec.name);
+            let reason = format!("cannot make container {name}: its id is known here already");
             return Err(NodeError::conflict(reason, ""));
         }
-        for other in containers.values().map(|other| other.spec()) {
-            if other.name == spec.name {
-                let reason = format!("cannot make container {}: the name is taken on this node", spec.name);
+        for other in containers.values() {
+            if other.name == *name {
+                let reason = format!("cannot make container {name}: the name is taken on this node");
                 return Err(NodeError::conflict(reason, "choose another name, or remove that container"));
             }
-            let addresses = |spec: &ContainerSpec| {
-                let of = |interface: &drover_model::Interface| interface.addresses.clone();
-                spec.interface.as_ref().map(of).unwrap_or_default()
-            };
-            if let Some(taken) = addresses(&spec)
-                .into_iter()
-                .find(|mine| addresses(&other).iter().any(|theirs| theirs.addr() == mine.addr()))
-            {
-                let reason = format!("cannot make container {}: {} has {}", spec.name, other.name, taken.addr());
+            let has = |mine: &&IpNet| other.addresses.iter().any(|theirs| theirs.addr() == mine.addr());
+            if let Some(taken) = container.addresses.iter().find(has) {
+                let reason = format!("cannot make container {name}: {} has {}", other.name, taken.addr());
                 return Err(NodeError::conflict(reason, "choose another address with --ip"));
             }
         }
@@ -250,8 +274,9 @@ impl Registry {
     /// By name, id, or the beginning of an id that is no other's.
     pub fn find(&self, wanted: &str) -> Result<Arc<Container>, NodeError> {
         let containers = lock(&self.containers);
-        let named = containers.values().find(|container| container.spec().name.as_str() == wanted);
-        if let Some(found) = named.or_else(|| containers.values().find(|container| container.id.as_str() == wanted)) {
+        let named = containers.values().find(|container| container.name.as_str() == wanted);
+        let by_id = || wanted.parse().ok().and_then(|id: ContainerId| containers.get(&id));
+        if let Some(found) = named.or_else(by_id) {
             return Ok(Arc::clone(found));
         }
         let mut begun = containers.values().filter(|container| container.id.as_str().starts_with(wanted));

@@ -25,6 +25,7 @@ use crate::exec::alone;
 use crate::journal::{Decided, Entry, Mark};
 use crate::link::{self, Link, Traffic};
 use crate::node::{Inner, Peer, blocking, now};
+use crate::sharing::Flow;
 
 /// How often the machine hears of progress and watchers of bytes.
 pub(crate) const TICK: Duration = Duration::from_millis(200);
@@ -43,6 +44,12 @@ pub(crate) struct Lead {
     pub id: MigrationId,
     pub state: watch::Sender<MigrationState>,
     pub cancel: mpsc::Receiver<()>,
+    /// What has crossed.
+    pub traffic: Arc<Traffic>,
+    /// Its part of what the node sends.
+    pub flow: Arc<Flow>,
+    /// The link on which the target has granted a place, or why there is none.
+    pub reserved: Option<Result<Link, Explained>>,
     /// The marks on shared volumes, until the target has seen them.
     pub tokens: Vec<Token>,
 }
@@ -63,7 +70,7 @@ impl Lead {
     /// Leads until the machine is done. The container is free for others as soon as it is certain to stay.
     pub async fn run(mut self, mut machine: Source, operation: OwnedMutexGuard<()>) {
         let mut operation = Some(operation);
-        let traffic = Arc::new(Traffic::default());
+        let traffic = Arc::clone(&self.traffic);
         let settings = *machine.settings();
         let Settings { bandwidth, .. } = settings;
         let departure = Departure::new(Arc::clone(&self.inner), Arc::clone(&self.container), settings);
@@ -139,7 +146,8 @@ impl Lead {
             }
             if !busy && let Some(step) = waiting.pop_front() {
                 busy = true;
-                let linked = (linked.clone(), bandwidth);
+                let reserved = if step == SourceOutput::Connect { self.reserved.take() } else { None };
+                let linked = (linked.clone(), bandwidth, reserved);
                 self.begin(step, &departure, link.as_ref(), &traffic, &last, done.clone(), linked);
             }
             if machine.phase() != Phase::Prepare {
@@ -189,17 +197,24 @@ impl Lead {
         traffic: &Arc<Traffic>,
         last: &Arc<Mutex<Crossed>>,
         done: mpsc::Sender<StepResult>,
-        (linked, bandwidth): (mpsc::Sender<Link>, Option<Bandwidth>),
+        (linked, bandwidth, reserved): (mpsc::Sender<Link>, Option<Bandwidth>, Option<Result<Link, Explained>>),
     ) {
         let connect = |pause: Duration| {
             let (inner, peer, traffic) = (Arc::clone(&self.inner), self.peer.clone(), Arc::clone(traffic));
-            let done = done.clone();
+            let (done, flow) = (done.clone(), Arc::clone(&self.flow));
             tokio::spawn(async move {
                 tokio::time::sleep(pause).await;
-                let result = match inner.connect(&peer).await {
-                    Ok(connection) => {
+                let link = match reserved {
+                    Some(reserved) => reserved,
+                    None => {
+                        let connected = inner.connect(&peer).await;
+                        connected.map(|connection| Link::shared(connection, traffic, bandwidth, Some(flow)))
+                    }
+                };
+                let result = match link {
+                    Ok(link) => {
                         // The loop takes it out before it hears that it is there.
-                        let _ = linked.send(Link::capped(connection, traffic, bandwidth)).await;
+                        let _ = linked.send(link).await;
                         SourceInput::Connected
                     }
                     Err(why) => SourceInput::LinkLost(why),
@@ -371,6 +386,7 @@ impl Lead {
     }
 
     fn show(&self, machine: &Source, traffic: &Traffic) {
+        self.flow.follow(machine.phase());
         let (phase, in_doubt, bytes) = (machine.phase(), machine.in_doubt(), Bytes(traffic.total()));
         let delayed = machine.delayed().map(|why| why.reason.clone());
         self.state.send_if_modified(|state| {

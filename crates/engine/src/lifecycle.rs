@@ -46,6 +46,10 @@ impl Inner {
 
     /// Makes a container and starts it; one that does not start leaves nothing behind.
     pub(crate) async fn run(self: &Arc<Self>, request: RunRequest) -> Result<Arc<Container>, NodeError> {
+        if let Some(Explained { reason, hint }) = self.drain.refusal(&self.config.name) {
+            let reason = format!("cannot make container {}: {reason}", request.name);
+            return Err(NodeError::conflict(reason, &hint.unwrap_or_default()));
+        }
         let inner = Arc::clone(self);
         let (container, made) = blocking(move || inner.create(request)).await?;
         let _operation = self.hold(&container).await?;

@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 
 use crate::container::lock;
 use crate::outgoing::{Frame, Outgoing, Pace};
+use crate::sharing::Flow;
 
 /// How many frames may wait to be sent, or to be taken in by the consumer of one stream: at most 1 MiB each.
 const WAITING: usize = 8;
@@ -102,6 +103,16 @@ impl Link {
         traffic: Arc<Traffic>,
         bandwidth: Option<Bandwidth>,
     ) -> Self {
+        Self::shared(connection, traffic, bandwidth, None)
+    }
+
+    /// The same beside other links, of which it has this part.
+    pub fn shared(
+        connection: impl AsyncRead + AsyncWrite + Send + 'static,
+        traffic: Arc<Traffic>,
+        bandwidth: Option<Bandwidth>,
+        flow: Option<Arc<Flow>>,
+    ) -> Self {
         let (reading, writing) = tokio::io::split(connection);
         let (outgoing, frames) = mpsc::channel(WAITING);
         let (control, orders) = mpsc::channel(1);
@@ -114,7 +125,7 @@ impl Link {
             streams.insert(stream, outlet);
         }
         let pace = Arc::new(Pace::default());
-        let sending = Outgoing::new(writing, bandwidth, Arc::clone(&traffic), Arc::clone(&pace));
+        let sending = Outgoing::new(writing, bandwidth, flow, Arc::clone(&traffic), Arc::clone(&pace));
         let send = tokio::spawn(sending.run(orders, frames));
         let inlets: Inlets = Arc::new(Mutex::new(inlets));
         let receive = tokio::spawn(receive(reading, heard, Arc::clone(&inlets), Arc::clone(&traffic)));

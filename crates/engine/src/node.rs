@@ -7,12 +7,12 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use drover_api::{ExecRequest, LogQuery, LogRecord, MigrateRequest, RunRequest};
-use drover_container::{Layout, Runc, criu};
+use drover_container::{Layout, Runc};
 use drover_disk::{ImageStore, Token};
 use drover_memory::Backend;
 use drover_model::{
-    Bytes, ContainerId, ContainerRecord, ContainerState, ContainerStats, MigrationId, MigrationState, NodeFeatures,
-    NodeInfo, NodeName, PageCount, Phase, Round,
+    Bandwidth, ContainerId, ContainerRecord, ContainerStats, MigrationId, MigrationState, MoveLimits, NodeFeatures,
+    NodeInfo, NodeName, PageCount, Phase, Priority, Round,
 };
 use drover_protocol::{FixedPart, Source};
 use drover_registry::Access;
@@ -23,6 +23,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::container::{Container, Registry, Stored, lock};
 use crate::copies::Copies;
+use crate::drain::Drain;
 use crate::error::NodeError;
 use crate::features::features;
 use crate::journal::{Journal, JournalFile};
@@ -30,6 +31,8 @@ use crate::lead::Lead;
 use crate::lifecycle::own_program;
 use crate::receive::{self, Resumed};
 use crate::session::Session;
+use crate::sharing::Sharing;
+use crate::turns::{Places, Turns};
 use crate::volumes::Volumes;
 
 /// How a node is set up; the agent reads it from its configuration file.
@@ -53,6 +56,10 @@ pub struct NodeConfig {
     pub registries: Arc<Access>,
     /// For how many days copies of files of containers that are elsewhere are kept; 0 for not at all.
     pub keep_copies_days: u32,
+    /// How many moves may be under way at one time.
+    pub limits: MoveLimits,
+    /// The most that all moves away may send together.
+    pub bandwidth: Option<Bandwidth>,
 }
 
 /// Addresses to give out.
@@ -85,6 +92,8 @@ pub(crate) struct Config {
     pub pool: Option<Pool>,
     pub peers: Vec<Peer>,
     pub tls: Arc<rustls::ClientConfig>,
+    /// How many moves may be under way at one time.
+    pub limits: MoveLimits,
     /// The program that shims are started from.
     pub program: PathBuf,
     /// The directory beneath which control groups lie, in every hierarchy.
@@ -96,6 +105,7 @@ type Arrivals = HashMap<MigrationId, (NodeName, mpsc::Sender<Resumed>)>;
 /// A migration that left this node, or is leaving.
 #[derive(Debug)]
 struct Leaving {
+    container: ContainerId,
     state: watch::Receiver<MigrationState>,
     cancel: mpsc::Sender<()>,
 }
@@ -116,6 +126,13 @@ pub(crate) struct Inner {
     pub hierarchies: Hierarchies,
     /// How writes are followed on this machine, if they can be.
     pub backend: Option<Backend>,
+    /// The moves that wait here, or are under way.
+    pub turns: Arc<Turns>,
+    /// The places of those that come.
+    pub places: Arc<Places>,
+    /// What those that leave share.
+    pub sharing: Arc<Sharing>,
+    pub drain: Drain,
     journal: Mutex<Journal>,
     arrivals: Mutex<Arrivals>,
     migrations: Mutex<Vec<Leaving>>,
@@ -187,7 +204,7 @@ impl Inner {
             .map_err(|error| NodeError::failed("cannot find the node's control groups", &error))
     }
 
-    /// Leads a migration, on a task of its own.
+    /// Leads a migration that the journal knows, on a task of its own.
     pub fn lead(
         self: &Arc<Self>,
         container: Arc<Container>,
@@ -196,37 +213,66 @@ impl Inner {
         machine: Source,
         operation: tokio::sync::OwnedMutexGuard<()>,
         tokens: Vec<Token>,
-    ) -> MigrationState {
-        let state = MigrationState {
-            id: id.clone(),
-            container: container.spec().name,
-            from: self.config.name.clone(),
-            to: peer.name.clone(),
-            phase: Phase::Prepare,
-            began_at,
-            in_doubt: false,
-            delayed: None,
-            bytes_sent: Bytes(0),
-            report: None,
-        };
-        let (sender, receiver) = watch::channel(state.clone());
-        let (cancel, cancelled) = mpsc::channel(1);
-        {
-            let mut migrations = lock(&self.migrations);
-            let ended = migrations.iter().filter(|leaving| leaving.state.borrow().report.is_some()).count();
-            let mut too_many = ended.saturating_sub(REMEMBERED);
-            migrations.retain(|leaving| {
-                let forget = too_many > 0 && leaving.state.borrow().report.is_some();
-                too_many -= usize::from(forget);
-                !forget
-            });
-            migrations.push(Leaving { state: receiver, cancel });
-        }
-        let lead = Lead { inner: Arc::clone(self), container, peer, id, state: sender, cancel: cancelled, tokens };
+    ) {
+        let state = self.new_state(&container, &peer, id.clone(), began_at, Priority::Normal);
+        let (state, cancel) = self.remember(container.id.clone(), state);
+        let (inner, traffic, flow) = (Arc::clone(self), Arc::default(), self.sharing.join(Priority::Normal));
+        let lead = Lead { inner, container, peer, id, state, cancel, traffic, flow, reserved: None, tokens };
         tokio::spawn(async move {
             lead.run(machine, operation).await;
         });
-        state
+    }
+
+    /// Lists a migration: where its state is to be shown, and where it hears that somebody cancels it.
+    pub fn remember(
+        &self,
+        container: ContainerId,
+        state: MigrationState,
+    ) -> (watch::Sender<MigrationState>, mpsc::Receiver<()>) {
+        let (sender, receiver) = watch::channel(state);
+        let (cancel, cancelled) = mpsc::channel(1);
+        let mut migrations = lock(&self.migrations);
+        let ended = migrations.iter().filter(|leaving| leaving.state.borrow().report.is_some()).count();
+        let mut too_many = ended.saturating_sub(REMEMBERED);
+        migrations.retain(|leaving| {
+            let forget = too_many > 0 && leaving.state.borrow().report.is_some();
+            too_many -= usize::from(forget);
+            !forget
+        });
+        migrations.push(Leaving { container, state: receiver, cancel });
+        (sender, cancelled)
+    }
+
+    /// The move of a container that waits for its turn or is under way.
+    pub fn move_of(&self, container: &ContainerId) -> Option<MigrationState> {
+        let migrations = lock(&self.migrations);
+        let own = migrations.iter().filter(|leaving| leaving.container == *container);
+        own.map(|leaving| leaving.state.borrow().clone()).find(|state| state.report.is_none())
+    }
+
+    /// Follows one migration.
+    pub fn migration(&self, id: &MigrationId) -> Result<watch::Receiver<MigrationState>, NodeError> {
+        let migrations = lock(&self.migrations);
+        let found = migrations.iter().find(|leaving| &leaving.state.borrow().id == id);
+        found.map(|leaving| leaving.state.clone()).ok_or_else(|| unknown_migration(id))
+    }
+
+    /// Asks a migration to give up.
+    pub async fn cancel(&self, id: &MigrationId) -> Result<(), NodeError> {
+        let (cancel, state) = {
+            let migrations = lock(&self.migrations);
+            let found = migrations.iter().find(|leaving| &leaving.state.borrow().id == id);
+            let leaving = found.ok_or_else(|| unknown_migration(id))?;
+            (leaving.cancel.clone(), leaving.state.borrow().clone())
+        };
+        if state.report.is_none() && is_decided(&state) {
+            let reason = format!("cannot cancel migration {id}: it is decided, and {} has the container", state.to);
+            return Err(NodeError::conflict(reason, "wait for its end, and move the container back"));
+        }
+        cancel
+            .send(())
+            .await
+            .map_err(|_| NodeError::conflict(format!("cannot cancel migration {id}: it has ended"), ""))
     }
 }
 
@@ -251,7 +297,8 @@ impl Node {
 
     fn open_blocking(config: NodeConfig) -> Result<Arc<Inner>, NodeError> {
         let failed = |error: &(dyn std::error::Error + 'static)| NodeError::failed("cannot open the node", error);
-        let NodeConfig { name, state, run, uplink, pool, peers, tls, registries, keep_copies_days } = config;
+        let NodeConfig { name, state, run, uplink, pool, peers, tls, registries, keep_copies_days, limits, bandwidth } =
+            config;
         for directory in [state.join("containers"), run.join("containers")] {
             std::fs::create_dir_all(directory).map_err(|error| failed(&error))?;
         }
@@ -277,25 +324,21 @@ impl Node {
             closing: watch::Sender::new(()),
             hierarchies,
             backend,
+            turns: Turns::new(limits.outgoing),
+            places: Places::new(limits),
+            sharing: Sharing::new(bandwidth),
+            drain: Drain::open(&state).map_err(|error| failed(&error))?,
             arrivals: Mutex::default(),
             migrations: Mutex::default(),
             fixed_parts: Mutex::default(),
-            config: Config { name, state, run, uplink, pool, peers, tls, program, cgroup_base },
+            config: Config { name, state, run, uplink, pool, peers, tls, limits, program, cgroup_base },
         }))
     }
 
     /// What the node says about itself.
-    #[must_use]
-    pub fn info(&self) -> NodeInfo {
-        let criu = criu::version().ok().map(|(major, minor, sublevel)| format!("{major}.{minor}.{sublevel}"));
-        let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
-        NodeInfo {
-            name: self.inner.config.name.clone(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            kernel,
-            criu,
-            architecture: std::env::consts::ARCH.to_owned(),
-        }
+    pub async fn info(&self) -> NodeInfo {
+        let inner = Arc::clone(&self.inner);
+        blocking(move || inner.info()).await
     }
 
     /// What its machine can do, probed anew.
@@ -372,20 +415,20 @@ impl Node {
     /// When it does not run.
     pub async fn stats(&self, name: &str) -> Result<ContainerStats, NodeError> {
         let container = self.inner.registry.find(name)?;
-        if !matches!(container.state(), ContainerState::Running | ContainerState::Frozen) {
+        if !container.runs() {
             let reason = format!("cannot measure container {name}: it is {}", container.state());
             return Err(NodeError::conflict(reason, ""));
         }
         let attempt = format!("cannot measure container {name}");
+        blocking(move || container.stats().map_err(|error| NodeError::failed(&attempt, &error))).await
+    }
+
+    /// What all containers use that run. One that ends meanwhile is left out.
+    pub async fn all_stats(&self) -> Vec<(ContainerId, ContainerStats)> {
+        let running: Vec<_> = self.inner.registry.all().into_iter().filter(|container| container.runs()).collect();
         blocking(move || {
-            let usage = container.cgroup.stats().map_err(|error| NodeError::failed(&attempt, &error))?;
-            let limit = container.cgroup.memory_limit().map_err(|error| NodeError::failed(&attempt, &error))?;
-            Ok(ContainerStats {
-                cpu_ns: usage.cpu_ns,
-                memory: Bytes(usage.memory),
-                memory_limit: limit.map(Bytes),
-                pids: usage.pids,
-            })
+            let stats = running.iter().map(|container| Some((container.id.clone(), container.stats().ok()?)));
+            stats.flatten().collect()
         })
         .await
     }
@@ -442,9 +485,7 @@ impl Node {
     /// # Errors
     /// When it is not known.
     pub fn migration(&self, id: &MigrationId) -> Result<watch::Receiver<MigrationState>, NodeError> {
-        let migrations = lock(&self.inner.migrations);
-        let found = migrations.iter().find(|leaving| &leaving.state.borrow().id == id);
-        found.map(|leaving| leaving.state.clone()).ok_or_else(|| unknown_migration(id))
+        self.inner.migration(id)
     }
 
     /// Asks a migration to give up. It does unless the decision has been made.
@@ -452,20 +493,7 @@ impl Node {
     /// # Errors
     /// When it is not known, or has ended.
     pub async fn cancel(&self, id: &MigrationId) -> Result<(), NodeError> {
-        let (cancel, state) = {
-            let migrations = lock(&self.inner.migrations);
-            let found = migrations.iter().find(|leaving| &leaving.state.borrow().id == id);
-            let leaving = found.ok_or_else(|| unknown_migration(id))?;
-            (leaving.cancel.clone(), leaving.state.borrow().clone())
-        };
-        if state.report.is_none() && is_decided(&state) {
-            let reason = format!("cannot cancel migration {id}: it is decided, and {} has the container", state.to);
-            return Err(NodeError::conflict(reason, "wait for its end, and move the container back"));
-        }
-        cancel
-            .send(())
-            .await
-            .map_err(|_| NodeError::conflict(format!("cannot cancel migration {id}: it has ended"), ""))
+        self.inner.cancel(id).await
     }
 
     /// Serves a peer that opened a migration link; returns when the link is done.
@@ -482,6 +510,8 @@ impl Node {
         const PATIENCE: Duration = Duration::from_secs(10);
         /// How long those who are attached have to hear of the end.
         const FAREWELL: Duration = Duration::from_secs(2);
+        // What waits is forgotten: nothing was done of it, and nothing promised.
+        self.inner.turns.close();
         let leaving: Vec<_> = {
             let migrations = lock(&self.inner.migrations);
             let under_way = migrations.iter().filter(|leaving| leaving.state.borrow().report.is_none());

@@ -1,73 +1,25 @@
 //! Beginning a migration: what is looked at on the source, and what is offered to the target.
 
 use std::path::Path;
-use std::sync::Arc;
 
-use drover_api::MigrateRequest;
 use drover_container::criu;
 use drover_disk::Token;
-use drover_model::{ContainerState, Explained, MigrationState, NodeName, Settings};
-use drover_protocol::{Offer, Source};
+use drover_model::{Explained, MigrationId, NodeName, Settings};
+use drover_protocol::Offer;
 
-use crate::clock::moment;
 use crate::container::Container;
 use crate::crossing;
-use crate::error::{NodeError, failure};
+use crate::error::failure;
 use crate::journal::{Entry, Mark};
-use crate::node::{Inner, blocking, fresh_id, now};
-
-impl Inner {
-    pub(crate) async fn migrate(self: &Arc<Self>, request: &MigrateRequest) -> Result<MigrationState, NodeError> {
-        let inner = self;
-        let container = inner.registry.find(&request.container)?;
-        let name = container.spec().name;
-        let attempt = format!("cannot move container {name}");
-        if request.to == inner.config.name {
-            let reason = format!("{attempt} to {}: it is there already", request.to);
-            return Err(NodeError::conflict(reason, "choose another node; `drover ps` shows where containers are"));
-        }
-        let Some(peer) = inner.config.peers.iter().find(|peer| peer.name == request.to).cloned() else {
-            let known: Vec<_> = inner.config.peers.iter().map(|peer| peer.name.as_str()).collect();
-            let hint = format!("it knows: {}", known.join(", "));
-            let reason = format!("{attempt}: node {} knows no node {}", inner.config.name, request.to);
-            return Err(NodeError::not_found(reason, &hint));
-        };
-        if let Err(error) = request.settings.check() {
-            return Err(NodeError::invalid(
-                format!("{attempt}: {error}"),
-                "leave one of them out; `drover migrate --help`",
-            ));
-        }
-        let operation = inner.hold(&container).await?;
-        if container.stored().stopped && container.state() == ContainerState::Running {
-            return Err(NodeError::conflict(format!("{attempt}: it is being stopped"), "start it again first"));
-        }
-        if container.state() != ContainerState::Running {
-            let waits = "it waits for a volume: `drover volume ls` shows which one is lost";
-            let hint = if container.awaits().is_empty() { "start it first" } else { waits };
-            return Err(NodeError::conflict(format!("{attempt}: it is {}", container.state()), hint));
-        }
-        let (own, owner) = (Arc::clone(&container), Arc::clone(inner));
-        let settings = request.settings;
-        let to = peer.name.clone();
-        let offer = blocking(move || owner.offer(&own, &to, settings)).await;
-        let (offer, tokens) = offer.map_err(|why| {
-            NodeError::Failed(Explained { reason: format!("{attempt}: {}", why.reason), hint: why.hint })
-        })?;
-        let id = offer.migration.clone();
-        let machine =
-            Source::new(moment(), inner.config.name.clone(), peer.name.clone(), offer, inner.fixed_part(&container.id));
-        Ok(inner.lead(container, peer, (id, now()), machine, operation, tokens))
-    }
-}
+use crate::node::Inner;
 
 impl Inner {
     /// What is offered to the target, with the beginning in the journal, and the marks on shared volumes.
-    fn offer(
+    pub(crate) fn offer(
         &self,
         container: &Container,
         to: &NodeName,
-        settings: Settings,
+        (migration, settings): (MigrationId, Settings),
     ) -> Result<(Offer, Vec<Token>), Explained> {
         refuse_strangers(container)?;
         refuse_traced_threads(container)?;
@@ -76,7 +28,6 @@ impl Inner {
         let stored = container.stored();
         let mut files = container.volumes.files(&stored.spec);
         files.push(container.layout.upper());
-        let migration = fresh_id::<8>().parse().map_err(|error| failure("cannot name the migration", &error))?;
         let tokens = container.volumes.mark(&stored.spec, &migration)?;
         let offer = Offer {
             migration,
@@ -121,7 +72,7 @@ pub(crate) fn refuse_strangers(container: &Container) -> Result<(), Explained> {
 
 /// Refuses when a thread that is not the first of its process is traced. Of many threads that takes a while, and is left out
 /// while the container is frozen.
-fn refuse_traced_threads(container: &Container) -> Result<(), Explained> {
+pub(crate) fn refuse_traced_threads(container: &Container) -> Result<(), Explained> {
     for pid in container.cgroup.pids().unwrap_or_default() {
         for thread in std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
             let status = std::fs::read_to_string(thread.path().join("status")).unwrap_or_default();

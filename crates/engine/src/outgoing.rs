@@ -1,4 +1,5 @@
-//! The sending half of a link: messages first, then the frames of streams, within a bound if there is one.
+//! The sending half of a link: messages first, then the frames of streams, within bounds if there are any, and beside other
+//! links of the node.
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
@@ -18,6 +19,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::link::Traffic;
+use crate::sharing::Flow;
 
 /// A frame with its payload.
 pub(crate) type Frame = (FrameHeader, Bytes);
@@ -39,6 +41,12 @@ impl Pace {
 pub(crate) struct Outgoing<W> {
     link: W,
     cap: Option<Cap>,
+    /// Its part of what the node sends, if it shares that with others.
+    flow: Option<Arc<Flow>>,
+    /// Whether the frame that waits may go, as far as others are concerned.
+    granted: bool,
+    /// Whether nothing was waiting before the next frame.
+    fresh: bool,
     meter: Meter,
     traffic: Arc<Traffic>,
     pace: Arc<Pace>,
@@ -56,9 +64,16 @@ enum Next {
 }
 
 impl<W: AsyncWrite + Unpin> Outgoing<W> {
-    pub fn new(link: W, bandwidth: Option<Bandwidth>, traffic: Arc<Traffic>, pace: Arc<Pace>) -> Self {
+    pub fn new(
+        link: W,
+        bandwidth: Option<Bandwidth>,
+        flow: Option<Arc<Flow>>,
+        traffic: Arc<Traffic>,
+        pace: Arc<Pace>,
+    ) -> Self {
         let cap = bandwidth.map(|bandwidth| Cap::new(bandwidth, Moment::default()));
-        let outgoing = Self { link, cap, meter: Meter::default(), traffic, pace, begun: Instant::now() };
+        let (meter, begun) = (Meter::default(), Instant::now());
+        let outgoing = Self { link, cap, flow, granted: false, fresh: true, meter, traffic, pace, begun };
         // A bound is known before anything was sent.
         outgoing.publish();
         outgoing
@@ -73,11 +88,17 @@ impl<W: AsyncWrite + Unpin> Outgoing<W> {
         let mut rest: Option<Frame> = None;
         loop {
             let now = self.now();
-            let wait = match &mut self.cap {
-                // Only what can wait does.
-                Some(cap) if rest.is_some() => cap.wait(now),
-                _ => Duration::ZERO,
+            let flow = self.flow.clone();
+            let others = async {
+                match &flow {
+                    Some(flow) => flow.changed().await,
+                    None => std::future::pending().await,
+                }
             };
+            tokio::pin!(others);
+            // Listened to before it is asked: what changes in between must be heard. The first poll only does that.
+            let _ = poll_fn(|context| Poll::Ready(others.as_mut().poll(context))).await;
+            let wait = self.wait(now, rest.as_ref());
             if !wait.is_zero() {
                 if self.link.flush().await.is_err() {
                     return;
@@ -88,6 +109,7 @@ impl<W: AsyncWrite + Unpin> Outgoing<W> {
                 biased;
                 Some(message) = messages.recv() => Next::Message(message),
                 () = tokio::time::sleep(wait), if !wait.is_zero() => continue,
+                () = &mut others, if !wait.is_zero() => continue,
                 () = std::future::ready(()), if rest.is_some() && wait.is_zero() => Next::Rest,
                 Some(frame) = frames.recv(), if rest.is_none() => Next::Frame(frame),
                 else => Next::End,
@@ -95,10 +117,13 @@ impl<W: AsyncWrite + Unpin> Outgoing<W> {
             let sent = match next {
                 Next::Message(message) => {
                     let length = u32::try_from(message.len()).expect("encoded messages are bounded");
+                    if let Some(flow) = &self.flow {
+                        flow.spent(message.len());
+                    }
                     self.write(FrameHeader::Control(length), message).await
                 }
                 // It waits for its turn like what is left of another one.
-                Next::Frame(frame) if self.cap.is_some() => {
+                Next::Frame(frame) if self.cap.is_some() || self.flow.is_some() => {
                     rest = Some(frame);
                     continue;
                 }
@@ -111,6 +136,7 @@ impl<W: AsyncWrite + Unpin> Outgoing<W> {
             };
             // Flushed only when nothing more is waiting: the link is given full records.
             let idle = rest.is_none() && frames.is_empty() && messages.is_empty();
+            self.fresh = idle;
             if sent.is_err() || (idle && self.link.flush().await.is_err()) {
                 return;
             }
@@ -124,10 +150,38 @@ impl<W: AsyncWrite + Unpin> Outgoing<W> {
         let _ = self.link.shutdown().await;
     }
 
+    /// How long what waits must wait on: only what can wait does.
+    fn wait(&mut self, now: Moment, rest: Option<&Frame>) -> Duration {
+        let Some((header, payload)) = rest else { return Duration::ZERO };
+        let wait = self.cap.as_mut().map_or(Duration::ZERO, |cap| cap.wait(now));
+        if !wait.is_zero() || self.granted {
+            return wait;
+        }
+        let (Some(flow), FrameHeader::Data(stream, _)) = (&self.flow, header) else { return wait };
+        let wait = flow.ask(*stream, self.fresh, payload.len().min(self.longest()));
+        self.granted = wait.is_zero();
+        wait
+    }
+
+    /// The longest piece that is sent at once.
+    fn longest(&self) -> usize {
+        let bounded = self.cap.is_some() || self.flow.as_ref().is_some_and(|flow| flow.is_bounded());
+        if bounded { CAPPED_PIECE } else { usize::MAX }
+    }
+
     /// The first bytes of a frame of a stream, as a frame of their own.
-    async fn write_piece(&mut self, (header, mut payload): Frame, rest: &mut Option<Frame>) -> io::Result<()> {
+    async fn write_piece(&mut self, frame: Frame, rest: &mut Option<Frame>) -> io::Result<()> {
+        let written = self.write_first(frame, rest).await;
+        self.granted = false;
+        if let Some(flow) = &self.flow {
+            flow.sent();
+        }
+        written
+    }
+
+    async fn write_first(&mut self, (header, mut payload): Frame, rest: &mut Option<Frame>) -> io::Result<()> {
         let FrameHeader::Data(stream, length) = header else { return self.write(header, payload).await };
-        if payload.len() <= CAPPED_PIECE {
+        if payload.len() <= self.longest() {
             return self.write(header, payload).await;
         }
         let piece = payload.split_to(CAPPED_PIECE);
@@ -175,11 +229,21 @@ impl<W: AsyncWrite + Unpin> Outgoing<W> {
 
     fn publish(&self) {
         let (measured, waits) = self.meter.rate();
-        let (rate, waits) = match &self.cap {
-            Some(cap) if measured == 0 || measured >= cap.rate() => (cap.rate(), true),
+        let bounds = [self.cap.as_ref().map(Cap::rate), self.flow.as_ref().and_then(|flow| flow.rate())];
+        let (rate, waits) = match bounds.into_iter().flatten().min() {
+            Some(bound) if measured == 0 || measured >= bound => (bound, true),
             _ => (measured, waits),
         };
         self.pace.rate.store(rate, Ordering::Relaxed);
         self.pace.waits.store(waits, Ordering::Relaxed);
+    }
+}
+
+/// Nobody waits for a link that is gone, however it went.
+impl<W> Drop for Outgoing<W> {
+    fn drop(&mut self) {
+        if let Some(flow) = &self.flow {
+            flow.idle();
+        }
     }
 }

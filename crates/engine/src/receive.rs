@@ -1,11 +1,13 @@
 //! Receiving a container: the loop that does what the target's machine orders and tells it what happened.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
+use bytes::Bytes;
 use drover_model::{Explained, MigrationId, NodeName};
 use drover_protocol::{
-    Ownership, Stream, Target, TargetInput, TargetOutput, ToSource, ToTarget, Verdict, WantedLayer, answer, decode,
-    encode,
+    Answer, Ownership, Question, Stream, Target, TargetInput, TargetOutput, ToSource, ToTarget, Verdict, WantedLayer,
+    answer, decode, encode,
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
@@ -18,6 +20,10 @@ use crate::journal::{Entry, Mark};
 use crate::lead::{TICK, sleep_until};
 use crate::link::{Link, PATIENCE, Traffic};
 use crate::node::Inner;
+use crate::turns::Taken;
+
+/// How long a place is kept for a source that was granted it and says nothing.
+const HELLO: Duration = Duration::from_secs(30);
 
 /// A step, done in a thread of its own, with the arrival if there is one.
 type Work = Box<dyn FnOnce(Option<&mut Arrival>) -> TargetInput + Send>;
@@ -55,18 +61,45 @@ pub(crate) async fn serve(
 ) {
     let traffic = Arc::new(Traffic::default());
     let mut link = Link::new(connection, Arc::clone(&traffic));
-    let Some(first) = link.receive().await else { return };
+    let Some(mut first) = link.receive().await else { return };
+    let mut place = None;
+    if let Ok(question) = decode::<Question>(&first) {
+        (place, first) = match answer(&inner, &question, &mut link).await {
+            Some((place, next)) => (Some(place), next),
+            None => return link.close().await,
+        };
+    }
     match decode(&first) {
         Ok(ToTarget::Resume { migration, verdict }) => {
             resume(&inner, &peer, migration, Resumed { link, traffic, verdict }).await;
         }
         Ok(hello @ ToTarget::Hello { .. }) => {
             let machine = Target::new(moment(), inner.config.name.clone());
+            let _place = place.unwrap_or_else(|| inner.places.take());
             let session = Session::new(inner, peer, Some(link), traffic);
             session.run(machine, Some(TargetInput::Heard(hello))).await;
         }
         Ok(_) | Err(_) => tracing::warn!(%peer, "peer began a link with something else than hello"),
     }
+}
+
+/// Answers what is asked before a migration; the place and the first message of the migration that follows, if one does.
+async fn answer(inner: &Arc<Inner>, question: &Question, link: &mut Link) -> Option<(Taken, Bytes)> {
+    let (answer, place) = match (question, inner.drain.refusal(&inner.config.name)) {
+        (Question::Room, closed) => (Answer::Room(inner.room(closed)), None),
+        (Question::Reserve { .. }, Some(why)) => (Answer::Closed(why), None),
+        (Question::Reserve { migration }, None) => match inner.places.reserve() {
+            Some(place) => (Answer::Granted, Some(place)),
+            None => {
+                tracing::debug!(%migration, "no place for another container now");
+                (Answer::Busy, None)
+            }
+        },
+    };
+    link.send(encode(&answer), PATIENCE).await;
+    let next = tokio::time::timeout(HELLO, link.receive());
+    let place = place?;
+    Some((place, next.await.ok().flatten()?))
 }
 
 /// Hands the link to the migration it belongs to, or answers from the journal.

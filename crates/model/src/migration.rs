@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{Bytes, ContainerName, MigrationId, NodeName, Phase, Report};
+use crate::{Bytes, ContainerName, MigrationId, NodeName, Phase, Priority, Report};
 
 /// A migration as the source node knows it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -19,6 +19,13 @@ pub struct MigrationState {
     /// When it began: RFC 3339, UTC. An agent that was started again counts from then; empty from an older agent.
     #[serde(default)]
     pub began_at: String,
+    /// Which moves it goes before.
+    #[serde(default)]
+    pub priority: Priority,
+    /// While it waits for its turn: its place in the queue of its source, 1 for the next. Nothing was done yet, and the
+    /// container may be used.
+    #[serde(default)]
+    pub queued: Option<u32>,
     /// Where it is.
     pub phase: Phase,
     /// Set while the decision is durable on the source but the target has not confirmed it: the container must

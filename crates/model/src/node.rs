@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::NodeName;
+use crate::{Bytes, NodeName};
 
 /// What a node says about itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -18,6 +18,46 @@ pub struct NodeInfo {
     pub criu: Option<String>,
     /// The processor architecture.
     pub architecture: String,
+    /// How many containers it has.
+    #[serde(default)]
+    pub containers: u32,
+    /// How many of them run.
+    #[serde(default)]
+    pub running: u32,
+    /// The memory that programs could still get.
+    #[serde(default)]
+    pub memory_available: Bytes,
+    /// Since when it takes nothing new, if somebody drained it: RFC 3339, UTC.
+    #[serde(default)]
+    pub drained_since: Option<String>,
+    /// How many moves may be under way at one time.
+    #[serde(default)]
+    pub limits: MoveLimits,
+    /// How many moves away are under way.
+    #[serde(default)]
+    pub leaving: u32,
+    /// How many moves towards it are under way.
+    #[serde(default)]
+    pub arriving: u32,
+    /// How many moves away wait for their turn.
+    #[serde(default)]
+    pub queued: u32,
+}
+
+/// How many moves of a node may be under way at one time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct MoveLimits {
+    /// Away from it.
+    pub outgoing: u32,
+    /// Towards it.
+    pub incoming: u32,
+}
+
+impl Default for MoveLimits {
+    /// By measurement: `docs/many.md`.
+    fn default() -> Self {
+        Self { outgoing: 4, incoming: 4 }
+    }
 }
 
 /// What a node's machine can do.

@@ -18,6 +18,9 @@ mod journal;
 mod message;
 mod ownership;
 mod pace;
+mod queue;
+mod reservation;
+mod share;
 mod source;
 mod target;
 
@@ -27,6 +30,9 @@ pub use journal::{Decided, Entry, Journal, Mark, Storage};
 pub use message::{DecodeError, Offer, OfferedImage, Part, ToSource, ToTarget, Verdict, WantedLayer, decode, encode};
 pub use ownership::{Ownership, answer};
 pub use pace::{CAPPED_PIECE, Cap, Meter};
+pub use queue::{Queue, Ticket};
+pub use reservation::{Answer, NodeRoom, Question};
+pub use share::{Member, Share, Urgency};
 pub use source::{Past, Source, SourceInput, SourceOutput, SourceResult};
 pub use target::{Target, TargetInput, TargetOutput};
 

@@ -47,8 +47,7 @@ fn seeds_that_broke_a_promise_once_keep_it() {
         // The end of an older migration, written late, hid that a newer one had given the container away: two copies ran.
         34_598,
         // A copy was destroyed again, while that was still to be written, and with it the container that had come back.
-        99_096, 125_725, 190_160,
-        // What a shim had said before a loss of power was believed after it.
+        99_096, 125_725, 190_160, // What a shim had said before a loss of power was believed after it.
         103_338,
     ];
     seeds.into_iter().for_each(check);

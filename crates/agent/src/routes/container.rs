@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use drover_api::{ApiError, ExitStatus, KillRequest, RemoveQuery, RunRequest, StopRequest};
+use drover_api::{ApiError, ExitStatus, KillRequest, RemoveQuery, RunRequest, StatsEntry, StopRequest};
 use drover_engine::Node;
 use drover_model::{ContainerRecord, ContainerStats};
 use tracing::info;
@@ -102,6 +102,12 @@ pub(super) async fn stats(
     Segment(name): Segment<String>,
 ) -> Result<Json<ContainerStats>, Refusal> {
     Ok(Json(node.stats(&name).await?))
+}
+
+/// What all containers use that run.
+#[utoipa::path(get, path = "/v1/stats", tag = "containers", responses((status = 200, body = [StatsEntry])))]
+pub(super) async fn all_stats(State(node): State<Arc<Node>>) -> Json<Vec<StatsEntry>> {
+    Json(node.all_stats().await.into_iter().map(|(id, stats)| StatsEntry { id, stats }).collect())
 }
 
 /// Answer when a container's program has ended.

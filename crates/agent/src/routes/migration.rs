@@ -15,7 +15,7 @@ use super::body::{JsonBody, Parameters, Segment};
 use super::refusal::Refusal;
 
 /// The longest time that a request may wait for a change.
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
+pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 /// All migrations that this node is or was the source of.
 #[utoipa::path(get, path = "/v1/migrations", tag = "migrations", responses((status = 200, body = [MigrationState])))]
@@ -79,6 +79,8 @@ mod tests {
             container: "web".parse().unwrap(),
             from: "n1".parse().unwrap(),
             to: "n2".parse().unwrap(),
+            priority: drover_model::Priority::Normal,
+            queued: None,
             phase,
             began_at: String::new(),
             in_doubt: false,

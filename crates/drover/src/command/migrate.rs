@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use drover_api::{Client, ClientError, MigrateRequest};
-use drover_model::{MigrationId, MigrationState, NodeName, Outcome, Report, Settings};
+use drover_model::{MigrationId, MigrationState, NodeName, Outcome, Priority, Report, Settings};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::settings::SettingsArgs;
+use super::settings::{SettingsArgs, Word};
 use super::{Chosen, migrations, open};
 use crate::cluster::Located;
 use crate::failure::{Cause, Doing, Failure};
@@ -29,11 +29,14 @@ pub struct MigrateArgs {
     node: Option<NodeName>,
     #[command(flatten)]
     settings: SettingsArgs,
+    /// Which other moves of the same node it goes before
+    #[arg(long, default_value = "normal")]
+    priority: Word<Priority>,
     /// Do not wait for the end
     #[arg(long)]
     detach: bool,
     /// Cancel this migration
-    #[arg(long, value_name = "ID", conflicts_with_all = ["container", "to", "node", "detach", "SettingsArgs"])]
+    #[arg(long, value_name = "ID", conflicts_with_all = ["container", "to", "node", "detach", "priority", "SettingsArgs"])]
     cancel: Option<MigrationId>,
 }
 
@@ -58,7 +61,7 @@ pub async fn execute(args: MigrateArgs, printer: Printer) -> Result<ExitCode, Fa
     let located = chosen.locate(&cluster, "move").await?;
     // Listened to before it begins: afterwards nobody may be left in doubt about what an interrupt did.
     let mut interrupted = signal(SignalKind::interrupt()).doing(action)?;
-    let begun = begin(&located, &to, args.settings.settings()).await.doing(action)?;
+    let begun = begin(&located, &to, args.settings.settings(), args.priority.0).await.doing(action)?;
     if args.detach {
         return printer.either(&begun, || begun.id.to_string()).map(|()| ExitCode::SUCCESS);
     }
@@ -88,9 +91,14 @@ fn left_alone(id: &MigrationId) -> String {
 }
 
 /// Begins a migration.
-pub(super) async fn begin(located: &Located, to: &NodeName, settings: Settings) -> Result<MigrationState, ClientError> {
+pub(super) async fn begin(
+    located: &Located,
+    to: &NodeName,
+    settings: Settings,
+    priority: Priority,
+) -> Result<MigrationState, ClientError> {
     let container = located.record.spec.id.to_string();
-    located.client.migrate(&MigrateRequest { container, to: to.clone(), settings }).await
+    located.client.migrate(&MigrateRequest { container, to: to.clone(), settings, priority }).await
 }
 
 /// Follows a migration to its end.
@@ -192,6 +200,9 @@ impl Drop for Progress {
 
 fn progress(state: &MigrationState, elapsed: Duration) -> String {
     let MigrationState { container, from, to, phase, bytes_sent, .. } = state;
+    if let Some(place) = state.queued {
+        return format!("{container}: {from} → {to}   waits for its turn, {place} in the queue");
+    }
     let doubt = match &state.delayed {
         Some(why) => format!(", {to} has not confirmed yet: {why}"),
         None if state.in_doubt => format!(", {to} has not confirmed yet"),
@@ -232,11 +243,13 @@ pub mod tests {
 
     #[test]
     fn progress_names_the_phase_and_the_doubt() {
-        let state = MigrationState {
+        let mut state = MigrationState {
             id: "0a".parse().unwrap(),
             container: "web".parse().unwrap(),
             from: "n1".parse().unwrap(),
             to: "n2".parse().unwrap(),
+            priority: Priority::Normal,
+            queued: None,
             phase: Phase::Commit,
             began_at: String::new(),
             in_doubt: true,
@@ -246,5 +259,7 @@ pub mod tests {
         };
         let expected = "web: n1 → n2   commit, n2 has not confirmed yet   1.0 MiB   1.5 s";
         assert_eq!(progress(&state, Duration::from_millis(1500)), expected);
+        state.queued = Some(3);
+        assert_eq!(progress(&state, Duration::ZERO), "web: n1 → n2   waits for its turn, 3 in the queue");
     }
 }

@@ -74,10 +74,11 @@ fn outcome(outcome: Outcome) -> &'static str {
 }
 
 fn standing(state: &MigrationState) -> String {
-    match &state.report {
-        Some(report) => outcome(report.outcome).into(),
-        None if state.in_doubt => format!("{} (in doubt)", state.phase),
-        None => state.phase.to_string(),
+    match (&state.report, state.queued) {
+        (Some(report), _) => outcome(report.outcome).into(),
+        (None, Some(place)) => format!("queued ({place})"),
+        (None, None) if state.in_doubt => format!("{} (in doubt)", state.phase),
+        (None, None) => state.phase.to_string(),
     }
 }
 
@@ -123,6 +124,7 @@ fn details(state: &MigrationState) -> String {
         ("container", state.container.to_string()),
         ("way", format!("{} → {}", state.from, state.to)),
         ("began", state.began_at.clone()),
+        ("priority", state.priority.to_string()),
         ("state", standing(state)),
         ("sent", state.bytes_sent.to_string()),
     ];
@@ -171,6 +173,8 @@ mod tests {
             container: "web".parse().unwrap(),
             from: "n1".parse().unwrap(),
             to: "n2".parse().unwrap(),
+            priority: drover_model::Priority::Normal,
+            queued: None,
             phase: Phase::Copy,
             began_at: "2999-01-01T00:00:00Z".into(),
             in_doubt: false,
@@ -190,6 +194,8 @@ mod tests {
         let back = "0a   web         n1     n2   0 s ago   rolled back   12.0 ms    1.40 s   34.0 MiB   \
                     n2 refused: no room\n";
         assert_eq!(table(&[state(None), rolled_back]), format!("{header}{going}{back}"));
+        let waiting = MigrationState { queued: Some(2), ..state(None) };
+        assert_eq!(standing(&waiting), "queued (2)");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
-use drover_model::{NodeName, Report};
+use drover_model::{NodeName, Priority, Report};
 use rand::rngs::StdRng;
 use rand::seq::IteratorRandom;
 use rand::{Rng, SeedableRng};
@@ -73,7 +73,7 @@ pub async fn execute(args: PongArgs, printer: Printer) -> Result<(), Failure> {
         let there = there.ok_or(Cause::Invalid("--nodes names no other node")).doing(action)?;
         let source = located.clone();
         let moving = async {
-            let begun = begin(&source, &there, args.settings.settings()).await?;
+            let begun = begin(&source, &there, args.settings.settings(), Priority::Normal).await?;
             moved(follow(&source.client, begun, Progress::new(printer)).await?)
         };
         tokio::pin!(moving);

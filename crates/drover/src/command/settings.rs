@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 use clap::builder::PossibleValue;
-use drover_model::{Bandwidth, Bytes, Compression, Fallback, Mode, Settings, StopRule};
+use drover_model::{Bandwidth, Bytes, Compression, Fallback, Mode, Priority, Settings, StopRule};
 
 use crate::unit;
 
@@ -80,4 +80,4 @@ macro_rules! words {
     )*};
 }
 
-words!(Mode, Fallback, Compression);
+words!(Mode, Fallback, Compression, Priority);

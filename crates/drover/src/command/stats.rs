@@ -93,26 +93,25 @@ async fn sample(
     let answers = cluster.ask(args.node.as_ref(), move |client: Client| {
         let wanted = wanted.clone();
         async move {
-            let mut sampled = Vec::new();
-            for record in client.containers().await? {
-                let asked = wanted.is_empty() || wanted.contains(&record.spec.id);
-                if !asked || !matches!(record.state, ContainerState::Running | ContainerState::Frozen) {
-                    continue;
-                }
-                // It may have gone since.
-                if let Ok(stats) = client.stats(record.spec.id.as_str()).await {
-                    sampled.push((record, stats, Instant::now()));
-                }
-            }
-            Ok(sampled)
+            // All at once, however many there are.
+            let (records, stats) = (client.containers().await?, client.all_stats().await?);
+            let at = Instant::now();
+            let asked = |id: &ContainerId| wanted.is_empty() || wanted.contains(id);
+            let stats: BTreeMap<_, _> = stats.into_iter().map(|entry| (entry.id, entry.stats)).collect();
+            // One that has gone since has none.
+            let sampled = records.into_iter().filter(|record| asked(&record.spec.id));
+            let sampled = sampled.filter_map(|record| Some((*stats.get(&record.spec.id)?, record, at)));
+            Ok(sampled.collect::<Vec<_>>())
         }
     });
     let sampled: Vec<_> = answers.await?.into_iter().flat_map(|(_, sampled)| sampled).collect();
-    let settled = settle(sampled.iter().map(|(record, ..)| record.clone()).collect());
+    let key = |record: &ContainerRecord| (record.spec.id.clone(), record.node.clone());
+    let seen: BTreeMap<_, _> = sampled.iter().map(|(stats, record, at)| (key(record), (*stats, *at))).collect();
+    let settled = settle(sampled.into_iter().map(|(_, record, _)| record).collect());
     let mut now = Before::new();
     let usages = settled.into_iter().filter_map(|record| {
-        let (_, stats, at) = sampled.iter().find(|(other, ..)| *other == record)?;
-        Some(usage(record, *stats, *at, before, &mut now))
+        let (stats, at) = *seen.get(&key(&record))?;
+        Some(usage(record, stats, at, before, &mut now))
     });
     let usages = usages.collect();
     *before = now;

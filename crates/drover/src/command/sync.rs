@@ -1,7 +1,7 @@
 //! `drover sync`.
 
 use clap::Args;
-use drover_model::{Bandwidth, Compression, NodeName, Outcome, Report, Settings};
+use drover_model::{Bandwidth, Compression, NodeName, Outcome, Priority, Report, Settings};
 
 use super::migrate::{self, Progress};
 use super::settings::Word;
@@ -31,7 +31,7 @@ pub async fn execute(args: SyncArgs, printer: Printer) -> Result<(), Failure> {
     let cluster = open(printer, action)?;
     let located = container.locate(&cluster, "send the files of").await?;
     let settings = Settings { bandwidth, compression: compress.0, sync: true, ..Settings::default() };
-    let begun = migrate::begin(&located, &to, settings).await.doing(action)?;
+    let begun = migrate::begin(&located, &to, settings, Priority::Normal).await.doing(action)?;
     let report = migrate::follow(&located.client, begun, Progress::new(printer)).await.doing(action)?;
     let report = migrate::ended(report, Outcome::Synced).doing(action)?;
     printer.either(&report, || summary(&report))

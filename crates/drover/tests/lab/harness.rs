@@ -87,6 +87,13 @@ impl Ended {
         self.stderr
     }
 
+    /// What it printed; it must have failed.
+    #[track_caller]
+    pub fn failed(self) -> String {
+        assert_eq!(self.status, 1, "stdout: {}\nstderr: {}", self.stdout, self.stderr);
+        self.stdout
+    }
+
     /// The same, when the user can do something about it.
     #[track_caller]
     pub fn hinted_refusal(self) -> String {
@@ -283,6 +290,14 @@ impl Lab {
         self.drover(format!("lab agent {node} stop")).well();
         self.drover(format!("lab agent {node} start")).well();
         until("an answer of the agent", || (self.drover(format!("ps -a --node {node}")).status == 0).then_some(()));
+    }
+
+    /// Lets so many moves leave a node, and as many come to it, at one time.
+    #[track_caller]
+    pub fn limit(&self, node: &str, moves: u32) {
+        let migrations = format!("[migrations]\noutgoing = {moves}\nincoming = {moves}");
+        self.on(node, format!("printf '\n{migrations}\n' >>/etc/drover/agent.toml")).well();
+        self.restart_agent(node);
     }
 
     /// A container's record.

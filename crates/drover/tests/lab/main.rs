@@ -8,6 +8,7 @@ mod harness;
 mod images;
 mod leftovers;
 mod lifecycle;
+mod many;
 mod memory;
 mod moves;
 mod operator;

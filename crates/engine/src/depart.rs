@@ -1,0 +1,307 @@
+//! From a request to a migration that is led: it waits for its turn, looks again, and asks the target for a place.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use drover_api::MigrateRequest;
+use drover_model::{
+    Bytes, ContainerState, Explained, MigrationId, MigrationState, Mode, Outcome, PackedPages, Phase, Priority, Report,
+    Settings,
+};
+use drover_protocol::{Answer, Question, Source, decode, encode};
+use tokio::sync::{OwnedMutexGuard, mpsc, watch};
+
+use crate::clock::moment;
+use crate::container::Container;
+use crate::error::NodeError;
+use crate::lead::Lead;
+use crate::link::{Link, PATIENCE, Traffic};
+use crate::node::{Inner, Peer, blocking, fresh_id, now};
+use crate::offer::{refuse_strangers, refuse_traced_threads};
+use crate::sharing::Flow;
+use crate::turns::{Slot, Turn};
+
+/// What the machine says of a move that somebody cancelled, too.
+pub(crate) const CANCELLED: &str = "somebody cancelled it";
+/// How long a target may take to say whether it has a place.
+const ANSWER: Duration = Duration::from_secs(10);
+/// How long a move that the target does not confirm keeps others waiting: its agent may be down for days.
+const DOUBT: Duration = Duration::from_secs(5);
+
+/// A move that waits for its turn.
+struct Departing {
+    inner: Arc<Inner>,
+    container: Arc<Container>,
+    peer: Peer,
+    id: MigrationId,
+    settings: Settings,
+    state: watch::Sender<MigrationState>,
+    slot: Slot,
+    traffic: Arc<Traffic>,
+    flow: Arc<Flow>,
+}
+
+/// What a target says about a place.
+enum Place {
+    /// It is granted, on this link.
+    Granted(Link),
+    /// The target knows no such question, or has been asked nothing.
+    Unknown,
+    /// It has none now.
+    Busy,
+    /// It takes no container.
+    Closed(Explained),
+    /// It cannot be asked.
+    Unreached(Explained),
+}
+
+impl Inner {
+    /// Orders a move; it begins at once when it may.
+    pub(crate) async fn migrate(self: &Arc<Self>, request: &MigrateRequest) -> Result<MigrationState, NodeError> {
+        let container = self.registry.find(&request.container)?;
+        let attempt = format!("cannot move container {}", container.name());
+        let peer = self.destination(request, &attempt)?;
+        self.refuse_queued(&container, &attempt)?;
+        let operation = self.hold(&container).await?;
+        // Another move may have been ordered while this waited.
+        self.refuse_queued(&container, &attempt)?;
+        refuse_resting(&container, &attempt)?;
+        let own = Arc::clone(&container);
+        let looked = blocking(move || refuse_strangers(&own).and_then(|()| refuse_traced_threads(&own))).await;
+        looked.map_err(|why| {
+            NodeError::Failed(Explained { reason: format!("{attempt}: {}", why.reason), hint: why.hint })
+        })?;
+        let id = fresh_id::<8>().parse().map_err(|error| NodeError::failed(&attempt, &error))?;
+        Ok(self.depart(container, peer, id, request, operation))
+    }
+
+    /// Where it shall go, if the request makes sense.
+    fn destination(&self, request: &MigrateRequest, attempt: &str) -> Result<Peer, NodeError> {
+        let own = &self.config.name;
+        if request.to == *own {
+            let reason = format!("{attempt} to {}: it is there already", request.to);
+            return Err(NodeError::conflict(reason, "choose another node; `drover ps` shows where containers are"));
+        }
+        let Some(peer) = self.peer(&request.to) else {
+            let known: Vec<_> = self.config.peers.iter().map(|peer| peer.name.as_str()).collect();
+            let hint = format!("it knows: {}", known.join(", "));
+            return Err(NodeError::not_found(format!("{attempt}: node {own} knows no node {}", request.to), &hint));
+        };
+        request.settings.check().map_err(|error| {
+            NodeError::invalid(format!("{attempt}: {error}"), "leave one of them out; `drover migrate --help`")
+        })?;
+        Ok(peer)
+    }
+
+    fn refuse_queued(&self, container: &Container, attempt: &str) -> Result<(), NodeError> {
+        let queued = self.move_of(&container.id).filter(|state| state.queued.is_some());
+        let Some(queued) = queued else { return Ok(()) };
+        let reason = format!("{attempt}: a move of it to {} waits for its turn already", queued.to);
+        let hint = format!("`drover migrate --cancel {}` ends that one", queued.id);
+        Err(NodeError::conflict(reason, &hint))
+    }
+
+    fn depart(
+        self: &Arc<Self>,
+        container: Arc<Container>,
+        peer: Peer,
+        id: MigrationId,
+        request: &MigrateRequest,
+        operation: OwnedMutexGuard<()>,
+    ) -> MigrationState {
+        let state = self.new_state(&container, &peer, id.clone(), now(), request.priority);
+        let (sender, cancel) = self.remember(container.id.clone(), state);
+        let (slot, mut turn) = self.turns.enter(request.priority, peer.name.clone(), sender.clone());
+        let state = sender.borrow().clone();
+        if let Some(place) = state.queued {
+            tracing::info!(migration = %id, container = %state.container, place, "migration waits for its turn");
+        }
+        // Whoever waits holds nothing.
+        let held = turn.try_recv().is_ok().then_some(operation);
+        let flow = self.sharing.join(request.priority);
+        let (inner, settings, traffic) = (Arc::clone(self), request.settings, Arc::default());
+        let departing = Departing { inner, container, peer, id, settings, state: sender, slot, traffic, flow };
+        tokio::spawn(departing.run(turn, held, cancel));
+        state
+    }
+
+    /// A migration of which nothing was done yet.
+    pub(crate) fn new_state(
+        &self,
+        container: &Container,
+        peer: &Peer,
+        id: MigrationId,
+        began_at: String,
+        priority: Priority,
+    ) -> MigrationState {
+        MigrationState {
+            id,
+            container: container.name(),
+            from: self.config.name.clone(),
+            to: peer.name.clone(),
+            priority,
+            queued: None,
+            phase: Phase::Prepare,
+            began_at,
+            in_doubt: false,
+            delayed: None,
+            bytes_sent: Bytes(0),
+            report: None,
+        }
+    }
+}
+
+/// A container that does not run cannot be moved.
+fn refuse_resting(container: &Container, attempt: &str) -> Result<(), NodeError> {
+    if container.stored().stopped && container.state() == ContainerState::Running {
+        return Err(NodeError::conflict(format!("{attempt}: it is being stopped"), "start it again first"));
+    }
+    if container.state() != ContainerState::Running {
+        let waits = "it waits for a volume: `drover volume ls` shows which one is lost";
+        let hint = if container.awaits().is_empty() { "start it first" } else { waits };
+        return Err(NodeError::conflict(format!("{attempt}: it is {}", container.state()), hint));
+    }
+    Ok(())
+}
+
+impl Departing {
+    /// Waits, begins, and leads to the end.
+    async fn run(self, mut turn: Turn, mut held: Option<OwnedMutexGuard<()>>, mut cancel: mpsc::Receiver<()>) {
+        let (operation, reserved) = loop {
+            if held.is_none() {
+                tokio::select! {
+                    // It is never dropped without having been told but when the agent goes away.
+                    _ = &mut turn => {}
+                    Some(()) = cancel.recv() => return self.stay(cancelled()),
+                }
+            }
+            let operation = match self.take(held.take()).await {
+                Ok(operation) => operation,
+                Err(why) => return self.stay(why),
+            };
+            let place = tokio::select! {
+                place = self.reserve() => place,
+                Some(()) = cancel.recv() => return self.stay(cancelled()),
+            };
+            match place {
+                Place::Granted(link) => break (operation, Some(Ok(link))),
+                Place::Unknown => break (operation, None),
+                // The machine hears of it, and has its words for it.
+                Place::Unreached(why) => break (operation, Some(Err(why))),
+                Place::Closed(why) => return self.stay(why),
+                Place::Busy => {
+                    drop(operation);
+                    turn = self.slot.busy(self.state.clone());
+                }
+            }
+        };
+        self.slot.granted();
+        self.lead(operation, reserved, cancel).await;
+    }
+
+    /// Takes the container, if it may still be moved.
+    async fn take(&self, held: Option<OwnedMutexGuard<()>>) -> Result<OwnedMutexGuard<()>, Explained> {
+        if let Some(held) = held {
+            return Ok(held);
+        }
+        let attempt = format!("cannot move container {}", self.container.name());
+        let held = self.inner.hold(&self.container).await.map_err(|error| error.explained().clone())?;
+        refuse_resting(&self.container, &attempt).map_err(|error| error.explained().clone())?;
+        Ok(held)
+    }
+
+    /// Asks the target for a place.
+    async fn reserve(&self) -> Place {
+        // It waits for its memory first, and the target need not keep a place for that.
+        if self.container.follows().is_some() {
+            return Place::Unknown;
+        }
+        let connection = match self.inner.connect(&self.peer).await {
+            Ok(connection) => connection,
+            Err(why) => return Place::Unreached(why),
+        };
+        let (traffic, flow) = (Arc::clone(&self.traffic), Arc::clone(&self.flow));
+        let mut link = Link::shared(connection, traffic, self.settings.bandwidth, Some(flow));
+        let question = Question::Reserve { migration: self.id.clone() };
+        if !link.send(encode(&question), PATIENCE).await {
+            return Place::Unknown;
+        }
+        let answer = tokio::time::timeout(ANSWER, link.receive()).await.ok().flatten();
+        match answer.and_then(|payload| decode(&payload).ok()) {
+            Some(Answer::Granted) => Place::Granted(link),
+            Some(Answer::Busy) => Place::Busy,
+            Some(Answer::Closed(why)) => Place::Closed(why),
+            Some(Answer::Room(_)) | None => Place::Unknown,
+        }
+    }
+
+    async fn lead(
+        self,
+        operation: OwnedMutexGuard<()>,
+        reserved: Option<Result<Link, Explained>>,
+        cancel: mpsc::Receiver<()>,
+    ) {
+        self.state.send_modify(|state| state.began_at = now());
+        let (owner, own, to) = (Arc::clone(&self.inner), Arc::clone(&self.container), self.peer.name.clone());
+        let wishes = (self.id.clone(), self.settings);
+        let (offer, tokens) = match blocking(move || owner.offer(&own, &to, wishes)).await {
+            Ok(offered) => offered,
+            Err(why) => return self.stay(why),
+        };
+        let Self { inner, container, peer, id, state, slot, traffic, flow, .. } = self;
+        let fixed = inner.fixed_part(&container.id);
+        let machine = Source::new(moment(), inner.config.name.clone(), peer.name.clone(), offer, fixed);
+        tokio::spawn(give_back(slot, state.subscribe()));
+        let lead = Lead { inner, container, peer, id, state, cancel, traffic, flow, reserved, tokens };
+        lead.run(machine, operation).await;
+    }
+
+    /// It has come to nothing before anything was done.
+    fn stay(self, why: Explained) {
+        let before = self.state.borrow().clone();
+        let mode = if self.settings.mode == Mode::Auto { Mode::PreCopy } else { self.settings.mode };
+        let report = Report {
+            id: before.id,
+            container: before.container,
+            from: before.from,
+            to: before.to,
+            outcome: Outcome::RolledBack,
+            downtime_ms: Some(0.0),
+            total_ms: 0.0,
+            phases: BTreeMap::new(),
+            rounds: Vec::new(),
+            bytes_sent: Bytes(0),
+            bytes_memory: Bytes(0),
+            bytes_disk: Bytes(0),
+            bytes_image: Bytes(0),
+            packed: PackedPages::default(),
+            mode,
+            exposure_ms: None,
+            files_frozen_ms: None,
+            reason: why.reason,
+            hint: why.hint,
+        };
+        tracing::info!(
+            migration = %report.id, container = %report.container, reason = %report.reason, "migration did not begin"
+        );
+        // Its place first: whoever hears of its end may count those that wait.
+        drop(self.slot);
+        self.state.send_modify(|state| {
+            state.queued = None;
+            state.report = Some(report);
+        });
+    }
+}
+
+/// Gives a move's place to the next one when it has ended, or when nothing but the target's word is missing.
+async fn give_back(slot: Slot, mut state: watch::Receiver<MigrationState>) {
+    let _ = state.wait_for(|state| state.report.is_some() || state.in_doubt).await;
+    let ended = state.wait_for(|state| state.report.is_some());
+    let _ = tokio::time::timeout(DOUBT, ended).await;
+    drop(slot);
+}
+
+fn cancelled() -> Explained {
+    Explained { reason: CANCELLED.to_owned(), hint: None }
+}

@@ -1,0 +1,68 @@
+//! What a source asks before a move begins, as the first message of a link: whether the target has a place for it, and how
+//! much room there is.
+//!
+//! A link on which a place was granted goes on with `hello`, and the place is taken for as long as the migration is under
+//! way. A target that does not know the question ends the link: then the move begins without.
+
+use drover_model::{Bytes, Explained, MigrationId};
+use serde::{Deserialize, Serialize};
+
+/// A question.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "type")]
+pub enum Question {
+    /// Is there a place for a container?
+    Reserve {
+        /// Its migration.
+        migration: MigrationId,
+    },
+    /// How much room is there?
+    Room,
+}
+
+/// The answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "type")]
+pub enum Answer {
+    /// There is a place, and it is yours.
+    Granted,
+    /// As many containers arrive as may: ask again.
+    Busy,
+    /// No container is taken at all.
+    Closed(Explained),
+    /// There is so much room.
+    Room(NodeRoom),
+}
+
+/// How much room a node has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeRoom {
+    /// How many containers run there.
+    pub running: u32,
+    /// The memory that they could still get.
+    pub memory: Bytes,
+    /// Why it takes no container, if it takes none.
+    pub closed: Option<Explained>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{ToTarget, decode, encode};
+
+    /// A link begins with either.
+    #[test]
+    fn a_question_is_no_message_of_a_migration_and_the_other_way_round() {
+        for question in [Question::Reserve { migration: "0a".parse().unwrap() }, Question::Room] {
+            assert_eq!(decode::<Question>(&encode(&question)).unwrap(), question);
+            assert!(decode::<ToTarget>(&encode(&question)).is_err());
+        }
+        let hello = ToTarget::Hello { versions: (5, 5), node: "n1".parse().unwrap() };
+        assert!(decode::<Question>(&encode(&hello)).is_err());
+        let why = Explained { reason: "it is drained".into(), hint: None };
+        let room = NodeRoom { running: 3, memory: Bytes(1 << 30), closed: Some(why.clone()) };
+        for answer in [Answer::Granted, Answer::Busy, Answer::Closed(why), Answer::Room(room)] {
+            assert_eq!(decode::<Answer>(&encode(&answer)).unwrap(), answer);
+        }
+    }
+}
