@@ -27,6 +27,12 @@ pub fn describe() -> Machine {
     }
 }
 
+/// This machine in a few words.
+pub fn summary() -> String {
+    let Machine { processor, cores, memory_mib, kernel, system } = describe();
+    format!("on {cores} cores of {processor} with {memory_mib} MiB of memory, {system}, kernel {kernel}")
+}
+
 /// What stands behind a name in the first line that begins with it.
 fn field<'a>(text: &'a str, name: &str, separator: char) -> Option<&'a str> {
     let line = text.lines().find(|line| line.starts_with(name))?;

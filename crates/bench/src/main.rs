@@ -8,6 +8,7 @@ mod disk;
 mod hosts;
 mod lab;
 mod machine;
+mod many;
 mod measure;
 mod mover;
 mod plot;
@@ -36,6 +37,8 @@ struct Arguments {
 enum Command {
     /// Run suites, and append a row for each run
     Run(run::Options),
+    /// Drain a node with many containers at several limits, while a client talks to each of them
+    Many(many::Options),
     /// Draw pictures and fill in tables from the rows that there are
     Report(report::Options),
 }
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
     }
     let done = match &arguments.command {
         Command::Run(options) => run::run(options).map_err(|error| run::chain(&error)),
+        Command::Many(options) => many::run(options).map_err(|error| run::chain(&error)),
         Command::Report(options) => report::run(options).map_err(|error| run::chain(&error)),
     };
     match done {

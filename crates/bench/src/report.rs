@@ -88,7 +88,7 @@ fn link(document: &Path, file: &Path) -> Option<String> {
 }
 
 /// The text with something else between two markers; none when they are not there.
-fn replace(text: &str, name: &str, content: &str) -> Option<String> {
+pub fn replace(text: &str, name: &str, content: &str) -> Option<String> {
     let (begin, end) = (format!("<!-- bench:{name} -->\n"), format!("<!-- /bench:{name} -->"));
     let (before, rest) = text.split_once(&begin)?;
     let (_, after) = rest.split_once(&end)?;

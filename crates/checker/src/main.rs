@@ -3,11 +3,13 @@
 //!
 //! It shares no code with the rest of Drover, so that a mistake there cannot hide here; but for wrappers of system calls.
 
+mod beat;
 mod collect;
 mod connection;
 mod count;
 mod demo;
 mod dirty;
+mod echo;
 #[cfg(test)]
 mod fake;
 mod numbers;
@@ -45,6 +47,10 @@ enum Command {
     Count(count::Options),
     /// Receive the numbers of `count` and check them on the fly.
     Collect(collect::Options),
+    /// Answer each number with itself.
+    Echo(echo::Options),
+    /// Ask many `echo`s for numbers, and measure the longest time without an answer of each.
+    Beat(beat::Options),
     /// Check that a file of numbers has no loss and no repetition.
     VerifyNumbers(numbers::Options),
     /// Change memory in every way by chance, and look at every page.
@@ -59,6 +65,8 @@ fn main() -> ExitCode {
         Command::Redis(options) => finish(redis::run(options), json, redis::Report::passed),
         Command::Count(options) => finish(count::run(options), json, |_| true),
         Command::Collect(options) => finish(collect::run(options), json, collect::Report::passed),
+        Command::Echo(options) => finish(echo::run(options), json, |_| true),
+        Command::Beat(options) => finish(beat::run(options), json, beat::Report::passed),
         Command::VerifyNumbers(options) => finish(numbers::run(options), json, |report| report.ok),
         Command::Torture(options) => finish(torture::run(options), json, torture::Report::passed),
         Command::Demo(options) => Ok(demo::run(options, json)),
