@@ -64,7 +64,7 @@ pub(crate) async fn serve(
     let Some(mut first) = link.receive().await else { return };
     let mut place = None;
     if let Ok(question) = decode::<Question>(&first) {
-        (place, first) = match answer(&inner, &question, &mut link).await {
+        (place, first) = match consider(&inner, &question, &mut link).await {
             Some((place, next)) => (Some(place), next),
             None => return link.close().await,
         };
@@ -84,7 +84,7 @@ pub(crate) async fn serve(
 }
 
 /// Answers what is asked before a migration; the place and the first message of the migration that follows, if one does.
-async fn answer(inner: &Arc<Inner>, question: &Question, link: &mut Link) -> Option<(Taken, Bytes)> {
+async fn consider(inner: &Arc<Inner>, question: &Question, link: &mut Link) -> Option<(Taken, Bytes)> {
     let (answer, place) = match (question, inner.drain.refusal(&inner.config.name)) {
         (Question::Room, closed) => (Answer::Room(inner.room(closed)), None),
         (Question::Reserve { .. }, Some(why)) => (Answer::Closed(why), None),
