@@ -51,6 +51,7 @@ pub fn router(node: Arc<Node>) -> Router {
         .route(routes::PUSH, post(image::push))
         .route(routes::OVERLAY, get(overlay::make).post(overlay::synthesize))
         .route(routes::MIGRATIONS, get(migration::list).post(migration::begin))
+        .route(routes::RESOLVE, post(migration::resolve))
         .route(routes::MIGRATION, get(migration::show).delete(migration::cancel))
         .route(routes::DRAIN, get(drain::show).post(drain::begin).merge(delete(drain::end)))
         .route(routes::CANCEL_DRAIN, post(drain::cancel))
@@ -108,6 +109,7 @@ pub fn openapi() -> Document {
         migration::begin,
         migration::show,
         migration::cancel,
+        migration::resolve,
         drain::begin,
         drain::show,
         drain::end,

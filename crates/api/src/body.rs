@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use drover_model::{
     Bytes, ContainerId, ContainerName, ContainerStats, Digest, Driver, ImageConfig, ImageLayer, ImageStep, Limits,
-    LogStream, Mac, NodeName, Priority, RestartPolicy, Settings, TmpfsMount, VolumeMount, VolumeName, WhenLost,
+    LogStream, Mac, NodeName, Priority, RestartPolicy, Settings, Side, TmpfsMount, VolumeMount, VolumeName, WhenLost,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -20,6 +20,14 @@ pub struct ApiError {
     /// executed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_status: Option<i32>,
+}
+
+/// `POST /v1/migrations/{id}/resolve`: say whose the container of a migration in doubt is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ResolveRequest {
+    /// The node that has it from now on.
+    pub keeps: Side,
 }
 
 /// `POST /v1/containers`: make a container and start it.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use drover_model::{
     ContainerId, ContainerRecord, ContainerStats, CopyRecord, Digest, DrainState, MigrationId, MigrationState,
-    NodeFeatures, NodeInfo, NodeName, VolumeName, VolumeRecord,
+    NodeFeatures, NodeInfo, NodeName, Side, VolumeName, VolumeRecord,
 };
 use http::header::{CONNECTION, CONTENT_TYPE, HOST, UPGRADE};
 use http::{Method, Request, Response, StatusCode};
@@ -25,7 +25,8 @@ use crate::routes::{self, fill, with_query};
 use crate::{
     ApiError, CommitRequest, CreateVolumeRequest, DrainRequest, ExecRequest, ExitStatus, ImageDetail, ImageInfo,
     ImportQuery, KillRequest, LogLines, LogQuery, MigrateRequest, NodeEndpoint, OverlayDownload, OverlayQuery,
-    PruneReport, PullRequest, PushReport, PushRequest, RunRequest, StatsEntry, StopRequest, SynthesizeQuery,
+    PruneReport, PullRequest, PushReport, PushRequest, ResolveRequest, RunRequest, StatsEntry, StopRequest,
+    SynthesizeQuery,
 };
 
 /// How long a node may take to answer what it does at once.
@@ -263,6 +264,12 @@ impl Client {
     /// Cancels a migration that has not been decided yet.
     pub async fn cancel(&self, id: &MigrationId) -> Result<(), ClientError> {
         self.order(Method::DELETE, fill(routes::MIGRATION, id.as_str()), empty(), PROMPT).await
+    }
+
+    /// Says whose the container of a migration in doubt is.
+    pub async fn resolve(&self, id: &MigrationId, keeps: Side) -> Result<(), ClientError> {
+        let body = self.json(&ResolveRequest { keeps })?;
+        self.order(Method::POST, fill(routes::RESOLVE, id.as_str()), body, PROMPT).await
     }
 
     /// Has the node take nothing new, and move what runs on it elsewhere.

@@ -16,8 +16,8 @@ pub mod tls;
 pub use body::{
     ApiError, CommitRequest, CreateVolumeRequest, DrainRequest, ExecRequest, ExitStatus, FileShare, ImageDetail,
     ImageInfo, ImportQuery, KillRequest, LogQuery, MigrateRequest, MigrationQuery, OverlayQuery, OverlayReport,
-    PruneQuery, PruneReport, PullRequest, PushReport, PushRequest, RegistryCredentials, RemoveQuery, RunRequest,
-    SessionInput, SessionOutput, StatsEntry, StopRequest, SynthesizeQuery,
+    PruneQuery, PruneReport, PullRequest, PushReport, PushRequest, RegistryCredentials, RemoveQuery, ResolveRequest,
+    RunRequest, SessionInput, SessionOutput, StatsEntry, StopRequest, SynthesizeQuery,
 };
 pub use client::{Client, ImageChunks, SessionLink};
 pub use connection::{ClientError, keep_alive};

@@ -46,6 +46,8 @@ pub const PUSH: &str = "/v1/registry/push";
 pub const MIGRATIONS: &str = "/v1/migrations";
 /// `GET`: one migration, when it changes; `DELETE`: cancel it.
 pub const MIGRATION: &str = "/v1/migrations/{id}";
+/// `POST`: say whose the container of one in doubt is.
+pub const RESOLVE: &str = "/v1/migrations/{id}/resolve";
 /// `POST`: take nothing new, and move what runs elsewhere; `GET`: how that goes; `DELETE`: take what comes again.
 pub const DRAIN: &str = "/v1/drain";
 /// `POST`: begin no further move of a drain.
@@ -64,7 +66,7 @@ pub const COPY: &str = "/v1/copies/{id}";
 pub const OVERLAY: &str = "/v1/overlay";
 
 /// Every pattern.
-pub const ALL: [&str; 29] = [
+pub const ALL: [&str; 30] = [
     NODE,
     FEATURES,
     OPENAPI,
@@ -88,6 +90,7 @@ pub const ALL: [&str; 29] = [
     OVERLAY,
     MIGRATIONS,
     MIGRATION,
+    RESOLVE,
     DRAIN,
     CANCEL_DRAIN,
     VOLUMES,

@@ -16,6 +16,7 @@ mod migrate;
 mod migrations;
 mod node;
 mod pong;
+mod resolve;
 mod run;
 mod settings;
 mod shim;

@@ -78,6 +78,11 @@ pub enum Cause {
 pub struct Hinted(Explained);
 
 impl Hinted {
+    /// A reason of our own.
+    pub fn plain(reason: &str, hint: String) -> Self {
+        Self(Explained { reason: reason.to_owned(), hint: Some(hint) })
+    }
+
     pub fn new(error: &dyn Error, hint: Option<String>) -> Self {
         Self(Explained { hint, ..Explained::from_chain(error) })
     }

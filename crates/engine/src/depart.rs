@@ -17,7 +17,7 @@ use crate::container::Container;
 use crate::error::NodeError;
 use crate::lead::Lead;
 use crate::link::{Link, PATIENCE, Traffic};
-use crate::node::{Inner, Peer, blocking, fresh_id, now};
+use crate::node::{Inner, Order, Peer, blocking, fresh_id, now};
 use crate::offer::{refuse_strangers, refuse_traced_threads};
 use crate::sharing::Flow;
 use crate::turns::{Slot, Turn};
@@ -111,7 +111,7 @@ impl Inner {
         operation: OwnedMutexGuard<()>,
     ) -> MigrationState {
         let state = self.new_state(&container, &peer, id.clone(), now(), request.priority);
-        let (sender, cancel) = self.remember(container.id.clone(), state);
+        let (sender, orders) = self.remember(container.id.clone(), state);
         let (slot, mut turn) = self.turns.enter(request.priority, peer.name.clone(), sender.clone());
         let state = sender.borrow().clone();
         if let Some(place) = state.queued {
@@ -122,7 +122,7 @@ impl Inner {
         let flow = self.sharing.join(request.priority);
         let (inner, settings, traffic) = (Arc::clone(self), request.settings, Arc::default());
         let departing = Departing { inner, container, peer, id, settings, state: sender, slot, traffic, flow };
-        tokio::spawn(departing.run(turn, held, cancel));
+        tokio::spawn(departing.run(turn, held, orders));
         state
     }
 
@@ -167,13 +167,13 @@ fn refuse_resting(container: &Container, attempt: &str) -> Result<(), NodeError>
 
 impl Departing {
     /// Waits, begins, and leads to the end.
-    async fn run(self, mut turn: Turn, mut held: Option<OwnedMutexGuard<()>>, mut cancel: mpsc::Receiver<()>) {
+    async fn run(self, mut turn: Turn, mut held: Option<OwnedMutexGuard<()>>, mut orders: mpsc::Receiver<Order>) {
         let (operation, reserved) = loop {
             if held.is_none() {
                 tokio::select! {
                     // It is never dropped without having been told but when the agent goes away.
                     _ = &mut turn => {}
-                    Some(()) = cancel.recv() => return self.stay(cancelled()),
+                    Some(_) = orders.recv() => return self.stay(cancelled()),
                 }
             }
             let operation = match self.take(held.take()).await {
@@ -182,7 +182,7 @@ impl Departing {
             };
             let place = tokio::select! {
                 place = self.reserve() => place,
-                Some(()) = cancel.recv() => return self.stay(cancelled()),
+                Some(_) = orders.recv() => return self.stay(cancelled()),
             };
             match place {
                 Place::Granted(link) => break (operation, Some(Ok(link))),
@@ -197,7 +197,7 @@ impl Departing {
             }
         };
         self.slot.granted();
-        self.lead(operation, reserved, cancel).await;
+        self.lead(operation, reserved, orders).await;
     }
 
     /// Takes the container, if it may still be moved.
@@ -240,7 +240,7 @@ impl Departing {
         self,
         operation: OwnedMutexGuard<()>,
         reserved: Option<Result<Link, Explained>>,
-        cancel: mpsc::Receiver<()>,
+        orders: mpsc::Receiver<Order>,
     ) {
         self.state.send_modify(|state| state.began_at = now());
         let (owner, own, to) = (Arc::clone(&self.inner), Arc::clone(&self.container), self.peer.name.clone());
@@ -253,7 +253,7 @@ impl Departing {
         let fixed = inner.fixed_part(&container.id);
         let machine = Source::new(moment(), inner.config.name.clone(), peer.name.clone(), offer, fixed);
         tokio::spawn(give_back(slot, state.subscribe()));
-        let lead = Lead { inner, container, peer, id, state, cancel, traffic, flow, reserved, tokens };
+        let lead = Lead { inner, container, peer, id, state, orders, traffic, flow, reserved, tokens };
         lead.run(machine, operation).await;
     }
 

@@ -24,7 +24,7 @@ use crate::error::failure;
 use crate::exec::alone;
 use crate::journal::{Decided, Entry, Mark};
 use crate::link::{self, Link, Traffic};
-use crate::node::{Inner, Peer, blocking, now};
+use crate::node::{Inner, Order, Peer, blocking, now};
 use crate::sharing::Flow;
 
 /// How often the machine hears of progress and watchers of bytes.
@@ -43,7 +43,7 @@ pub(crate) struct Lead {
     pub peer: Peer,
     pub id: MigrationId,
     pub state: watch::Sender<MigrationState>,
-    pub cancel: mpsc::Receiver<()>,
+    pub orders: mpsc::Receiver<Order>,
     /// What has crossed.
     pub traffic: Arc<Traffic>,
     /// Its part of what the node sends.
@@ -172,7 +172,10 @@ impl Lead {
                     }
                 },
                 Some(why) = losses.recv() => SourceInput::Lost(why),
-                Some(()) = self.cancel.recv() => SourceInput::Cancelled,
+                Some(order) = self.orders.recv() => match order {
+                    Order::Cancel => SourceInput::Cancelled,
+                    Order::Resolve(verdict) => SourceInput::Resolved(verdict),
+                },
                 () = sleep_until(deadline) => SourceInput::DeadlinePassed,
                 _ = tick.tick() => {
                     if traffic.total() == crossed {

@@ -35,6 +35,7 @@ mod recall;
 mod receive;
 mod recovery;
 mod request;
+mod resolve;
 mod room;
 mod session;
 mod shared;

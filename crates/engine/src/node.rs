@@ -12,9 +12,9 @@ use drover_disk::{ImageStore, Token};
 use drover_memory::Backend;
 use drover_model::{
     Bandwidth, ContainerId, ContainerRecord, ContainerStats, MigrationId, MigrationState, MoveLimits, NodeFeatures,
-    NodeInfo, NodeName, PageCount, Phase, Priority, Round,
+    NodeInfo, NodeName, PageCount, Phase, Priority, Round, Side,
 };
-use drover_protocol::{FixedPart, Source};
+use drover_protocol::{FixedPart, Source, Verdict};
 use drover_registry::Access;
 use drover_sys::cgroup::Hierarchies;
 use ipnet::IpNet;
@@ -100,14 +100,32 @@ pub(crate) struct Config {
     pub cgroup_base: String,
 }
 
-type Arrivals = HashMap<MigrationId, (NodeName, mpsc::Sender<Resumed>)>;
+type Arrivals = HashMap<MigrationId, Coming>;
 
 /// A migration that left this node, or is leaving.
 #[derive(Debug)]
 struct Leaving {
     container: ContainerId,
     state: watch::Receiver<MigrationState>,
-    cancel: mpsc::Sender<()>,
+    orders: mpsc::Sender<Order>,
+}
+
+/// What somebody orders of a migration that has begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// Give up.
+    Cancel,
+    /// The container is whose the verdict says, whatever the target knows.
+    Resolve(Verdict),
+}
+
+/// A migration towards this node that is under way.
+#[derive(Debug)]
+pub(crate) struct Coming {
+    pub peer: NodeName,
+    pub resume: mpsc::Sender<Resumed>,
+    /// As this node sees it, once it has a container.
+    pub state: watch::Receiver<Option<MigrationState>>,
 }
 
 /// How many migrations that ended are remembered for `drover migrations`, and pauses of how many containers.
@@ -215,23 +233,26 @@ impl Inner {
         tokens: Vec<Token>,
     ) {
         let state = self.new_state(&container, &peer, id.clone(), began_at, Priority::Normal);
-        let (state, cancel) = self.remember(container.id.clone(), state);
+        let (state, orders) = self.remember(container.id.clone(), state);
         let (inner, traffic, flow) = (Arc::clone(self), Arc::default(), self.sharing.join(Priority::Normal));
-        let lead = Lead { inner, container, peer, id, state, cancel, traffic, flow, reserved: None, tokens };
+        let lead = Lead { inner, container, peer, id, state, orders, traffic, flow, reserved: None, tokens };
         tokio::spawn(async move {
             lead.run(machine, operation).await;
         });
     }
 
-    /// Lists a migration: where its state is to be shown, and where it hears that somebody cancels it.
+    /// Lists a migration: where its state is to be shown, and where it hears what is ordered of it.
     pub fn remember(
         &self,
         container: ContainerId,
         state: MigrationState,
-    ) -> (watch::Sender<MigrationState>, mpsc::Receiver<()>) {
+    ) -> (watch::Sender<MigrationState>, mpsc::Receiver<Order>) {
+        let id = state.id.clone();
         let (sender, receiver) = watch::channel(state);
-        let (cancel, cancelled) = mpsc::channel(1);
+        let (orders, ordered) = mpsc::channel(1);
         let mut migrations = lock(&self.migrations);
+        // One that had failed may be taken up again.
+        migrations.retain(|leaving| leaving.state.borrow().id != id);
         let ended = migrations.iter().filter(|leaving| leaving.state.borrow().report.is_some()).count();
         let mut too_many = ended.saturating_sub(REMEMBERED);
         migrations.retain(|leaving| {
@@ -239,8 +260,8 @@ impl Inner {
             too_many -= usize::from(forget);
             !forget
         });
-        migrations.push(Leaving { container, state: receiver, cancel });
-        (sender, cancelled)
+        migrations.push(Leaving { container, state: receiver, orders });
+        (sender, ordered)
     }
 
     /// The move of a container that waits for its turn or is under way.
@@ -257,20 +278,22 @@ impl Inner {
         found.map(|leaving| leaving.state.clone()).ok_or_else(|| unknown_migration(id))
     }
 
+    /// A migration away from this node: where it takes orders, and its state.
+    pub fn leaving(&self, id: &MigrationId) -> Option<(mpsc::Sender<Order>, MigrationState)> {
+        let migrations = lock(&self.migrations);
+        let found = migrations.iter().find(|leaving| &leaving.state.borrow().id == id);
+        found.map(|leaving| (leaving.orders.clone(), leaving.state.borrow().clone()))
+    }
+
     /// Asks a migration to give up.
     pub async fn cancel(&self, id: &MigrationId) -> Result<(), NodeError> {
-        let (cancel, state) = {
-            let migrations = lock(&self.migrations);
-            let found = migrations.iter().find(|leaving| &leaving.state.borrow().id == id);
-            let leaving = found.ok_or_else(|| unknown_migration(id))?;
-            (leaving.cancel.clone(), leaving.state.borrow().clone())
-        };
+        let (orders, state) = self.leaving(id).ok_or_else(|| unknown_migration(id))?;
         if state.report.is_none() && is_decided(&state) {
             let reason = format!("cannot cancel migration {id}: it is decided, and {} has the container", state.to);
             return Err(NodeError::conflict(reason, "wait for its end, and move the container back"));
         }
-        cancel
-            .send(())
+        orders
+            .send(Order::Cancel)
             .await
             .map_err(|_| NodeError::conflict(format!("cannot cancel migration {id}: it has ended"), ""))
     }
@@ -474,10 +497,21 @@ impl Node {
         to_the_end(async move { inner.migrate(&request).await }).await
     }
 
-    /// Migrations away from this node: those under way, and the last that ended.
+    /// Migrations away from this node: those under way, and the last that ended; and those towards it that are in doubt.
     #[must_use]
     pub fn migrations(&self) -> Vec<MigrationState> {
-        lock(&self.inner.migrations).iter().map(|leaving| leaving.state.borrow().clone()).collect()
+        let leaving = lock(&self.inner.migrations);
+        let leaving = leaving.iter().map(|leaving| leaving.state.borrow().clone());
+        leaving.chain(self.inner.coming_in_doubt()).collect()
+    }
+
+    /// Says whose the container of a migration in doubt is. This node does its part; the other one hears of it when the
+    /// two see each other.
+    ///
+    /// # Errors
+    /// When it is not known here, or is not in doubt.
+    pub async fn resolve(&self, id: &MigrationId, keeps: Side) -> Result<(), NodeError> {
+        self.inner.resolve(id, keeps).await
     }
 
     /// Follows one migration.
@@ -515,11 +549,11 @@ impl Node {
         let leaving: Vec<_> = {
             let migrations = lock(&self.inner.migrations);
             let under_way = migrations.iter().filter(|leaving| leaving.state.borrow().report.is_none());
-            under_way.map(|leaving| (leaving.cancel.clone(), leaving.state.clone())).collect()
+            under_way.map(|leaving| (leaving.orders.clone(), leaving.state.clone())).collect()
         };
-        for (cancel, mut state) in leaving {
+        for (orders, mut state) in leaving {
             // One that is decided goes on, and is finished by the next agent.
-            let _ = cancel.try_send(());
+            let _ = orders.try_send(Order::Cancel);
             let ended = state.wait_for(|state| state.report.is_some() || is_decided(state));
             let _ = tokio::time::timeout(PATIENCE, ended).await;
         }
@@ -534,6 +568,6 @@ fn is_decided(state: &MigrationState) -> bool {
     state.in_doubt || state.phase >= Phase::Settle
 }
 
-fn unknown_migration(id: &MigrationId) -> NodeError {
+pub(crate) fn unknown_migration(id: &MigrationId) -> NodeError {
     NodeError::not_found(format!("cannot find migration {id} on this node"), "`drover migrations` lists them")
 }

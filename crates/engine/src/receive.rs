@@ -4,13 +4,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use drover_model::{Explained, MigrationId, NodeName};
+use drover_model::{Explained, MigrationId, MigrationState, NodeName};
 use drover_protocol::{
     Answer, Ownership, Question, Stream, Target, TargetInput, TargetOutput, ToSource, ToTarget, Verdict, WantedLayer,
     answer, decode, encode,
 };
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::arrival::Arrival;
 use crate::clock::{instant, moment};
@@ -19,7 +19,7 @@ use crate::following::Following;
 use crate::journal::{Entry, Mark};
 use crate::lead::{TICK, sleep_until};
 use crate::link::{Link, PATIENCE, Traffic};
-use crate::node::Inner;
+use crate::node::{Coming, Inner};
 use crate::turns::Taken;
 
 /// How long a place is kept for a source that was granted it and says nothing.
@@ -31,7 +31,8 @@ type Work = Box<dyn FnOnce(Option<&mut Arrival>) -> TargetInput + Send>;
 /// A link that continues a migration.
 #[derive(Debug)]
 pub(crate) struct Resumed {
-    pub link: Link,
+    /// None: an operator says so.
+    pub link: Option<Link>,
     pub traffic: Arc<Traffic>,
     pub verdict: Verdict,
 }
@@ -48,6 +49,8 @@ struct Session {
     following: Following,
     resumed: mpsc::Receiver<Resumed>,
     resume: mpsc::Sender<Resumed>,
+    /// As it is seen from here.
+    state: watch::Sender<Option<MigrationState>>,
     /// What happens of itself, beside the steps.
     events: mpsc::Sender<TargetInput>,
     happened: mpsc::Receiver<TargetInput>,
@@ -71,7 +74,7 @@ pub(crate) async fn serve(
     }
     match decode(&first) {
         Ok(ToTarget::Resume { migration, verdict }) => {
-            resume(&inner, &peer, migration, Resumed { link, traffic, verdict }).await;
+            resume(&inner, &peer, migration, Resumed { link: Some(link), traffic, verdict }).await;
         }
         Ok(hello @ ToTarget::Hello { .. }) => {
             let machine = Target::new(moment(), inner.config.name.clone());
@@ -104,12 +107,12 @@ async fn consider(inner: &Arc<Inner>, question: &Question, link: &mut Link) -> O
 
 /// Hands the link to the migration it belongs to, or answers from the journal.
 async fn resume(inner: &Arc<Inner>, peer: &NodeName, migration: MigrationId, resumed: Resumed) {
-    let session = inner.arrivals().get(&migration).filter(|(owner, _)| owner == peer).map(|(_, to)| to.clone());
+    let session = inner.arrivals().get(&migration).filter(|own| &own.peer == peer).map(|own| own.resume.clone());
     let resumed = match session {
         Some(session) => session.send(resumed).await,
         None => Err(mpsc::error::SendError(resumed)),
     };
-    let Err(mpsc::error::SendError(Resumed { link, verdict, .. })) = resumed else { return };
+    let Err(mpsc::error::SendError(Resumed { link: Some(link), verdict, .. })) = resumed else { return };
     let entry = inner.journal().latest(&migration).filter(|entry| &entry.peer == peer).cloned();
     // If it is not here any more, only the last line was not written.
     let gone = entry.as_ref().filter(|entry| !entry.mark.is_last() && !inner.has_files(&entry.container)).cloned();
@@ -151,13 +154,15 @@ impl Session {
             following,
             resumed,
             resume,
+            state: watch::Sender::new(None),
             events,
             happened,
         }
     }
 
     fn begin_migration(&mut self, migration: MigrationId) {
-        self.inner.arrivals().insert(migration.clone(), (self.peer.clone(), self.resume.clone()));
+        let (peer, resume, state) = (self.peer.clone(), self.resume.clone(), self.state.subscribe());
+        self.inner.arrivals().insert(migration.clone(), Coming { peer, resume, state });
         self.migration = Some(migration);
     }
 
@@ -203,6 +208,7 @@ impl Session {
                 }
             }
             self.following.show(self.link.is_some());
+            self.show(&machine);
             let deadline = machine.deadline().map(instant);
             let input = tokio::select! {
                 Some(result) = steps.recv() => {
@@ -217,15 +223,19 @@ impl Session {
                     }
                     heard
                 }
-                Some(resumed) = self.resumed.recv() => {
-                    self.link = Some(resumed.link);
-                    self.traffic = resumed.traffic;
-                    if machine.may_follow()
-                        && let Some(relay) = self.following.relay(self.link.as_ref())
-                    {
-                        relay.begin();
+                Some(Resumed { link, traffic, verdict }) = self.resumed.recv() => {
+                    if link.is_none() {
+                        resolved(&machine, verdict)
+                    } else {
+                        self.link = link;
+                        self.traffic = traffic;
+                        if machine.may_follow()
+                            && let Some(relay) = self.following.relay(self.link.as_ref())
+                        {
+                            relay.begin();
+                        }
+                        TargetInput::Reconnected(verdict)
                     }
-                    TargetInput::Reconnected(resumed.verdict)
                 }
                 () = sleep_until(deadline) => TargetInput::DeadlinePassed,
                 _ = tick.tick() => {
@@ -345,6 +355,17 @@ impl Session {
         }
     }
 
+    fn show(&self, machine: &Target) {
+        // Without a link nobody knows when the source will say more.
+        let in_doubt = machine.promised() || machine.may_follow() && self.link.is_none();
+        let phase = machine.phase();
+        let (Some(id), Some(arrival)) = (&self.migration, &self.arrival) else { return };
+        // Whoever holds it is at work, and shows it later.
+        let Ok(arrival) = arrival.try_lock() else { return };
+        let state = self.inner.coming_state(id, arrival.container(), &self.peer, phase, in_doubt);
+        self.state.send_if_modified(|shown| shown.replace(state.clone()).as_ref() != Some(&state));
+    }
+
     async fn finish(mut self, runs: bool) {
         if let Some(migration) = &self.migration {
             self.inner.arrivals().remove(migration);
@@ -357,6 +378,19 @@ impl Session {
         if let Some(link) = self.link.take() {
             link.close().await;
         }
+    }
+}
+
+/// What an operator says who cannot wait for the source: of a container that runs here, that what is to follow is lost.
+fn resolved(machine: &Target, verdict: Verdict) -> TargetInput {
+    match verdict {
+        Verdict::Commit if machine.may_follow() && !machine.promised() => {
+            let reason = "an operator says that its source is lost, and with it what was to follow".to_owned();
+            let hint =
+                Some("its files are here: it begins anew by its restart policy, or by `drover start`".to_owned());
+            TargetInput::Heard(ToTarget::Lost { why: Explained { reason, hint } })
+        }
+        verdict => TargetInput::Reconnected(verdict),
     }
 }
 

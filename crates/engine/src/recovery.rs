@@ -203,7 +203,7 @@ impl Inner {
     }
 
     /// Tells the target that the container is its own, however long that takes.
-    fn tell_commit(self: &Arc<Self>, entry: Entry, container: Arc<Container>) {
+    pub(crate) fn tell_commit(self: &Arc<Self>, entry: Entry, container: Arc<Container>) {
         let Some(peer) = self.peer(&entry.peer) else {
             tracing::error!(migration = %entry.migration, peer = %entry.peer, "the target is no longer a peer");
             return;

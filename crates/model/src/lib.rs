@@ -30,7 +30,7 @@ pub use drain::{DrainMove, DrainState};
 pub use id::{ContainerId, ContainerName, InvalidName, MigrationId, NodeName, VolumeName};
 pub use image::{ImageConfig, ImageLayer, ImageStep};
 pub use log::{LogRecord, LogStream};
-pub use migration::MigrationState;
+pub use migration::{MigrationState, Side};
 pub use mount::{InvalidMount, Mount, MountKind, MountPoint, TmpfsMount, VolumeMount};
 pub use network::{Interface, InvalidMac, Mac, Neighbour};
 pub use node::{Explained, Feature, MoveLimits, NodeFeatures, NodeInfo};

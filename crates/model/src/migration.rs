@@ -5,7 +5,17 @@ use utoipa::ToSchema;
 
 use crate::{Bytes, ContainerName, MigrationId, NodeName, Phase, Priority, Report};
 
-/// A migration as the source node knows it.
+/// One of the two nodes of a migration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Side {
+    /// The node that the container leaves.
+    Source,
+    /// The node that it goes to.
+    Target,
+}
+
+/// A migration as the source node knows it; while it is in doubt, as the target does.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct MigrationState {
     /// Its identity.

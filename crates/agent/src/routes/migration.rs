@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use drover_api::{ApiError, MigrateRequest, MigrationQuery};
+use drover_api::{ApiError, MigrateRequest, MigrationQuery, ResolveRequest};
 use drover_engine::Node;
 use drover_model::{MigrationId, MigrationState};
 use tokio::sync::watch;
@@ -17,7 +17,7 @@ use super::refusal::Refusal;
 /// The longest time that a request may wait for a change.
 pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
-/// All migrations that this node is or was the source of.
+/// All migrations that this node is or was the source of, and those in doubt that it is the target of.
 #[utoipa::path(get, path = "/v1/migrations", tag = "migrations", responses((status = 200, body = [MigrationState])))]
 pub(super) async fn list(State(node): State<Arc<Node>>) -> Json<Vec<MigrationState>> {
     Json(node.migrations())
@@ -54,6 +54,19 @@ pub(super) async fn cancel(
     Segment(id): Segment<MigrationId>,
 ) -> Result<StatusCode, Refusal> {
     node.cancel(&id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Say whose the container of a migration in doubt is: this node does its part, the other one is not asked.
+#[utoipa::path(post, path = "/v1/migrations/{id}/resolve", tag = "migrations", params(("id" = String, Path)),
+    request_body = ResolveRequest,
+    responses((status = 204, description = "being done"), (status = "default", body = ApiError)))]
+pub(super) async fn resolve(
+    State(node): State<Arc<Node>>,
+    Segment(id): Segment<MigrationId>,
+    JsonBody(request): JsonBody<ResolveRequest>,
+) -> Result<StatusCode, Refusal> {
+    node.resolve(&id, request.keeps).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -10,6 +10,7 @@ use drover_model::{MigrationId, MigrationState, NodeName, Outcome, Priority, Rep
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::resolve::{self, Keeper};
 use super::settings::{SettingsArgs, Word};
 use super::{Chosen, migrations, open};
 use crate::cluster::Located;
@@ -18,11 +19,11 @@ use crate::print::{self, Printer};
 
 #[derive(Debug, Args)]
 pub struct MigrateArgs {
-    /// Name, id, or beginning of an id
+    /// Name, id, or beginning of an id; with --resolve a migration's id will do
     #[arg(required_unless_present = "cancel")]
     container: Option<String>,
     /// The node to move to
-    #[arg(long, required_unless_present = "cancel")]
+    #[arg(long, required_unless_present_any = ["cancel", "resolve"])]
     to: Option<NodeName>,
     /// The node that has the container, when several have one of this name
     #[arg(long)]
@@ -38,6 +39,12 @@ pub struct MigrateArgs {
     /// Cancel this migration
     #[arg(long, value_name = "ID", conflicts_with_all = ["container", "to", "node", "detach", "priority", "SettingsArgs"])]
     cancel: Option<MigrationId>,
+    /// Say which node has the container of a migration in doubt, when the other one is lost for good
+    #[arg(long, value_name = "NODE", conflicts_with_all = ["cancel", "to", "node", "detach", "SettingsArgs"])]
+    resolve: Option<Keeper>,
+    /// With --resolve: be certain of it
+    #[arg(long, requires = "resolve")]
+    yes: bool,
 }
 
 /// The time after which a poll answers without a change: short on a terminal, which shows the time that passes.
@@ -53,6 +60,9 @@ const INTERRUPTED: u8 = 130;
 pub async fn execute(args: MigrateArgs, printer: Printer) -> Result<ExitCode, Failure> {
     if let Some(id) = args.cancel {
         return cancel(&id, printer).await.map(|()| ExitCode::SUCCESS);
+    }
+    if let (Some(keeper), Some(wanted)) = (args.resolve, &args.container) {
+        return resolve::execute(keeper, wanted, args.yes, printer).await.map(|()| ExitCode::SUCCESS);
     }
     let (Some(container), Some(to)) = (args.container, args.to) else { return Ok(ExitCode::SUCCESS) };
     let action = || format!("move {container} to {to}");

@@ -34,7 +34,7 @@ pub async fn execute(args: MigrationsArgs, printer: Printer) -> Result<(), Failu
     let cluster = open(printer, action)?;
     let answers = cluster.ask(args.node.as_ref(), async |client: Client| client.migrations().await);
     let answers = answers.await.doing(action)?;
-    let states = in_order(answers.into_iter().flat_map(|(_, states)| states).collect());
+    let states = in_order(once(answers.into_iter().flat_map(|(_, states)| states).collect()));
     printer.either(&states, || table(&states))
 }
 
@@ -80,6 +80,20 @@ fn standing(state: &MigrationState) -> String {
         (None, None) if state.in_doubt => format!("{} (in doubt)", state.phase),
         (None, None) => state.phase.to_string(),
     }
+}
+
+/// Each once: what its source says counts, and its target's word where the source cannot be asked.
+fn once(states: Vec<MigrationState>) -> Vec<MigrationState> {
+    let mut seen: Vec<MigrationState> = Vec::new();
+    for state in states {
+        match seen.iter_mut().find(|known| known.id == state.id) {
+            // A source knows how much has crossed.
+            Some(known) if known.report.is_none() && state.bytes_sent > known.bytes_sent => *known = state,
+            Some(_) => {}
+            None => seen.push(state),
+        }
+    }
+    seen
 }
 
 /// By the time they began, on whatever node; those of which that is not known come first.
