@@ -58,7 +58,7 @@ fuzz: ## Let spoilt page streams arrive for a minute (DROVER_FUZZ_SECONDS, DROVE
 
 .PHONY: soak
 soak: images build ## Move a container that checks its memory hundreds of times (a quarter of an hour; DROVER_SOAK_MOVES on each link)
-	cargo test $(CARGO_FLAGS) --test lab -- --ignored --nocapture hundreds_of_moves
+	cargo test $(CARGO_FLAGS) --test lab -- --ignored --nocapture hundreds_of_moves over_and_over
 
 # Not a part of `test`: it downloads a kernel and QEMU. The programs are those of memory and sys, in this order.
 .PHONY: test-vm
@@ -74,6 +74,10 @@ bench-tracking: images ## Measure what it costs a redis server to be followed (n
 .PHONY: bench-synthesis
 bench-synthesis: lab-base build ## Measure what overlays of images save (needs root; the network the first time)
 	@scripts/bench-synthesis.sh $(RELEASE)/drover
+
+.PHONY: bench-many
+bench-many: images build ## Drain a node with 50 containers at several limits, and render docs/many.md (minutes)
+	$(BENCH) many --image $(DROVER_HOME)/cache/images/toolbox --base $(DROVER_HOME)/base --document docs/many.md
 
 .PHONY: lint
 lint: ## Check the format, and let clippy warn of nothing

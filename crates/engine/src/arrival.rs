@@ -35,6 +35,8 @@ const ANOTHER_NODE: &str = "choose another node, or free memory there";
 /// How long an arrival waits for one of the same container that is being discarded, and the pause between two looks.
 const DISCARD: Duration = Duration::from_secs(5);
 const DISCARD_PAUSE: Duration = Duration::from_millis(20);
+/// What runc says when the first process of a sandbox has ended before runc was done with it.
+const LOST_INIT: &str = "read init-p: connection reset by peer";
 /// How much of a stream is read at once, in bytes.
 const GULP: usize = 1 << 20;
 
@@ -121,10 +123,19 @@ impl Arrival {
         place::make_checkpoint(layout)?;
         let attempt = "cannot set up the container's sandbox";
         prepare_template(layout).and_then(|()| prepare_dev(layout)).map_err(|error| failure(attempt, &error))?;
-        self.inner
-            .runc
-            .create_template(&container.spec(), layout, &cgroup_path(&container.id))
-            .map_err(|error| failure(attempt, &error))?;
+        let template = || self.inner.runc.create_template(&container.spec(), layout, &cgroup_path(&container.id));
+        match template() {
+            // Seen on busy machines: the first process of the sandbox ended before it was asked for anything. What runc
+            // has removed is made again, and then it is believed.
+            Err(RuncError::Refused(reason)) if reason.contains(LOST_INIT) => {
+                tracing::warn!(container = %container.name(), %reason, "a sandbox broke off and is made once more");
+                self.inner.runc.delete(&container.id).map_err(|error| failure(attempt, &error))?;
+                place::make(container, &self.inner.config.uplink, Gate::Closed)?;
+                template()
+            }
+            made => made,
+        }
+        .map_err(|error| failure(attempt, &error))?;
         // The container brings its own.
         place::renew_dev(layout)?;
         Shim::start(&self.inner.config.program, &self.inner.shim_spec(container))

@@ -18,6 +18,8 @@ use crate::spread::{Candidate, Choice, spread};
 
 /// The pause between two looks at whether containers that were on their way to here have arrived.
 const LOOK: Duration = Duration::from_millis(200);
+/// How long they are waited for: one whose source is down may not come for days.
+const ARRIVALS: Duration = Duration::from_secs(60);
 
 /// One drain.
 #[derive(Debug, Clone)]
@@ -33,6 +35,7 @@ impl Emptying {
     pub async fn run(self) {
         tracing::info!(to = ?self.peers.iter().map(|peer| peer.name.as_str()).collect::<Vec<_>>(), "drain begins");
         let mut tried = BTreeSet::new();
+        let mut waited = Duration::ZERO;
         while !self.state.borrow().cancelled {
             let all = self.inner.registry.all().into_iter();
             let mut left: Vec<_> = all.filter(|container| container.runs() && !tried.contains(&container.id)).collect();
@@ -40,9 +43,11 @@ impl Emptying {
             if !left.is_empty() {
                 tried.extend(left.iter().map(|container| container.id.clone()));
                 self.empty(left).await;
-            } else if self.inner.places.count() > 0 {
+                waited = Duration::ZERO;
+            } else if self.inner.places.count() > 0 && waited < ARRIVALS {
                 // What is on its way to here was granted a place before, and goes on from here when it has come.
                 tokio::time::sleep(LOOK).await;
+                waited += LOOK;
             } else {
                 break;
             }

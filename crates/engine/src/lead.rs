@@ -208,8 +208,9 @@ impl Lead {
             tokio::spawn(async move {
                 tokio::time::sleep(pause).await;
                 let link = match reserved {
-                    Some(reserved) => reserved,
-                    None => {
+                    // The target waits for a while only: the container's memory may have taken longer to be in its place.
+                    Some(reserved) if !reserved.as_ref().is_ok_and(Link::is_broken) => reserved,
+                    _ => {
                         let connected = inner.connect(&peer).await;
                         connected.map(|connection| Link::shared(connection, traffic, bandwidth, Some(flow)))
                     }

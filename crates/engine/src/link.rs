@@ -149,6 +149,11 @@ impl Link {
         self.messages.recv().await
     }
 
+    /// Whether it is known that nothing more comes, or can be sent.
+    pub fn is_broken(&self) -> bool {
+        self.tasks.iter().any(JoinHandle::is_finished)
+    }
+
     /// Where bytes of a stream are written, from a thread that may block.
     pub fn sender(&self, stream: Stream) -> StreamSender {
         StreamSender { stream, outgoing: self.outgoing.clone(), pace: Arc::clone(&self.pace) }
@@ -325,9 +330,11 @@ impl Read for ChannelReader {
 
 #[cfg(test)]
 mod tests {
+    use drover_model::{Phase, Priority};
     use tokio::io::AsyncWriteExt;
 
     use super::*;
+    use crate::sharing::Sharing;
 
     fn pair() -> (Link, Link) {
         let (a, b) = tokio::io::duplex(1 << 16);
@@ -394,11 +401,56 @@ mod tests {
         assert!(begun.elapsed().as_secs_f64() > (LENGTH - (64 << 10)) as f64 / 6_250_000.0);
     }
 
+    /// Sends over two links that share 80 Mbit/s for a while, as much as they take; the bytes that came over each.
+    async fn both(flows: [Arc<Flow>; 2]) -> [u64; 2] {
+        const LENGTH: usize = 256 << 10;
+        let mut received = [0; 2];
+        let mut links = Vec::new();
+        for flow in flows {
+            let (a, b) = tokio::io::duplex(1 << 16);
+            let source = Link::shared(a, Arc::default(), None, Some(flow));
+            let target = Link::new(b, Arc::default());
+            let input = target.take_stream(Stream::Files).unwrap();
+            let out = source.outgoing.clone();
+            let sending = tokio::spawn(async move {
+                let frame = (FrameHeader::Data(Stream::Files, LENGTH as u32), Bytes::from(vec![7; LENGTH]));
+                while out.send(frame.clone()).await.is_ok() {}
+            });
+            links.push((source, target, input, sending));
+        }
+        let begun = std::time::Instant::now();
+        while begun.elapsed() < Duration::from_millis(800) {
+            for ((.., input, _), received) in links.iter_mut().zip(&mut received) {
+                while let Ok(piece) = input.pieces.try_recv() {
+                    *received += piece.len() as u64;
+                }
+            }
+            tokio::task::yield_now().await;
+        }
+        let most = begun.elapsed().as_secs_f64() * 1e7 + 300_000.0;
+        assert!(received.iter().sum::<u64>() as f64 <= most, "{received:?} of {most}");
+        links.iter().for_each(|(.., sending)| sending.abort());
+        received
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn links_share_the_bound_of_their_node_and_who_stands_still_goes_first() {
+        let sharing = Sharing::new(Some(Bandwidth(80_000_000)));
+        let [low, high] = [Priority::Low, Priority::High].map(|priority| sharing.join(priority));
+        let [little, much] = both([Arc::clone(&low), Arc::clone(&high)]).await;
+        assert!(much > 8 * little && little > 0, "{little} {much}");
+        low.follow(Phase::Checkpoint);
+        let [frozen, running] = both([low, high]).await;
+        assert!(frozen > 8 * running, "{frozen} {running}");
+    }
+
     #[tokio::test]
     async fn a_broken_link_is_heard_as_the_end() {
         let (source, mut target) = pair();
+        assert!(!target.is_broken());
         drop(source);
         assert!(target.receive().await.is_none());
+        assert!(target.is_broken());
     }
 
     #[tokio::test]

@@ -2,14 +2,32 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use drover_model::Interface;
 use drover_sys::packet::PacketSocket;
+use rustix::io::Errno;
 
 use crate::frame::{Arp, gratuitous_arp, neighbour_advertisement};
 
 /// How often each frame is sent: one may be lost.
 const REPEATS: usize = 2;
+
+/// How often a frame is tried again for which a link has no room, and the pause before each time. Links that stand on one
+/// uplink pass broadcasts to each other: with a thousand of them, what the kernel puts in line for that is full now and then.
+const ATTEMPTS: usize = 50;
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// Sends until there is room.
+pub(crate) fn patiently(mut send: impl FnMut() -> io::Result<()>) -> io::Result<()> {
+    for _ in 1..ATTEMPTS {
+        match send() {
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::NOBUFS) => std::thread::sleep(PAUSE),
+            sent => return sent,
+        }
+    }
+    send()
+}
 
 /// The frames that announce all addresses of an interface, each one once.
 fn frames(interface: &Interface) -> Vec<Vec<u8>> {
@@ -30,12 +48,26 @@ fn frames(interface: &Interface) -> Vec<Vec<u8>> {
 /// Sends the announcement of every address, twice.
 pub(crate) fn announce(socket: &PacketSocket, interface: &Interface) -> io::Result<()> {
     let frames = frames(interface);
-    (0..REPEATS).try_for_each(|_| frames.iter().try_for_each(|frame| socket.send(frame)))
+    (0..REPEATS).try_for_each(|_| frames.iter().try_for_each(|frame| patiently(|| socket.send(frame))))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Of a thousand containers on one node 74 did not start.
+    #[test]
+    fn a_link_without_room_is_waited_for_and_another_error_is_none_of_that() {
+        let mut answers = [Errno::NOBUFS, Errno::NOBUFS].into_iter();
+        let sent = patiently(|| answers.next().map_or(Ok(()), |errno| Err(errno.into())));
+        assert!(sent.is_ok() && answers.next().is_none());
+        let mut tries = 0;
+        let down = patiently(|| {
+            tries += 1;
+            Err(Errno::NETDOWN.into())
+        });
+        assert_eq!((down.unwrap_err().raw_os_error(), tries), (Some(Errno::NETDOWN.raw_os_error()), 1));
+    }
 
     #[test]
     fn every_address_is_announced() {

@@ -9,6 +9,7 @@ use drover_model::Mac;
 use drover_sys::namespace::in_network;
 use drover_sys::packet::PacketSocket;
 
+use crate::announcement::patiently;
 use crate::frame::{arp_probe, claim, neighbour_probe};
 use crate::link;
 use crate::wire::HERE;
@@ -59,10 +60,11 @@ fn ask(link: u32, mac: Mac, addresses: &[IpAddr], taken: &mut Vec<IpAddr>) -> io
     let mut frame = [0; LONGEST];
     for _ in 0..PROBES {
         for address in addresses.iter().filter(|address| !taken.contains(address)) {
-            socket.send(&match address {
+            let probe = match address {
                 IpAddr::V4(address) => arp_probe(mac, *address),
                 IpAddr::V6(address) => neighbour_probe(mac, *address),
-            })?;
+            };
+            patiently(|| socket.send(&probe))?;
         }
         let until = Instant::now() + PATIENCE;
         loop {

@@ -38,6 +38,9 @@ const START: Duration = Duration::from_secs(10);
 /// How long a shim may take to answer; a restore has CRIU's own bounds below this.
 const ANSWER: Duration = Duration::from_secs(150);
 
+/// The stack of a thread that does nothing but wait; there is one for each container.
+const REAP_STACK: usize = 64 << 10;
+
 impl Shim {
     /// The shim that listens at `socket`.
     #[must_use]
@@ -66,7 +69,8 @@ impl Shim {
         loop {
             if Channel::connect(&socket).is_ok() {
                 // The agent is its parent for now and must reap it; after a restart of the agent the system does.
-                std::thread::spawn(move || child.wait());
+                let reaping = std::thread::Builder::new().name("reap".into()).stack_size(REAP_STACK);
+                reaping.spawn(move || child.wait()).map(drop).map_err(failed)?;
                 return Ok(Self { socket });
             }
             if let Ok(Some(status)) = child.try_wait() {

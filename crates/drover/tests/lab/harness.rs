@@ -295,8 +295,13 @@ impl Lab {
     /// Lets so many moves leave a node, and as many come to it, at one time.
     #[track_caller]
     pub fn limit(&self, node: &str, moves: u32) {
-        let migrations = format!("[migrations]\noutgoing = {moves}\nincoming = {moves}");
-        self.on(node, format!("printf '\n{migrations}\n' >>/etc/drover/agent.toml")).well();
+        self.allow(node, &format!("outgoing = {moves}\nincoming = {moves}"));
+    }
+
+    /// Sets what the configuration of a node's agent says of migrations; once.
+    #[track_caller]
+    pub fn allow(&self, node: &str, migrations: &str) {
+        self.on(node, format!("printf '\n[migrations]\n{migrations}\n' >>/etc/drover/agent.toml")).well();
         self.restart_agent(node);
     }
 
