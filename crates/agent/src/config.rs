@@ -256,7 +256,7 @@ mod tests {
         }
         let own = EXAMPLE.replace("name = \"n2\"", "name = \"n1\"");
         assert!(matches!(read(&own), Err(ConfigError::Twice(_))));
-        let none = EXAMPLE.replace("outgoing = 4", "outgoing = 0");
+        let none = EXAMPLE.replace("outgoing = 2", "outgoing = 0");
         assert!(matches!(read(&none), Err(ConfigError::NoMoves("outgoing"))));
         let slow = EXAMPLE.replace("bandwidth = \"1gbit\"", "bandwidth = \"1 gbit/s\"");
         assert!(matches!(read(&slow), Err(ConfigError::Bandwidth(_))));

@@ -54,9 +54,9 @@ pub struct MoveLimits {
 }
 
 impl Default for MoveLimits {
-    /// By measurement: `docs/many.md`.
+    /// By measurement on two processors: `docs/many.md`.
     fn default() -> Self {
-        Self { outgoing: 4, incoming: 4 }
+        Self { outgoing: 2, incoming: 2 }
     }
 }
 

@@ -7,9 +7,10 @@ use serde_json::Value;
 use crate::count::import_counter;
 use crate::harness::{Lab, Running, until};
 
-/// A container with some MiB of memory that does not shrink when it is packed, and so crosses for a while on a slow link.
-fn run_large(lab: &Lab, node: &str, name: &str) {
-    let script = "x=$(head -c 3000000 /dev/urandom | base64 -w 0); echo filled; sleep 1000; echo $x over";
+/// A container with so many MB of memory that do not shrink when they are packed, and so cross for a while on a slow link.
+fn run_large(lab: &Lab, node: &str, name: &str, megabytes: u32) {
+    let fill = format!("x=$(head -c {megabytes}000000 /dev/urandom | base64 -w 0)");
+    let script = format!("{fill}; echo filled; sleep 1000; echo $x over");
     lab.drover((format!("run --node {node} --name {name} -d toolbox sh -c"), script)).well();
     lab.await_log(name, "filled");
 }
@@ -34,7 +35,7 @@ fn place(lab: &Lab, migration: &str) -> Option<u64> {
 fn busy_lab() -> (Lab, String) {
     let lab = Lab::with_toolbox();
     lab.limit("n1", 1);
-    run_large(&lab, "n1", "large");
+    run_large(&lab, "n1", "large", 20);
     lab.drover("lab link 5mbit").well();
     let id = order(&lab, "large", "n2", "");
     (lab, id)
@@ -174,7 +175,7 @@ fn moves_share_the_bound_of_their_node() {
     const RATE: f64 = 20e6 / 8.0;
     let lab = Lab::with_toolbox();
     lab.allow("n1", "bandwidth = \"20mbit\"");
-    ["a", "b"].iter().for_each(|name| run_large(&lab, "n1", name));
+    ["a", "b"].iter().for_each(|name| run_large(&lab, "n1", name, 3));
     let begun = Instant::now();
     let ids = ["a", "b"].map(|name| order(&lab, name, "n2", ""));
     let reports = ids.map(|id| lab.await_report(&id));
@@ -241,7 +242,7 @@ fn a_drain_goes_to_the_nodes_where_the_fewest_run_and_past_one_that_refuses() {
 /// Starts to drain n1, on which so many containers move one at a time over a slow link; returns when one is under way.
 fn draining(lab: &Lab, containers: u32) -> Running {
     for number in 0..containers {
-        run_large(lab, "n1", &format!("box{number}"));
+        run_large(lab, "n1", &format!("box{number}"), 3);
     }
     lab.drover("lab link 20mbit").well();
     let drain = lab.start("node drain n1 --parallel 2");
