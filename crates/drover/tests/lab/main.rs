@@ -4,6 +4,7 @@
 
 mod connection;
 mod count;
+mod doubt;
 mod harness;
 mod images;
 mod leftovers;
