@@ -33,7 +33,7 @@ fn counts_on(lab: &Lab) {
 
 /// Sends a signal to a node's agent.
 fn signal_agent(lab: &Lab, node: &str, signal: &str) {
-    let agent = "for p in /proc/[0-9]*; do tr '\\0' ' ' <$p/cmdline 2>/dev/null | grep -q 'drover agent --config' && \
+    let agent = "for p in /proc/[0-9]*; do tr '\\0' ' ' <$p/cmdline 2>/dev/null | grep -q '[d]rover agent --config' && \
                  kill";
     lab.on(node, format!("{agent} -{signal} ${{p#/proc/}}; done; true")).well();
 }
