@@ -43,7 +43,7 @@ pub struct MigrateArgs {
     #[arg(long, value_name = "NODE", conflicts_with_all = ["cancel", "to", "node", "detach", "SettingsArgs"])]
     resolve: Option<Keeper>,
     /// With --resolve: be certain of it
-    #[arg(long, requires = "resolve")]
+    #[arg(long, requires = "resolve", conflicts_with = "to")]
     yes: bool,
 }
 
