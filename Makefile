@@ -56,6 +56,11 @@ test-fast: images build-tests ## Run the tests that need no lab with agents (nee
 fuzz: ## Let spoilt page streams arrive for a minute (DROVER_FUZZ_SECONDS, DROVER_FUZZ_SEED)
 	cargo test --release --locked -p drover-memory --test fuzz -- --ignored --nocapture
 
+# Each break is a build of two crates and up to 60,000 seeds.
+.PHONY: mutants
+mutants: ## Break the protocol's source text line by line, and want the simulation to find each break (minutes)
+	@scripts/mutants.sh
+
 .PHONY: soak
 soak: images build ## Move a container that checks its memory hundreds of times (a quarter of an hour; DROVER_SOAK_MOVES on each link)
 	cargo test $(CARGO_FLAGS) --test lab -- --ignored --nocapture hundreds_of_moves over_and_over
