@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use drover_model::NodeName;
-use drover_protocol::{ToSource, ToTarget, Verdict, decode, encode};
+use drover_protocol::{ToSource, ToTarget, Verdict, decode, encode, ends_recall};
 
 use crate::journal::{Entry, Mark};
 use crate::link::{Link, PATIENCE};
@@ -38,7 +38,7 @@ pub(crate) async fn recall(inner: Arc<Inner>, entry: Entry) {
     }
 }
 
-/// Whether the target has heard it, and holds nothing.
+/// Whether the target has heard it, and need not be told again.
 async fn tell(inner: &Inner, peer: &Peer, entry: &Entry) -> bool {
     let Ok(connection) = inner.connect(peer).await else { return false };
     let mut link = Link::new(connection, Arc::default());
@@ -48,7 +48,10 @@ async fn tell(inner: &Inner, peer: &Peer, entry: &Entry) -> bool {
     }
     let answer = tokio::time::timeout(DISCARDING, link.receive()).await;
     let answer = answer.ok().flatten().and_then(|payload| decode(&payload).ok());
-    matches!(answer, Some(ToSource::Aborted | ToSource::Unknown | ToSource::Failed(_)))
+    if answer == Some(ToSource::Committed) {
+        tracing::error!(migration = %entry.migration, target = %peer.name, "the container runs on the target, too");
+    }
+    answer.is_some_and(|answer| ends_recall(&answer))
 }
 
 impl Inner {

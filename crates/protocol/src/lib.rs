@@ -28,7 +28,7 @@ pub use convergence::{Course, Decision, FixedPart};
 pub use frame::{FRAME_HEADER, FrameError, FrameHeader, MAX_CONTROL, MAX_DATA, Stream};
 pub use journal::{Decided, Entry, Journal, Mark, Storage};
 pub use message::{DecodeError, Offer, OfferedImage, Part, ToSource, ToTarget, Verdict, WantedLayer, decode, encode};
-pub use ownership::{Ownership, answer};
+pub use ownership::{Ownership, answer, ends_recall};
 pub use pace::{CAPPED_PIECE, Cap, Meter};
 pub use queue::{Queue, Ticket};
 pub use reservation::{Answer, NodeRoom, Question};

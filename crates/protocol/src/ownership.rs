@@ -56,6 +56,13 @@ pub fn answer(latest: Option<Mark>, verdict: Verdict) -> Option<ToSource> {
     }
 }
 
+/// Whether a source that tells a target of a rollback need not tell it again after this answer: the target holds nothing, or
+/// an operator there has said that the container is the target's.
+#[must_use]
+pub fn ends_recall(answer: &ToSource) -> bool {
+    matches!(answer, ToSource::Aborted | ToSource::Unknown | ToSource::Failed(_) | ToSource::Committed)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -67,6 +74,14 @@ mod tests {
         assert_eq!(Ownership::of(Some(Mark::Accepted), true, false), Ownership::Accepted);
         assert_eq!(answer(Some(Mark::Discarded), Verdict::Commit), Some(ToSource::Aborted));
         assert_eq!(answer(Some(Mark::Accepted), Verdict::Abort), None);
+    }
+
+    /// A source whose node had been lost before its decision recalled for ever what an operator had given to the target.
+    #[test]
+    fn a_target_that_keeps_a_container_by_an_operator_s_word_ends_the_recall() {
+        assert!(ends_recall(&answer(Some(Mark::Owned), Verdict::Abort).unwrap()));
+        assert!(ends_recall(&answer(None, Verdict::Abort).unwrap()));
+        assert!(!ends_recall(&ToSource::Resumed));
     }
 
     #[test]

@@ -132,7 +132,7 @@ impl Source {
         machine.past = Some(past);
         machine.why_frozen = "the source's agent was restarted after the decision".to_owned();
         machine.enter(now, Phase::Commit, Step::Committing);
-        machine.reconnect(now);
+        machine.reconnect();
         machine
     }
 
@@ -245,7 +245,7 @@ impl Source {
             }
             (Step::Recording, In::CommitUnknown(why)) => {
                 self.failure = Some(why);
-                self.read_record(now);
+                self.read_record();
             }
             (Step::ReadingRecord, In::CommitRead(Some(false))) => {
                 let why = self.failure.take().unwrap_or_else(|| explained("cannot write the commit record"));
@@ -255,10 +255,9 @@ impl Source {
                 // Neither yes nor no: the container stays frozen until the disk can tell.
                 let reason = "whether the decision was written cannot be read from the journal";
                 self.delayed = Some(explained(reason).with_hint("see to the disk of the source"));
-                self.deadline = Some(now.after(self.pause));
-                self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+                self.deadline = Some(now.after(self.next_pause()));
             }
-            (Step::ReadingRecord, In::DeadlinePassed) => self.read_record(now),
+            (Step::ReadingRecord, In::DeadlinePassed) => self.read_record(),
             // Nothing was written.
             (Step::Recording, In::StepFailed(why)) => self.roll_back(now, why),
             (Step::Recording | Step::ReadingRecord, In::Lost(why)) => self.lose(&why),
@@ -361,9 +360,7 @@ impl Source {
             }
             (Step::Restoring, In::Heard(ToSource::Restored)) => {
                 self.enter(now, Phase::Commit, Step::Recording);
-                self.order(now, Step::Recording, SourceOutput::RecordCommit(self.mode()), STALL);
-                // A slow disk is no reason to doubt: the answer will come.
-                self.deadline = None;
+                self.order_for_long(Step::Recording, SourceOutput::RecordCommit(self.mode()));
             }
             (Step::SendingImage | Step::Copying, In::Progressed) => self.deadline = Some(now.after(STALL)),
             (Step::Checkpointing | Step::Transferring, In::Progressed) => {
@@ -431,10 +428,8 @@ impl Source {
         self.order(now, Step::Freezing, SourceOutput::Freeze, ANSWER);
     }
 
-    fn read_record(&mut self, now: Moment) {
-        self.order(now, Step::ReadingRecord, SourceOutput::ReadCommit, STALL);
-        // A slow disk is no reason to do anything else.
-        self.deadline = None;
+    fn read_record(&mut self) {
+        self.order_for_long(Step::ReadingRecord, SourceOutput::ReadCommit);
     }
 
     fn commit(&mut self, now: Moment) {
@@ -446,7 +441,7 @@ impl Source {
             self.order(now, Step::Committing, SourceOutput::Send(ToTarget::Commit), ANSWER);
             self.tell_lost();
         } else {
-            self.reconnect(now);
+            self.reconnect();
         }
     }
 
@@ -481,20 +476,33 @@ impl Source {
         } else if self.link_up {
             self.deadline = Some(now.after(ANSWER));
         } else {
-            self.reconnect(now);
+            self.reconnect();
         }
     }
 
-    fn reconnect(&mut self, _now: Moment) {
+    fn reconnect(&mut self) {
         self.link_up = false;
         self.deadline = None;
-        self.outputs.push_back(SourceOutput::Reconnect(self.pause));
-        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        let pause = self.next_pause();
+        self.outputs.push_back(SourceOutput::Reconnect(pause));
+    }
+
+    /// The pause before the next attempt; they double.
+    fn next_pause(&mut self) -> Duration {
+        let longer = (self.pause * 2).min(LONGEST_PAUSE);
+        std::mem::replace(&mut self.pause, longer)
     }
 
     fn order(&mut self, now: Moment, step: Step, output: SourceOutput, limit: Duration) {
         self.outputs.push_back(output);
         self.wait(now, step, limit);
+    }
+
+    /// Orders what may take as long as it takes: a slow disk is no reason to do anything else.
+    fn order_for_long(&mut self, step: Step, output: SourceOutput) {
+        self.outputs.push_back(output);
+        self.step = step;
+        self.deadline = None;
     }
 
     fn wait(&mut self, now: Moment, step: Step, limit: Duration) {

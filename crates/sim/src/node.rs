@@ -115,3 +115,8 @@ pub(crate) fn index(name: &drover_model::NodeName) -> usize {
 pub(crate) fn migration(number: Number) -> drover_model::MigrationId {
     format!("{number:02x}").parse().expect("a migration id")
 }
+
+/// A migration's number by its id.
+pub(crate) fn number(migration: &drover_model::MigrationId) -> Number {
+    u32::from_str_radix(migration.as_str(), 16).expect("the id of a migration of this world")
+}

@@ -2,8 +2,8 @@
 
 use drover_model::{ContainerSpec, Digest, Fallback, Limits, Mode, Outcome, ProcessSpec, RestartPolicy, Settings};
 use drover_protocol::{
-    Entry, FixedPart, Journal, Mark, Offer, OfferedImage, Ownership, Past, Source, SourceInput, TargetInput, ToSource,
-    ToTarget, Verdict, decode, encode,
+    Entry, FixedPart, Journal, Mark, Offer, OfferedImage, Ownership, Past, Source, SourceInput, TargetInput, ToTarget,
+    Verdict, decode, encode, ends_recall,
 };
 
 use crate::disk::Health;
@@ -11,7 +11,7 @@ use crate::fault::Fault;
 use crate::lead::{Lead, chance_failed};
 use crate::mutant::Mutant;
 use crate::network::Frame;
-use crate::node::{Agent, Node, Number, Recall, container, index, migration, name};
+use crate::node::{Agent, Node, Number, Recall, container, index, migration, name, number};
 use crate::session::Session;
 use crate::world::{Event, World};
 
@@ -51,13 +51,11 @@ impl World {
         match order {
             Order::Move => self.order_move(),
             Order::Cancel => {
-                let leads = |node: usize, world: &Self| {
-                    let agent = world.nodes[node].agent.as_ref();
-                    agent.map(|agent| agent.leads.iter().map(|lead| (node, lead.number)).collect()).unwrap_or_default()
-                };
-                let all: Vec<(usize, Number)> = (0..2).flat_map(|node| -> Vec<_> { leads(node, self) }).collect();
-                for (node, number) in all {
-                    self.tell_lead(node, number, SourceInput::Cancelled);
+                for node in 0..2 {
+                    let leads = self.nodes[node].agent.iter().flat_map(|agent| &agent.leads);
+                    for number in leads.map(|lead| lead.number).collect::<Vec<Number>>() {
+                        self.tell_lead(node, number, SourceInput::Cancelled);
+                    }
                 }
             }
             Order::Resolve => {
@@ -229,7 +227,7 @@ impl World {
     }
 
     fn finish(&mut self, node: usize, entry: Entry, newest: Option<&Entry>) {
-        let number = u32::from_str_radix(entry.migration.as_str(), 16).unwrap_or_default();
+        let number = number(&entry.migration);
         if entry.mark == Mark::Began {
             if let Some(agent) = self.nodes[node].agent.as_mut() {
                 agent.recalls.push(Recall { entry, link: None });
@@ -293,14 +291,11 @@ impl World {
 
     pub(crate) fn recall_hears(&mut self, node: usize, link: usize, frame: Frame) {
         let Frame::Message(bytes) = frame else { return };
-        let heard = matches!(
-            decode(&bytes),
-            Ok(ToSource::Aborted | ToSource::Unknown | ToSource::Failed(_) | ToSource::Committed)
-        );
+        let heard = decode(&bytes).is_ok_and(|answer| ends_recall(&answer));
         let Some(agent) = self.nodes[node].agent.as_mut().filter(|_| heard) else { return };
         let Some(at) = agent.recalls.iter().position(|recall| recall.link == Some(link)) else { return };
         let Recall { entry, .. } = agent.recalls.remove(at);
-        let number = u32::from_str_radix(entry.migration.as_str(), 16).unwrap_or_default();
+        let number = number(&entry.migration);
         let _ = self.write_mark(node, number, index(&entry.peer), Mark::Aborted, None);
     }
 
@@ -337,32 +332,17 @@ impl World {
         })
     }
 
-    /// What nobody but an operator can settle; whether there was something.
-    pub(crate) fn settle_doubts(&mut self) -> bool {
-        let alive: Vec<usize> = (0..2).filter(|node| !self.nodes[*node].gone).collect();
-        if alive.iter().any(|node| self.nodes[*node].runs()) {
-            // A rollback whose last line could not be written is told again by the next agent.
-            let owes = |node: &Node| {
-                node.rests() && node.agent.as_ref().is_some_and(|own| !own.journal.unfinished().is_empty())
-            };
-            let owing = alive.into_iter().find(|node| owes(&self.nodes[*node]));
-            if let Some(node) = owing.filter(|_| self.nodes.iter().all(|node| !node.gone)) {
-                self.order(Order::Restart(node));
-                return true;
-            }
+    /// A rollback whose last line could not be written is told again by the next agent: has one started, if it owes that.
+    /// Whether it did.
+    pub(crate) fn restart_who_owes(&mut self) -> bool {
+        if self.nodes.iter().any(|node| node.gone) {
             return false;
         }
-        // A journal that could not be read left it frozen, and said so: the agent is started anew.
-        let failed = self.endings.contains(&Outcome::Failed);
-        let frozen = alive.into_iter().find(|node| self.nodes[*node].place.is_some() && self.nodes[*node].rests());
-        match frozen.filter(|_| failed && self.migrations < 100) {
-            Some(node) => {
-                self.migrations += 100;
-                self.order(Order::Restart(node));
-                true
-            }
-            None => false,
-        }
+        let owes =
+            |node: &Node| node.rests() && node.agent.as_ref().is_some_and(|own| !own.journal.unfinished().is_empty());
+        let owing = self.nodes.iter().position(owes);
+        owing.into_iter().for_each(|node| self.order(Order::Restart(node)));
+        owing.is_some()
     }
 
     /// A node is lost for ever: the operator says whose the container is.

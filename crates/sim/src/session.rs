@@ -11,7 +11,7 @@ use crate::content::{PAGES, Place, Processes};
 use crate::lead::{chance_failed, parts};
 use crate::mutant::Mutant;
 use crate::network::{Data, Frame};
-use crate::node::{Number, index, name};
+use crate::node::{Number, index, name, number};
 use crate::world::{Event, World};
 
 /// A migration towards a node.
@@ -177,8 +177,7 @@ impl World {
         }
         Some(match step {
             TargetOutput::Prepare(offer) => {
-                let number = u32::from_str_radix(offer.migration.as_str(), 16).ok()?;
-                self.session(node, key)?.number = Some(number);
+                self.session(node, key)?.number = Some(number(&offer.migration));
                 return Some(self.prepare(node, key));
             }
             TargetOutput::ReceiveImage => {
@@ -310,21 +309,19 @@ impl World {
         let source = self.links[link].ends[0];
         match decode(bytes) {
             Ok(ToTarget::Resume { migration, verdict }) => {
-                let number = u32::from_str_radix(migration.as_str(), 16).ok();
+                let number = number(&migration);
                 let Some(agent) = &self.nodes[node].agent else { return };
-                let session = agent.sessions.iter().find(|session| session.number == number && number.is_some());
+                let session = agent.sessions.iter().find(|session| session.number == Some(number));
                 if let Some(key) = session.map(|session| session.key) {
                     return self.reconnect(node, key, link, verdict);
                 }
                 let mark = agent.journal.latest(&migration).map(|entry| entry.mark);
                 let mark = match mark.filter(|mark| !mark.is_last() && self.nodes[node].place.is_none()) {
                     // It is not here any more, and only the last line was not written.
-                    Some(open) => {
-                        match self.write_mark(node, number.unwrap_or_default(), source, open.closed(), None) {
-                            Ok(()) => Some(open.closed()),
-                            Err(_) => return self.send(link, node, Frame::Closed),
-                        }
-                    }
+                    Some(open) => match self.write_mark(node, number, source, open.closed(), None) {
+                        Ok(()) => Some(open.closed()),
+                        Err(_) => return self.send(link, node, Frame::Closed),
+                    },
                     None => mark,
                 };
                 let said = match self.mutant {

@@ -248,7 +248,7 @@ impl World {
         if self.healed.is_some_and(|healed| self.now > healed + PATIENCE) {
             self.violate("it does not end although everything is healed");
         }
-        self.rests() && !self.settle_doubts()
+        self.rests() && !self.restart_who_owes()
     }
 
     /// When something happens next but for the container's own writes.

@@ -33,22 +33,23 @@ fn every_deliberate_break_is_found() {
     }
 }
 
-/// Seeds that found something once.
+/// What was wrong once, and the seeds that found it.
+const FOUND: [(&str, &[u64]); 9] = [
+    ("a target that lost power after it had promised could not give the container back", &[250, 488]),
+    ("what was left of a container where its removal had failed stayed there", &[539, 1993]),
+    ("a decision that could not be read back ended the move with a frozen container", &[38, 14]),
+    ("an abort while the image came waited for the source's next attempt", &[519, 10_633]),
+    ("an older decision whose last line was not written stayed open for ever", &[1866]),
+    ("a target whose last line was not written answered nobody before its agent was started anew", &[7672]),
+    ("the late end of an older migration hid that a newer one had given the container away", &[34_598]),
+    ("a copy was destroyed once more, and with it the container that had come back", &[99_096, 125_725, 190_160]),
+    ("what a shim had said before a loss of power was believed after it", &[103_338]),
+];
+
 #[test]
 fn seeds_that_broke_a_promise_once_keep_it() {
-    let seeds = [
-        // A target that lost power after it had promised could not give the container back.
-        250, 488, // What was left of a container where its removal had failed stayed there.
-        539, 1993, // A decision that could not be read back ended the move with a frozen container.
-        38, 14, // An abort while the image came waited for the source's next attempt.
-        519, 10_633, // An older decision whose last line was not written stayed open for ever.
-        1866,   // A target whose last line was not written answered nobody before its agent was started anew.
-        7672,
-        // The end of an older migration, written late, hid that a newer one had given the container away: two copies ran.
-        34_598,
-        // A copy was destroyed again, while that was still to be written, and with it the container that had come back.
-        99_096, 125_725, 190_160, // What a shim had said before a loss of power was believed after it.
-        103_338,
-    ];
-    seeds.into_iter().for_each(check);
+    for (what, seeds) in FOUND {
+        println!("{what}: {seeds:?}");
+        seeds.iter().copied().for_each(check);
+    }
 }

@@ -2,8 +2,9 @@
 
 use drover_model::{Explained, Moment, Outcome, Phase};
 
-use super::{ANSWER, FIRST_PAUSE, LONGEST_PAUSE, STALL, Source, SourceInput, SourceOutput, Step, explained};
+use super::{ANSWER, FIRST_PAUSE, STALL, Source, SourceInput, SourceOutput, Step, explained};
 use crate::message::{ToSource, ToTarget, Verdict};
+use crate::ownership::ends_recall;
 
 /// What a user can do with a container that nobody may run.
 const KEPT: &str =
@@ -43,10 +44,10 @@ impl Source {
                 self.conclude(now, Outcome::Failed);
                 self.finish();
             }
-            // It has never run there and never will: that is durable there.
+            // It does not run there and never will: that is durable there.
             In::Heard(ToSource::Aborted) => {
                 let reason = format!("{} lost the container before it ran there, and gave it back", self.target);
-                self.take_back(now, explained(&reason), true);
+                self.take_back(explained(&reason), true);
             }
             In::Heard(ToSource::Unknown) => {
                 let reason = "the target knows nothing of the container although it had promised to keep it";
@@ -56,7 +57,7 @@ impl Source {
             }
             In::Resolved(Verdict::Abort) => {
                 let why = explained("an operator took it back, without a word of the target");
-                self.take_back(now, why, false);
+                self.take_back(why, false);
             }
             In::Resolved(Verdict::Commit) => {
                 self.why_frozen = "an operator gave it to the target, without a word of it".to_owned();
@@ -64,10 +65,10 @@ impl Source {
             }
             In::LinkLost(_) => {
                 self.link_up = false;
-                self.reconnect(now);
+                self.reconnect();
             }
             // A target that answers nothing is a link that carries nothing.
-            In::DeadlinePassed if self.link_up => self.reconnect(now),
+            In::DeadlinePassed if self.link_up => self.reconnect(),
             _ => {}
         }
     }
@@ -76,9 +77,11 @@ impl Source {
     fn settle(&mut self, now: Moment) {
         self.resumed(now);
         self.settled_at = Some(now);
-        self.step = Step::Destroying;
-        self.outputs.push_back(SourceOutput::Destroy);
-        self.deadline = None;
+        self.destroy();
+    }
+
+    fn destroy(&mut self) {
+        self.order_for_long(Step::Destroying, SourceOutput::Destroy);
     }
 
     pub(super) fn handle_destroying(&mut self, now: Moment, input: SourceInput) {
@@ -95,13 +98,9 @@ impl Source {
             In::StepFailed(why) => {
                 // The container is on the target; what is left here is debris, not a second copy. It must not stay.
                 self.conclude_moved(now, Some(why));
-                self.deadline = Some(now.after(self.pause));
-                self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+                self.deadline = Some(now.after(self.next_pause()));
             }
-            In::DeadlinePassed => {
-                self.deadline = None;
-                self.outputs.push_back(SourceOutput::Destroy);
-            }
+            In::DeadlinePassed => self.destroy(),
             In::LinkLost(_) => self.link_up = false,
             _ => {}
         }
@@ -109,9 +108,7 @@ impl Source {
 
     /// Destroyed once and never again: it may come back here while its end is being written.
     fn record_settled(&mut self) {
-        self.step = Step::Settling;
-        self.deadline = None;
-        self.outputs.push_back(SourceOutput::RecordSettled);
+        self.order_for_long(Step::Settling, SourceOutput::RecordSettled);
     }
 
     pub(super) fn handle_settling(&mut self, now: Moment, input: SourceInput) {
@@ -119,8 +116,7 @@ impl Source {
         match input {
             In::SettledRecorded => self.finish(),
             In::StepFailed(_) => {
-                self.deadline = Some(now.after(self.pause));
-                self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+                self.deadline = Some(now.after(self.next_pause()));
             }
             In::DeadlinePassed => self.record_settled(),
             _ => {}
@@ -138,17 +134,15 @@ impl Source {
 
     /// The container goes on here after all. It must be durable before that: a restart would tell the target again that it
     /// owns it.
-    fn take_back(&mut self, now: Moment, why: Explained, heard: bool) {
+    fn take_back(&mut self, why: Explained, heard: bool) {
         self.failure = Some(why);
         self.offered = !heard;
         self.pause = FIRST_PAUSE;
-        self.record_return(now);
+        self.record_return();
     }
 
-    fn record_return(&mut self, now: Moment) {
-        self.order(now, Step::Returning, SourceOutput::RecordReturned { heard: !self.offered }, STALL);
-        // A slow disk is no reason to do anything else.
-        self.deadline = None;
+    fn record_return(&mut self) {
+        self.order_for_long(Step::Returning, SourceOutput::RecordReturned { heard: !self.offered });
     }
 
     pub(super) fn handle_returning(&mut self, now: Moment, input: SourceInput) {
@@ -160,10 +154,9 @@ impl Source {
             }
             In::StepFailed(why) => {
                 self.delayed = Some(why);
-                self.deadline = Some(now.after(self.pause));
-                self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+                self.deadline = Some(now.after(self.next_pause()));
             }
-            In::DeadlinePassed => self.record_return(now),
+            In::DeadlinePassed => self.record_return(),
             In::Connected => self.link_up = true,
             In::LinkLost(_) => self.link_up = false,
             _ => {}
@@ -187,15 +180,12 @@ impl Source {
                 let resume = ToTarget::Resume { migration: self.migration.clone(), verdict: Verdict::Abort };
                 self.order(now, Step::Recalling, SourceOutput::Send(resume), ANSWER);
             }
-            // The last of them: an operator there has said that it is theirs.
-            In::Heard(ToSource::Aborted | ToSource::Unknown | ToSource::Failed(_) | ToSource::Committed) => {
-                self.finish();
-            }
+            In::Heard(answer) if ends_recall(&answer) => self.finish(),
             In::LinkLost(_) => {
                 self.link_up = false;
-                self.reconnect(now);
+                self.reconnect();
             }
-            In::DeadlinePassed if self.link_up => self.reconnect(now),
+            In::DeadlinePassed if self.link_up => self.reconnect(),
             _ => {}
         }
     }
