@@ -237,16 +237,12 @@ impl Arrival {
     /// shim, which tells of a program that has ended.
     pub fn is_gone(&self) -> bool {
         let ended = self.recovered && self.container.exit().is_some();
-        !self.lives() && !ended
-    }
-
-    fn lives(&self) -> bool {
-        self.container.cgroup.is_populated().unwrap_or(true)
+        !self.container.lives() && !ended
     }
 
     /// Lets it run here: the gate opens first, so that its first packet passes.
     pub fn resume(&self) -> Result<(), Explained> {
-        if !self.lives() {
+        if !self.container.lives() {
             // It ran before, and its program has ended since: nothing is left to be let go.
             return Ok(());
         }
@@ -279,7 +275,7 @@ impl Arrival {
         let pid = match container.pid() {
             Some(pid) => pid,
             // It ended, or its node went down.
-            None if container.exit().is_some() || !self.lives() => return Ok(()),
+            None if container.exit().is_some() || !self.container.lives() => return Ok(()),
             None => return Err(Explained { reason: format!("{attempt}: it has no process"), hint: None }),
         };
         match self.inner.runc.adopt(&container.spec(), &container.layout, &cgroup_path(&container.id), pid) {

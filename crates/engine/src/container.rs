@@ -14,6 +14,7 @@ use drover_model::{
 };
 use drover_network::Wire;
 use drover_sys::cgroup::{Cgroup, CgroupError, Hierarchies};
+use drover_sys::durable;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -122,6 +123,11 @@ impl Container {
         matches!(self.state(), ContainerState::Running | ContainerState::Frozen)
     }
 
+    /// Whether any of its processes is there; true as long as nobody can tell.
+    pub fn lives(&self) -> bool {
+        self.cgroup.is_populated().unwrap_or(true)
+    }
+
     /// What it uses.
     pub fn stats(&self) -> Result<ContainerStats, CgroupError> {
         let (usage, limit) = (self.cgroup.stats()?, self.cgroup.memory_limit()?);
@@ -223,14 +229,7 @@ impl Container {
 }
 
 fn write_record(layout: &Layout, stored: &Stored) -> io::Result<()> {
-    let path = layout.record();
-    let temporary = path.with_extension("new");
-    let mut file = fs::File::create(&temporary)?;
-    io::Write::write_all(&mut file, &serde_json::to_vec_pretty(stored)?)?;
-    file.sync_all()?;
-    fs::rename(&temporary, &path)?;
-    // The name, too, must survive a loss of power.
-    fs::File::open(&layout.state)?.sync_all()
+    durable::replace(&layout.record(), &serde_json::to_vec_pretty(stored)?)
 }
 
 /// The containers of a node.

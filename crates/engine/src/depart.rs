@@ -6,26 +6,25 @@ use std::time::Duration;
 
 use drover_api::MigrateRequest;
 use drover_model::{
-    Bytes, ContainerState, Explained, MigrationId, MigrationState, Mode, Outcome, PackedPages, Phase, Priority, Report,
-    Settings,
+    Bytes, ContainerState, Explained, MigrationId, MigrationState, Mode, NodeName, Outcome, PackedPages, Priority,
+    Report, Settings,
 };
-use drover_protocol::{Answer, Question, Source, decode, encode};
+use drover_protocol::{Answer, Question, Source};
 use tokio::sync::{OwnedMutexGuard, mpsc, watch};
 
 use crate::clock::moment;
 use crate::container::Container;
 use crate::error::NodeError;
 use crate::lead::Lead;
-use crate::link::{Link, PATIENCE, Traffic};
+use crate::link::{Link, Traffic};
 use crate::node::{Inner, Order, Peer, blocking, fresh_id, now};
 use crate::offer::{refuse_strangers, refuse_traced_threads};
+use crate::room::ask;
 use crate::sharing::Flow;
 use crate::turns::{Slot, Turn};
 
 /// What the machine says of a move that somebody cancelled, too.
 pub(crate) const CANCELLED: &str = "somebody cancelled it";
-/// How long a target may take to say whether it has a place.
-const ANSWER: Duration = Duration::from_secs(10);
 /// How long a move that the target does not confirm keeps others waiting: its agent may be down for days.
 const DOUBT: Duration = Duration::from_secs(5);
 
@@ -83,15 +82,20 @@ impl Inner {
             let reason = format!("{attempt} to {}: it is there already", request.to);
             return Err(NodeError::conflict(reason, "choose another node; `drover ps` shows where containers are"));
         }
-        let Some(peer) = self.peer(&request.to) else {
-            let known: Vec<_> = self.config.peers.iter().map(|peer| peer.name.as_str()).collect();
-            let hint = format!("it knows: {}", known.join(", "));
-            return Err(NodeError::not_found(format!("{attempt}: node {own} knows no node {}", request.to), &hint));
-        };
+        let peer = self.known_peer(&request.to, attempt)?;
         request.settings.check().map_err(|error| {
             NodeError::invalid(format!("{attempt}: {error}"), "leave one of them out; `drover migrate --help`")
         })?;
         Ok(peer)
+    }
+
+    /// The peer of this name, for this attempt.
+    pub(crate) fn known_peer(&self, name: &NodeName, attempt: &str) -> Result<Peer, NodeError> {
+        self.peer(name).ok_or_else(|| {
+            let known: Vec<_> = self.config.peers.iter().map(|peer| peer.name.as_str()).collect();
+            let reason = format!("{attempt}: node {} knows no node {name}", self.config.name);
+            NodeError::not_found(reason, &format!("it knows: {}", known.join(", ")))
+        })
     }
 
     fn refuse_queued(&self, container: &Container, attempt: &str) -> Result<(), NodeError> {
@@ -135,20 +139,8 @@ impl Inner {
         began_at: String,
         priority: Priority,
     ) -> MigrationState {
-        MigrationState {
-            id,
-            container: container.name(),
-            from: self.config.name.clone(),
-            to: peer.name.clone(),
-            priority,
-            queued: None,
-            phase: Phase::Prepare,
-            began_at,
-            in_doubt: false,
-            delayed: None,
-            bytes_sent: Bytes(0),
-            report: None,
-        }
+        let (from, to) = (self.config.name.clone(), peer.name.clone());
+        MigrationState { priority, ..MigrationState::begun(id, container.name(), from, to, began_at) }
     }
 }
 
@@ -223,12 +215,7 @@ impl Departing {
         };
         let (traffic, flow) = (Arc::clone(&self.traffic), Arc::clone(&self.flow));
         let mut link = Link::shared(connection, traffic, self.settings.bandwidth, Some(flow));
-        let question = Question::Reserve { migration: self.id.clone() };
-        if !link.send(encode(&question), PATIENCE).await {
-            return Place::Unknown;
-        }
-        let answer = tokio::time::timeout(ANSWER, link.receive()).await.ok().flatten();
-        match answer.and_then(|payload| decode(&payload).ok()) {
+        match ask(&mut link, &Question::Reserve { migration: self.id.clone() }).await {
             Some(Answer::Granted) => Place::Granted(link),
             Some(Answer::Busy) => Place::Busy,
             Some(Answer::Closed(why)) => Place::Closed(why),

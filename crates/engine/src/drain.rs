@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use drover_api::DrainRequest;
 use drover_model::{DrainState, Explained, NodeName};
+use drover_sys::durable;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
@@ -60,12 +61,7 @@ impl Drain {
             return Ok(since.clone());
         }
         let mark = Mark { since: now() };
-        let new = self.path.with_extension("new");
-        let mut file = fs::File::create(&new)?;
-        io::Write::write_all(&mut file, &serde_json::to_vec(&mark)?)?;
-        file.sync_all()?;
-        fs::rename(&new, &self.path)?;
-        self.sync()?;
+        durable::replace(&self.path, &serde_json::to_vec(&mark)?)?;
         *since = Some(mark.since.clone());
         Ok(mark.since)
     }
@@ -75,14 +71,10 @@ impl Drain {
         let mut since = lock(&self.since);
         match fs::remove_file(&self.path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => self.sync()?,
+            _ => durable::sync_directory(&self.path)?,
         }
         *since = None;
         Ok(())
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        fs::File::open(self.path.parent().unwrap_or(Path::new("/")))?.sync_all()
     }
 }
 
@@ -169,11 +161,6 @@ impl Inner {
             }
             return Ok(self.config.peers.clone());
         }
-        let unknown = |name: &NodeName| {
-            let known: Vec<_> = self.config.peers.iter().map(|peer| peer.name.as_str()).collect();
-            let reason = format!("{attempt}: node {} knows no node {name}", self.config.name);
-            NodeError::not_found(reason, &format!("it knows: {}", known.join(", ")))
-        };
-        request.to.iter().map(|name| self.peer(name).ok_or_else(|| unknown(name))).collect()
+        request.to.iter().map(|name| self.known_peer(name, attempt)).collect()
     }
 }

@@ -117,7 +117,7 @@ impl Relay {
 
 /// Whether pages may follow at all: some came in rounds or were named, and somebody is there who needs them.
 fn is_needed(container: &Container) -> bool {
-    container.layout.store().exists() && container.cgroup.is_populated().unwrap_or(true)
+    container.layout.store().exists() && container.lives()
 }
 
 fn carry(container: &Container, wishes: StreamSender, following: ChannelReader) -> Result<bool, FollowError> {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use drover_protocol::Storage;
 pub(crate) use drover_protocol::{Decided, Entry, Mark};
+use drover_sys::durable;
 
 /// The journal of this node.
 pub(crate) type Journal = drover_protocol::Journal<JournalFile>;
@@ -45,14 +46,9 @@ impl Storage for JournalFile {
     }
 
     fn replace(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let temporary = self.path.with_extension("new");
-        let mut file = File::create(&temporary)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&temporary, &self.path)?;
-        // Whatever becomes of the rest: what is appended from now on must not go to the old file.
+        // Whatever becomes of it: what is appended from now on must not go to the old file.
         self.file = None;
-        sync_directory(&self.path)
+        durable::replace(&self.path, bytes)
     }
 
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -60,10 +56,6 @@ impl Storage for JournalFile {
         file.write_all(bytes)?;
         file.sync_data()
     }
-}
-
-fn sync_directory(path: &Path) -> io::Result<()> {
-    path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())
 }
 
 #[cfg(test)]

@@ -177,7 +177,7 @@ impl Inner {
         let status = match container.exit() {
             Some(status) => status,
             None if lives => return,
-            None if container.cgroup.is_populated().unwrap_or(true) => {
+            None if container.lives() => {
                 // Somebody killed the shim. What it kept is lost, but not the container.
                 tracing::error!(container = %container.spec().name, "the container's shim is gone; it cannot be reached");
                 return;

@@ -29,7 +29,7 @@ use crate::features::features;
 use crate::journal::{Journal, JournalFile};
 use crate::lead::Lead;
 use crate::lifecycle::own_program;
-use crate::receive::{self, Resumed};
+use crate::receive::{self, Word};
 use crate::session::Session;
 use crate::sharing::Sharing;
 use crate::turns::{Places, Turns};
@@ -123,7 +123,7 @@ pub(crate) enum Order {
 #[derive(Debug)]
 pub(crate) struct Coming {
     pub peer: NodeName,
-    pub resume: mpsc::Sender<Resumed>,
+    pub word: mpsc::Sender<Word>,
     /// As this node sees it, once it has a container.
     pub state: watch::Receiver<Option<MigrationState>>,
 }

@@ -19,7 +19,7 @@ use crate::following::Following;
 use crate::journal::{Entry, Mark};
 use crate::lead::{TICK, sleep_until};
 use crate::link::{Link, PATIENCE, Traffic};
-use crate::node::{Coming, Inner};
+use crate::node::{Coming, Inner, now};
 use crate::turns::Taken;
 
 /// How long a place is kept for a source that was granted it and says nothing.
@@ -28,13 +28,13 @@ const HELLO: Duration = Duration::from_secs(30);
 /// A step, done in a thread of its own, with the arrival if there is one.
 type Work = Box<dyn FnOnce(Option<&mut Arrival>) -> TargetInput + Send>;
 
-/// A link that continues a migration.
+/// What reaches a migration that is under way from outside of its link.
 #[derive(Debug)]
-pub(crate) struct Resumed {
-    /// None: an operator says so.
-    pub link: Option<Link>,
-    pub traffic: Arc<Traffic>,
-    pub verdict: Verdict,
+pub(crate) enum Word {
+    /// A link that continues it.
+    Resumed { link: Link, traffic: Arc<Traffic>, verdict: Verdict },
+    /// What an operator says.
+    Resolved(Verdict),
 }
 
 /// What is known of a migration towards this node while it is under way.
@@ -47,8 +47,8 @@ struct Session {
     link: Option<Link>,
     traffic: Arc<Traffic>,
     following: Following,
-    resumed: mpsc::Receiver<Resumed>,
-    resume: mpsc::Sender<Resumed>,
+    words: mpsc::Receiver<Word>,
+    word: mpsc::Sender<Word>,
     /// As it is seen from here.
     state: watch::Sender<Option<MigrationState>>,
     /// What happens of itself, beside the steps.
@@ -74,7 +74,7 @@ pub(crate) async fn serve(
     }
     match decode(&first) {
         Ok(ToTarget::Resume { migration, verdict }) => {
-            resume(&inner, &peer, migration, Resumed { link: Some(link), traffic, verdict }).await;
+            resume(&inner, &peer, migration, Word::Resumed { link, traffic, verdict }).await;
         }
         Ok(hello @ ToTarget::Hello { .. }) => {
             let machine = Target::new(moment(), inner.config.name.clone());
@@ -106,20 +106,19 @@ async fn consider(inner: &Arc<Inner>, question: &Question, link: &mut Link) -> O
 }
 
 /// Hands the link to the migration it belongs to, or answers from the journal.
-async fn resume(inner: &Arc<Inner>, peer: &NodeName, migration: MigrationId, resumed: Resumed) {
-    let session = inner.arrivals().get(&migration).filter(|own| &own.peer == peer).map(|own| own.resume.clone());
+async fn resume(inner: &Arc<Inner>, peer: &NodeName, migration: MigrationId, resumed: Word) {
+    let session = inner.arrivals().get(&migration).filter(|own| &own.peer == peer).map(|own| own.word.clone());
     let resumed = match session {
         Some(session) => session.send(resumed).await,
         None => Err(mpsc::error::SendError(resumed)),
     };
-    let Err(mpsc::error::SendError(Resumed { link: Some(link), verdict, .. })) = resumed else { return };
+    let Err(mpsc::error::SendError(Word::Resumed { link, verdict, .. })) = resumed else { return };
     let entry = inner.journal().latest(&migration).filter(|entry| &entry.peer == peer).cloned();
     // If it is not here any more, only the last line was not written.
-    let gone = entry.as_ref().filter(|entry| !entry.mark.is_last() && !inner.has_files(&entry.container)).cloned();
-    let mark = match gone {
-        Some(entry) if inner.close_entry(entry.clone()) => Some(entry.mark.closed()),
-        _ => entry.map(|entry| entry.mark),
-    };
+    let mark = entry.map(|entry| {
+        let (mark, gone) = (entry.mark, !entry.mark.is_last() && !inner.has_files(&entry.container));
+        if gone && inner.close_entry(entry) { mark.closed() } else { mark }
+    });
     let Some(answer) = answer(mark, verdict) else {
         // It is here, and nobody deals with it: its record could not be read. To say that it is not here would have it
         // thawed on the other side.
@@ -141,7 +140,7 @@ pub(crate) async fn take_up_arrival(inner: Arc<Inner>, entry: Entry, arrival: Ar
 
 impl Session {
     fn new(inner: Arc<Inner>, peer: NodeName, link: Option<Link>, traffic: Arc<Traffic>) -> Self {
-        let (resume, resumed) = mpsc::channel(1);
+        let (word, words) = mpsc::channel(1);
         let (events, happened) = mpsc::channel(1);
         let following = Following::default();
         Self {
@@ -152,8 +151,8 @@ impl Session {
             link,
             traffic,
             following,
-            resumed,
-            resume,
+            words,
+            word,
             state: watch::Sender::new(None),
             events,
             happened,
@@ -161,8 +160,8 @@ impl Session {
     }
 
     fn begin_migration(&mut self, migration: MigrationId) {
-        let (peer, resume, state) = (self.peer.clone(), self.resume.clone(), self.state.subscribe());
-        self.inner.arrivals().insert(migration.clone(), Coming { peer, resume, state });
+        let (peer, word, state) = (self.peer.clone(), self.word.clone(), self.state.subscribe());
+        self.inner.arrivals().insert(migration.clone(), Coming { peer, word, state });
         self.migration = Some(migration);
     }
 
@@ -223,11 +222,10 @@ impl Session {
                     }
                     heard
                 }
-                Some(Resumed { link, traffic, verdict }) = self.resumed.recv() => {
-                    if link.is_none() {
-                        resolved(&machine, verdict)
-                    } else {
-                        self.link = link;
+                Some(word) = self.words.recv() => match word {
+                    Word::Resolved(verdict) => resolved(&machine, verdict),
+                    Word::Resumed { link, traffic, verdict } => {
+                        self.link = Some(link);
                         self.traffic = traffic;
                         if machine.may_follow()
                             && let Some(relay) = self.following.relay(self.link.as_ref())
@@ -236,7 +234,7 @@ impl Session {
                         }
                         TargetInput::Reconnected(verdict)
                     }
-                }
+                },
                 () = sleep_until(deadline) => TargetInput::DeadlinePassed,
                 _ = tick.tick() => {
                     if self.traffic.total() == crossed {
@@ -359,11 +357,25 @@ impl Session {
         // Without a link nobody knows when the source will say more.
         let in_doubt = machine.promised() || machine.may_follow() && self.link.is_none();
         let phase = machine.phase();
-        let (Some(id), Some(arrival)) = (&self.migration, &self.arrival) else { return };
-        // Whoever holds it is at work, and shows it later.
-        let Ok(arrival) = arrival.try_lock() else { return };
-        let state = self.inner.coming_state(id, arrival.container(), &self.peer, phase, in_doubt);
-        self.state.send_if_modified(|shown| shown.replace(state.clone()).as_ref() != Some(&state));
+        if self.state.borrow().as_ref().is_some_and(|shown| (shown.phase, shown.in_doubt) == (phase, in_doubt)) {
+            return;
+        }
+        self.state.send_modify(|shown| {
+            if shown.is_none() {
+                *shown = self.begun();
+            }
+            if let Some(shown) = shown {
+                (shown.phase, shown.in_doubt) = (phase, in_doubt);
+            }
+        });
+    }
+
+    /// The migration as it is when the container's place has just been made, or found.
+    fn begun(&self) -> Option<MigrationState> {
+        // Whoever holds it is at work: it is shown later.
+        let arrival = self.arrival.as_ref()?.try_lock().ok()?;
+        let (container, to) = (arrival.container().name(), self.inner.config.name.clone());
+        Some(MigrationState::begun(self.migration.clone()?, container, self.peer.clone(), to, now()))
     }
 
     async fn finish(mut self, runs: bool) {

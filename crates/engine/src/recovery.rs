@@ -118,7 +118,7 @@ impl Inner {
         // What says that it has ended was written since the node was started, as everything below `run` was.
         let ended = container.exit().is_some() && container.layout.run.exists();
         // Without a shim, too, processes can be let go.
-        let alive = container.cgroup.is_populated().unwrap_or(true) || ended;
+        let alive = container.lives() || ended;
         Ownership::of(entry.map(|entry| entry.mark), container.state() == ContainerState::Arriving, alive)
     }
 
@@ -129,10 +129,7 @@ impl Inner {
         departure: Arc<Mutex<Departure>>,
     ) -> SourceInput {
         let own = Arc::clone(container);
-        let thawed = blocking(move || {
-            let lives = own.cgroup.is_populated().unwrap_or(true);
-            lives.then(|| lock(&departure).thaw())
-        });
+        let thawed = blocking(move || own.lives().then(|| lock(&departure).thaw()));
         match thawed.await {
             Some(Ok(())) => SourceInput::Thawed,
             Some(Err(why)) => SourceInput::ThawFailed(why),
@@ -178,9 +175,7 @@ impl Inner {
                 tokio::spawn(take_up_arrival(Arc::clone(self), entry, arrival, ownership));
             }
             // It was destroyed or discarded, and only the last line was not written.
-            (mark, Err(_)) if !self.has_files(&entry.container) => {
-                self.close_entry(Entry { mark, ..entry });
-            }
+            (_, Err(_)) if !self.has_files(&entry.container) => drop(self.close_entry(entry)),
             (mark, _) => {
                 tracing::warn!(migration = %entry.migration, ?mark, "a migration of a container that cannot be read");
             }

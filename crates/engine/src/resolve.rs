@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use drover_model::{Bytes, MigrationId, MigrationState, NodeName, Phase, Priority, Side};
+use drover_model::{MigrationId, MigrationState, Phase, Side};
 use drover_protocol::{Mark, Verdict};
 
-use crate::container::Container;
 use crate::error::NodeError;
-use crate::node::{Inner, Order, now, unknown_migration};
-use crate::receive::Resumed;
+use crate::node::{Inner, Order, unknown_migration};
+use crate::receive::Word;
 
 impl Inner {
     /// Does this node's part of what an operator says.
@@ -23,13 +22,12 @@ impl Inner {
             }
             return orders.send(Order::Resolve(verdict)).await.map_err(|_| ended(id));
         }
-        let coming = self.arrivals().get(id).map(|coming| (coming.resume.clone(), coming.state.borrow().clone()));
-        if let Some((resume, state)) = coming {
+        let coming = self.arrivals().get(id).map(|coming| (coming.word.clone(), coming.state.borrow().clone()));
+        if let Some((word, state)) = coming {
             if state.is_none_or(|state| state.phase < Phase::Commit) {
                 return Err(not_in_doubt(id, "its source decides"));
             }
-            let resolved = Resumed { link: None, traffic: Arc::default(), verdict };
-            return resume.send(resolved).await.map_err(|_| ended(id));
+            return word.send(Word::Resolved(verdict)).await.map_err(|_| ended(id));
         }
         self.take_up_failed(id, verdict).await
     }
@@ -51,32 +49,6 @@ impl Inner {
         let arrivals = self.arrivals();
         let states = arrivals.values().filter_map(|coming| coming.state.borrow().clone());
         states.filter(|state| state.in_doubt).collect()
-    }
-
-    /// A migration as its target sees it.
-    pub(crate) fn coming_state(
-        &self,
-        id: &MigrationId,
-        container: &Container,
-        from: &NodeName,
-        phase: Phase,
-        in_doubt: bool,
-    ) -> MigrationState {
-        let began_at = self.arrivals().get(id).and_then(|coming| coming.state.borrow().clone());
-        MigrationState {
-            id: id.clone(),
-            container: container.spec().name,
-            from: from.clone(),
-            to: self.config.name.clone(),
-            began_at: began_at.map_or_else(now, |state| state.began_at),
-            priority: Priority::Normal,
-            queued: None,
-            phase,
-            in_doubt,
-            delayed: None,
-            bytes_sent: Bytes(0),
-            report: None,
-        }
     }
 }
 

@@ -10,7 +10,7 @@ use drover_protocol::{Answer, NodeRoom, Question, decode, encode};
 use crate::link::{Link, PATIENCE};
 use crate::node::{Inner, Peer};
 
-/// How long a node may take to say how much room it has.
+/// How long a node may take to answer a question.
 const ANSWER: Duration = Duration::from_secs(10);
 
 impl Inner {
@@ -46,14 +46,20 @@ impl Inner {
     }
 }
 
+/// Asks over a link that has just been made; nothing when the node does not know the question.
+pub(crate) async fn ask(link: &mut Link, question: &Question) -> Option<Answer> {
+    if !link.send(encode(question), PATIENCE).await {
+        return None;
+    }
+    let answer = tokio::time::timeout(ANSWER, link.receive()).await.ok().flatten()?;
+    decode(&answer).ok()
+}
+
 /// What a node answered about its room: nothing when it is of an older version.
 pub(crate) async fn ask_room(inner: &Inner, peer: &Peer) -> Result<Option<NodeRoom>, Explained> {
     let connection = inner.connect(peer).await?;
     let mut link = Link::new(connection, Arc::default());
-    let asked = link.send(encode(&Question::Room), PATIENCE).await;
-    let answer = tokio::time::timeout(ANSWER, link.receive());
-    let answer = if asked { answer.await.ok().flatten() } else { None };
-    match answer.and_then(|payload| decode(&payload).ok()) {
+    match ask(&mut link, &Question::Room).await {
         Some(Answer::Room(room)) => room.closed.map_or(Ok(Some(NodeRoom { closed: None, ..room })), Err),
         _ => Ok(None),
     }

@@ -5,6 +5,27 @@ use utoipa::ToSchema;
 
 use crate::{Bytes, ContainerName, MigrationId, NodeName, Phase, Priority, Report};
 
+impl MigrationState {
+    /// One that begins, at that time (RFC 3339, UTC), and of which nothing was done yet.
+    #[must_use]
+    pub fn begun(id: MigrationId, container: ContainerName, from: NodeName, to: NodeName, began_at: String) -> Self {
+        Self {
+            id,
+            container,
+            from,
+            to,
+            began_at,
+            priority: Priority::default(),
+            queued: None,
+            phase: Phase::Prepare,
+            in_doubt: false,
+            delayed: None,
+            bytes_sent: Bytes(0),
+            report: None,
+        }
+    }
+}
+
 /// One of the two nodes of a migration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]

@@ -1,6 +1,7 @@
 //! Linux mechanisms: every system call that needs `unsafe`, and readers of the kernel's files.
 
 pub mod cgroup;
+pub mod durable;
 pub mod file;
 pub mod fork;
 #[cfg_attr(not(target_arch = "x86_64"), path = "inject_unsupported.rs")]

@@ -1,7 +1,7 @@
 //! The shim's own side.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixListener;
@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use drover_model::{Explained, LogStream};
 use drover_sys::cgroup::{Cgroup, Hierarchies};
+use drover_sys::durable;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, set_child_subreaper, waitpid};
 use rustix::termios::{Winsize, tcsetwinsize};
@@ -307,13 +308,7 @@ impl Server {
     }
 
     fn write_exit(&self, exit: Exit) -> io::Result<()> {
-        let path = self.spec.layout.exit();
-        let temporary = path.with_extension("new");
-        let mut file = File::create(&temporary)?;
-        file.write_all(&serde_json::to_vec(&exit)?)?;
-        file.sync_all()?;
-        fs::rename(&temporary, &path)?;
-        File::open(&self.spec.layout.state)?.sync_all()
+        durable::replace(&self.spec.layout.exit(), &serde_json::to_vec(&exit)?)
     }
 
     fn leave(&self) -> ! {
