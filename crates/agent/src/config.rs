@@ -1,14 +1,20 @@
 //! The configuration file, TOML.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use drover_api::tls::TlsFiles;
 use drover_engine::{NodeConfig, Peer, Pool};
-use drover_model::NodeName;
+use drover_model::{NodeName, Role, UserName};
 use drover_registry::{Access, AccessError};
 use ipnet::IpNet;
 use serde::Deserialize;
+use tokio::sync::watch;
+
+use crate::limits::LimitsConfig;
+use crate::roster::Roster;
 
 /// What the configuration file says.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -33,6 +39,12 @@ pub struct AgentConfig {
     /// Nodes that containers may move to and come from.
     #[serde(default)]
     pub peer: Vec<PeerConfig>,
+    /// Who may use the API.
+    #[serde(default)]
+    pub user: Vec<UserConfig>,
+    /// How much.
+    #[serde(default)]
+    pub limits: LimitsConfig,
     /// For how many days a copy is kept of the files of a container that has left, or was sent ahead; 0 for not at all.
     #[serde(default = "default_keep_copies_days")]
     pub keep_copies_days: u32,
@@ -75,6 +87,16 @@ pub struct PeerConfig {
     pub address: SocketAddr,
 }
 
+/// `[[user]]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UserConfig {
+    /// The name in the user's certificate.
+    pub name: UserName,
+    /// What the user may do.
+    pub role: Role,
+}
+
 /// A configuration file that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -103,6 +125,12 @@ pub enum ConfigError {
     /// Two peers of one name, or the node itself among them.
     #[error("{0} is the name of more than one node")]
     Twice(NodeName),
+    /// Two users of one name.
+    #[error("{0} is the name of more than one user")]
+    TwiceUser(UserName),
+    /// A bound that would let nobody in.
+    #[error("the limit {0} is 0, which lets nobody in")]
+    Zero(&'static str),
     /// A directory that depends on where the agent was started.
     #[error("{0} is not an absolute path")]
     Relative(PathBuf),
@@ -131,6 +159,13 @@ impl AgentConfig {
             }
             names.push(name);
         }
+        let mut users = BTreeSet::new();
+        if let Some(twice) = self.user.iter().find(|user| !users.insert(&user.name)) {
+            return Err(ConfigError::TwiceUser(twice.name.clone()));
+        }
+        if let Some(key) = self.limits.zero() {
+            return Err(ConfigError::Zero(key));
+        }
         let Some(PoolConfig { range, prefix, gateway }) = self.pool else { return Ok(()) };
         let network = match IpNet::new(range.addr(), prefix) {
             Ok(network) if prefix <= range.prefix_len() => network,
@@ -142,6 +177,22 @@ impl AgentConfig {
         }
     }
 
+    /// The peers and users that it names.
+    #[must_use]
+    pub fn roster(&self) -> Roster {
+        Roster {
+            peers: self.peer.iter().map(|peer| (peer.name.clone(), None)).collect(),
+            users: self.user.iter().map(|user| (user.name.clone(), (user.role, None))).collect(),
+        }
+    }
+
+    /// The peers that it names.
+    #[must_use]
+    pub fn peers(&self) -> Vec<Peer> {
+        let peer = |peer: &PeerConfig| Peer { name: peer.name.clone(), address: peer.address, enrolment: None };
+        self.peer.iter().map(peer).collect()
+    }
+
     /// What the engine needs to know; `tls` is for links to peers, and `docker` the directory in which Docker's
     /// configuration is, if there is one.
     ///
@@ -149,14 +200,14 @@ impl AgentConfig {
     /// When a file of certificates for registries cannot be read.
     pub fn node(
         self,
-        tls: std::sync::Arc<rustls::ClientConfig>,
+        peers: watch::Receiver<Arc<[Peer]>>,
+        tls: watch::Receiver<Arc<rustls::ClientConfig>>,
         docker: Option<PathBuf>,
     ) -> Result<NodeConfig, AccessError> {
         let RegistryConfig { insecure, authorities, credentials } = self.registry;
         let credentials = credentials.or_else(|| docker.map(|docker| docker.join("config.json")));
         let registries = Access::new(&authorities, insecure, credentials)?.into();
         let pool = self.pool.map(|PoolConfig { range, prefix, gateway }| Pool { range, prefix, gateway });
-        let peers = self.peer.into_iter().map(|PeerConfig { name, address }| Peer { name, address }).collect();
         let Self { name, state, run, uplink, keep_copies_days, .. } = self;
         Ok(NodeConfig { name, state, run, uplink, pool, peers, tls, registries, keep_copies_days })
     }
@@ -193,6 +244,8 @@ mod tests {
         assert_eq!(config.peer.len(), 1);
         assert_eq!(config.pool.unwrap().prefix, 16);
         assert!(config.registry.credentials.is_some());
+        assert_eq!(config.user[0].role, Role::Admin);
+        assert_eq!(config.limits, LimitsConfig::default());
     }
 
     #[test]
@@ -212,6 +265,10 @@ mod tests {
         }
         let own = EXAMPLE.replace("name = \"n2\"", "name = \"n1\"");
         assert!(matches!(read(&own), Err(ConfigError::Twice(_))));
+        let twice = EXAMPLE.replace("name = \"bob\"", "name = \"alice\"");
+        assert!(matches!(read(&twice), Err(ConfigError::TwiceUser(_))));
+        let nobody = EXAMPLE.replace("requests_per_second = 200", "requests_per_second = 0");
+        assert!(matches!(read(&nobody), Err(ConfigError::Zero("requests_per_second"))));
         let relative = EXAMPLE.replace("\"/run/drover\"", "\"run\"");
         assert!(matches!(read(&relative), Err(ConfigError::Relative(_))));
     }

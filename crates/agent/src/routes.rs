@@ -1,5 +1,6 @@
 //! The routes of the API and their description.
 
+mod audit;
 mod body;
 mod container;
 mod copies;
@@ -13,20 +14,24 @@ mod volume;
 use std::sync::Arc;
 
 use axum::extract::{DefaultBodyLimit, State};
+use axum::middleware::from_fn_with_state;
 use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use drover_api::routes;
 use drover_engine::Node;
 use drover_model::{NodeFeatures, NodeInfo};
-use refusal::Refusal;
+pub(crate) use refusal::Refusal;
 use utoipa::OpenApi;
 use utoipa::openapi::OpenApi as Document;
 
-/// The longest JSON body of a request in bytes.
-const LONGEST_BODY: usize = 1 << 20;
+use crate::gate::{Gate, pass};
 
-/// The router of a node.
-pub fn router(node: Arc<Node>) -> Router {
+/// The longest JSON body of a request in bytes.
+pub(crate) const LONGEST_BODY: usize = 1 << 20;
+
+/// The router of a node, behind its gate.
+pub(crate) fn router(node: Arc<Node>, gate: Arc<Gate>) -> Router {
+    let audit = Router::new().route(routes::AUDIT, get(audit::tail)).with_state(gate.clone());
     Router::new()
         .route(routes::NODE, get(node_info))
         .route(routes::FEATURES, get(features))
@@ -56,8 +61,10 @@ pub fn router(node: Arc<Node>) -> Router {
         .route(routes::COPY, delete(copies::remove))
         .fallback(async || Refusal::no_route())
         .method_not_allowed_fallback(async || Refusal::no_method())
-        .layer(DefaultBodyLimit::max(LONGEST_BODY))
         .with_state(node)
+        .merge(audit)
+        .layer(DefaultBodyLimit::max(LONGEST_BODY))
+        .layer(from_fn_with_state(gate, pass))
 }
 
 /// The API as an OpenAPI document, made from the handlers and the types of their bodies.
@@ -77,6 +84,7 @@ pub fn openapi() -> Document {
         node_info,
         features,
         document,
+        audit::tail,
         container::list,
         container::run,
         container::show,

@@ -11,9 +11,12 @@ use drover_registry::AccessError;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tracing::{info, warn};
 
-use crate::{AgentConfig, ConfigError, Limits, Server, router};
+use crate::gate::{AuditLog, Gate, LARGEST_FILE, Visitor};
+use crate::routes::router;
+use crate::{AgentConfig, ConfigError, Server};
 
 /// An agent that could not start, or had to stop.
 #[derive(Debug, thiserror::Error)]
@@ -58,25 +61,34 @@ impl AgentError {
 /// When the agent cannot start; nothing has been changed on the node then, except by the engine's own recovery.
 pub async fn serve(config_path: &Path) -> Result<(), AgentError> {
     let config = AgentConfig::read(config_path)?;
-    let acceptor = config.tls.server()?;
-    let link_tls = config.tls.client(LINK_PROTOCOL)?;
+    let credentials = config.tls.read()?;
+    let (_, tls) = watch::channel(credentials.server()?);
+    let (_, link_tls) = watch::channel(credentials.client(LINK_PROTOCOL)?);
+    let (_, roster) = watch::channel(Arc::new(config.roster()));
+    let (_, peers) = watch::channel(config.peers().into());
+    if config.user.is_empty() {
+        warn!("the configuration names no [[user]]: nobody may use the API");
+    }
     let mut terminated = signal(SignalKind::terminate()).map_err(AgentError::Signals)?;
     let mut interrupted = signal(SignalKind::interrupt()).map_err(AgentError::Signals)?;
     let address = config.listen;
     // Before the node is opened: when another agent serves it already, this one stops here.
     let listener = TcpListener::bind(address).await.map_err(|error| AgentError::Listen(address, error))?;
-    let peers: Arc<[NodeName]> = config.peer.iter().map(|peer| peer.name.clone()).collect();
     let name = config.name.clone();
+    let (limits, requests) = (config.limits.connections(), config.limits.requests());
+    let log = AuditLog::new(config.state.join("audit.jsonl"), LARGEST_FILE);
     let docker = std::env::var_os("DOCKER_CONFIG").map(PathBuf::from);
-    let node = Node::open(config.node(link_tls, docker)?).await?;
+    let node = Node::open(config.node(peers, link_tls, docker)?).await?;
+    let gate = Gate::new(node.clone(), roster.clone(), log, requests);
     info!(node = %name, %address, version = env!("CARGO_PKG_VERSION"), "agent serves");
 
-    let linked = node.clone();
+    let (linked, keeper) = (node.clone(), gate.clone());
     let server = Server {
-        tls: acceptor,
-        router: router(node.clone()),
-        link: move |peer, stream| serve_link(linked.clone(), peers.clone(), peer, stream),
-        limits: Limits::default(),
+        tls,
+        roster,
+        router: router(node.clone(), gate),
+        link: move |peer, visitor, stream| serve_link(linked.clone(), keeper.clone(), peer, visitor, stream),
+        limits,
     };
     let ordered = async move {
         tokio::select! {
@@ -90,14 +102,17 @@ pub async fn serve(config_path: &Path) -> Result<(), AgentError> {
     Ok(())
 }
 
-/// A certificate of the cluster lets a user use the API; only a peer may send containers.
+/// A certificate of the cluster lets nobody send containers; only a peer may.
 async fn serve_link(
     node: Arc<Node>,
-    peers: Arc<[NodeName]>,
+    gate: Arc<Gate>,
     peer: NodeName,
+    visitor: Arc<Visitor>,
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
 ) {
-    if peers.contains(&peer) {
+    let is_peer = gate.is_peer(&visitor);
+    gate.linked(&visitor, is_peer).await;
+    if is_peer {
         node.serve_link(peer, stream).await;
     } else {
         warn!(%peer, "link refused: no peer of this name is configured");

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use drover_model::{
     Bytes, ContainerName, Digest, Driver, ImageConfig, ImageLayer, ImageStep, Limits, LogStream, Mac, NodeName,
-    RestartPolicy, Settings, TmpfsMount, VolumeMount, VolumeName, WhenLost,
+    RestartPolicy, Settings, TmpfsMount, UserName, VolumeMount, VolumeName, WhenLost,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -133,6 +133,9 @@ pub struct CreateVolumeRequest {
     /// What happens to containers when it is lost.
     #[serde(default)]
     pub when_lost: WhenLost,
+    /// The user who has it; absent: whoever declares it. Only who may use all volumes may name another.
+    #[serde(default)]
+    pub owner: Option<UserName>,
 }
 
 /// `POST /v1/migrations`.
@@ -181,6 +184,15 @@ pub struct LogQuery {
     #[serde(default)]
     pub follow: bool,
     /// Only this many of the newest records; absent: all.
+    #[serde(default)]
+    pub tail: Option<usize>,
+}
+
+/// The query of `GET /v1/audit`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct AuditQuery {
+    /// How many of the last records; absent: 100.
     #[serde(default)]
     pub tail: Option<usize>,
 }

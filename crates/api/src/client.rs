@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use drover_model::{
-    ContainerId, ContainerRecord, ContainerStats, CopyRecord, Digest, MigrationId, MigrationState, NodeFeatures,
-    NodeInfo, NodeName, VolumeName, VolumeRecord,
+    AuditRecord, ContainerId, ContainerRecord, ContainerStats, CopyRecord, Digest, MigrationId, MigrationState,
+    NodeFeatures, NodeInfo, NodeName, VolumeName, VolumeRecord,
 };
 use http::header::{CONNECTION, CONTENT_TYPE, HOST, UPGRADE};
 use http::{Method, Request, Response, StatusCode};
@@ -69,6 +69,11 @@ impl Client {
     /// What the node's machine can do.
     pub async fn features(&self) -> Result<NodeFeatures, ClientError> {
         self.ask(Method::GET, routes::FEATURES.into(), empty(), PROMPT).await
+    }
+
+    /// The last records of the node's audit log, the oldest first.
+    pub async fn audit(&self, tail: usize) -> Result<Vec<AuditRecord>, ClientError> {
+        self.ask(Method::GET, format!("{}?tail={tail}", routes::AUDIT), empty(), PROMPT).await
     }
 
     /// All containers on the node.

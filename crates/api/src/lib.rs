@@ -4,6 +4,7 @@
 //! link; the ALPN protocol tells them apart.
 
 mod body;
+mod certificate;
 mod client;
 mod connection;
 mod context;
@@ -11,17 +12,20 @@ mod download;
 mod lines;
 pub mod routes;
 pub mod stream;
+mod tether;
 pub mod tls;
 
 pub use body::{
-    ApiError, CommitRequest, CreateVolumeRequest, ExecRequest, ExitStatus, FileShare, ImageDetail, ImageInfo,
-    ImportQuery, KillRequest, LogQuery, MigrateRequest, MigrationQuery, OverlayQuery, OverlayReport, PruneQuery,
-    PruneReport, PullRequest, PushReport, PushRequest, RegistryCredentials, RemoveQuery, RunRequest, SessionInput,
-    SessionOutput, StopRequest, SynthesizeQuery,
+    ApiError, AuditQuery, CommitRequest, CreateVolumeRequest, ExecRequest, ExitStatus, FileShare, ImageDetail,
+    ImageInfo, ImportQuery, KillRequest, LogQuery, MigrateRequest, MigrationQuery, OverlayQuery, OverlayReport,
+    PruneQuery, PruneReport, PullRequest, PushReport, PushRequest, RegistryCredentials, RemoveQuery, RunRequest,
+    SessionInput, SessionOutput, StopRequest, SynthesizeQuery,
 };
+pub use certificate::Shown;
 pub use client::{Client, ImageChunks, SessionLink};
 pub use connection::{ClientError, keep_alive};
 pub use context::{Context, ContextError, NodeEndpoint};
 pub use download::OverlayDownload;
 pub use drover_model::{LogRecord, LogStream};
 pub use lines::LogLines;
+pub use tether::Tethered;

@@ -8,6 +8,8 @@ pub const NODE: &str = "/v1/node";
 pub const FEATURES: &str = "/v1/features";
 /// `GET`: this API as an OpenAPI document.
 pub const OPENAPI: &str = "/v1/openapi.json";
+/// `GET`: the last records of the audit log.
+pub const AUDIT: &str = "/v1/audit";
 /// `GET`: all containers; `POST`: make one and start it.
 pub const CONTAINERS: &str = "/v1/containers";
 /// `GET`: one container; `DELETE`: remove it.
@@ -58,10 +60,11 @@ pub const COPY: &str = "/v1/copies/{id}";
 pub const OVERLAY: &str = "/v1/overlay";
 
 /// Every pattern.
-pub const ALL: [&str; 26] = [
+pub const ALL: [&str; 27] = [
     NODE,
     FEATURES,
     OPENAPI,
+    AUDIT,
     CONTAINERS,
     CONTAINER,
     START,

@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustls::client::Resumption;
 use rustls::crypto::{CryptoProvider, ring};
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::version::TLS13;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
@@ -25,6 +26,16 @@ pub struct TlsFiles {
     pub cert: PathBuf,
     /// This side's key.
     pub key: PathBuf,
+}
+
+/// What one side shows and whom it trusts.
+#[derive(Debug)]
+pub struct Credentials {
+    roots: Vec<CertificateDer<'static>>,
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+    /// For errors: where each of the three is from.
+    files: TlsFiles,
 }
 
 /// Files of which no TLS configuration can be made.
@@ -76,20 +87,21 @@ pub enum TlsError {
 }
 
 impl TlsFiles {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// When one cannot be read or holds something else.
+    pub fn read(&self) -> Result<Credentials, TlsError> {
+        let (roots, chain) = (certificates(&self.ca)?, certificates(&self.cert)?);
+        Ok(Credentials { roots, chain, key: key(&self.key)?, files: self.clone() })
+    }
+
     /// The configuration of a side that opens connections and speaks `protocol` over them.
     ///
     /// # Errors
     /// When the files cannot be read or do not fit each other.
     pub fn client(&self, protocol: &[u8]) -> Result<Arc<ClientConfig>, TlsError> {
-        let builder = ClientConfig::builder_with_provider(provider())
-            .with_protocol_versions(&[&TLS13])
-            .map_err(|source| self.identity(source))?;
-        let mut config = builder
-            .with_root_certificates(self.roots()?)
-            .with_client_auth_cert(certificates(&self.cert)?, key(&self.key)?)
-            .map_err(|source| self.identity(source))?;
-        config.alpn_protocols = vec![protocol.to_vec()];
-        Ok(Arc::new(config))
+        self.read()?.client(protocol)
     }
 
     /// The configuration of a side that accepts connections for both protocols, from holders of a certificate only.
@@ -97,30 +109,67 @@ impl TlsFiles {
     /// # Errors
     /// When the files cannot be read or do not fit each other.
     pub fn server(&self) -> Result<Arc<ServerConfig>, TlsError> {
+        self.read()?.server()
+    }
+}
+
+impl Credentials {
+    /// The certificate of this side.
+    #[must_use]
+    pub fn certificate(&self) -> &CertificateDer<'static> {
+        // There is one: a file without any was refused.
+        &self.chain[0]
+    }
+
+    /// The configuration of a side that opens connections and speaks `protocol` over them.
+    ///
+    /// # Errors
+    /// When certificate and key do not fit each other.
+    pub fn client(&self, protocol: &[u8]) -> Result<Arc<ClientConfig>, TlsError> {
+        let builder = ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&TLS13])
+            .map_err(|source| self.identity(source))?;
+        let mut config = builder
+            .with_root_certificates(self.roots()?)
+            .with_client_auth_cert(self.chain.clone(), self.key.clone_key())
+            .map_err(|source| self.identity(source))?;
+        config.alpn_protocols = vec![protocol.to_vec()];
+        config.resumption = Resumption::disabled();
+        Ok(Arc::new(config))
+    }
+
+    /// The configuration of a side that accepts connections for both protocols, from holders of a certificate only. No
+    /// session is resumed: each connection shows a certificate that is valid when it is opened.
+    ///
+    /// # Errors
+    /// When certificate and key do not fit each other.
+    pub fn server(&self) -> Result<Arc<ServerConfig>, TlsError> {
         let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(self.roots()?), provider())
             .build()
-            .map_err(|source| TlsError::Verifier { path: self.ca.clone(), source })?;
+            .map_err(|source| TlsError::Verifier { path: self.files.ca.clone(), source })?;
         let builder = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])
             .map_err(|source| self.identity(source))?;
         let mut config = builder
             .with_client_cert_verifier(verifier)
-            .with_single_cert(certificates(&self.cert)?, key(&self.key)?)
+            .with_single_cert(self.chain.clone(), self.key.clone_key())
             .map_err(|source| self.identity(source))?;
         config.alpn_protocols = vec![API_PROTOCOL.to_vec(), LINK_PROTOCOL.to_vec()];
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
         Ok(Arc::new(config))
     }
 
     fn roots(&self) -> Result<RootCertStore, TlsError> {
         let mut roots = RootCertStore::empty();
-        for certificate in certificates(&self.ca)? {
-            roots.add(certificate).map_err(|source| TlsError::Authority { path: self.ca.clone(), source })?;
+        for certificate in self.roots.iter().cloned() {
+            roots.add(certificate).map_err(|source| TlsError::Authority { path: self.files.ca.clone(), source })?;
         }
         Ok(roots)
     }
 
     fn identity(&self, source: rustls::Error) -> TlsError {
-        TlsError::Identity { cert: self.cert.clone(), key: self.key.clone(), source }
+        TlsError::Identity { cert: self.files.cert.clone(), key: self.files.key.clone(), source }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The commands: one file for each group.
 
 mod agent;
+mod audit;
 mod commit;
 mod completions;
 mod copies;
@@ -88,6 +89,8 @@ pub enum Command {
     Migrations(migrations::MigrationsArgs),
     /// Move a container back and forth, and sum up
     Pong(pong::PongArgs),
+    /// Show who did what on the nodes, and who was refused; for administrators
+    Audit(audit::AuditArgs),
     /// A lab of many hosts on this machine
     #[command(subcommand)]
     Lab(lab::LabCommand),
@@ -161,6 +164,7 @@ pub fn execute(command: Command, printer: Printer) -> Result<ExitCode, Failure> 
         Command::Sync(args) => in_runtime(sync::execute(args, printer)).map(done),
         Command::Copies(command) => in_runtime(copies::execute(command, printer)).map(done),
         Command::Migrations(args) => in_runtime(migrations::execute(args, printer)).map(done),
+        Command::Audit(args) => in_runtime(audit::execute(args, printer)).map(done),
         Command::Pong(args) => in_runtime(pong::execute(args, printer)).map(done),
     }
 }

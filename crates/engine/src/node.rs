@@ -11,8 +11,8 @@ use drover_container::{Layout, Runc, criu};
 use drover_disk::{ImageStore, Token};
 use drover_memory::Backend;
 use drover_model::{
-    Bytes, ContainerId, ContainerRecord, ContainerState, ContainerStats, MigrationId, MigrationState, NodeFeatures,
-    NodeInfo, NodeName, PageCount, Phase, Round,
+    Bytes, Caller, ContainerId, ContainerRecord, ContainerState, ContainerStats, MigrationId, MigrationState,
+    NodeFeatures, NodeInfo, NodeName, PageCount, Phase, Round,
 };
 use drover_protocol::{FixedPart, Source};
 use drover_registry::Access;
@@ -45,10 +45,10 @@ pub struct NodeConfig {
     pub uplink: String,
     /// Addresses that containers get when none is asked for.
     pub pool: Option<Pool>,
-    /// Nodes that containers may move to.
-    pub peers: Vec<Peer>,
-    /// The certificates for the link to peers.
-    pub tls: Arc<rustls::ClientConfig>,
+    /// Nodes that containers may move to and come from, as they are at any moment.
+    pub peers: watch::Receiver<Arc<[Peer]>>,
+    /// The certificates for the link to peers, as they are at any moment.
+    pub tls: watch::Receiver<Arc<rustls::ClientConfig>>,
     /// How registries are reached.
     pub registries: Arc<Access>,
     /// For how many days copies of files of containers that are elsewhere are kept; 0 for not at all.
@@ -73,6 +73,8 @@ pub struct Peer {
     pub name: NodeName,
     /// Where its agent listens.
     pub address: SocketAddr,
+    /// The enrolment that its certificate must carry; absent: any, where no cluster's document names one.
+    pub enrolment: Option<String>,
 }
 
 /// What `Inner` knows beside what the agent configured.
@@ -83,12 +85,19 @@ pub(crate) struct Config {
     pub run: PathBuf,
     pub uplink: String,
     pub pool: Option<Pool>,
-    pub peers: Vec<Peer>,
-    pub tls: Arc<rustls::ClientConfig>,
+    pub peers: watch::Receiver<Arc<[Peer]>>,
+    pub tls: watch::Receiver<Arc<rustls::ClientConfig>>,
     /// The program that shims are started from.
     pub program: PathBuf,
     /// The directory beneath which control groups lie, in every hierarchy.
     pub cgroup_base: String,
+}
+
+impl Config {
+    /// The nodes that containers may move to and come from now.
+    pub fn peers(&self) -> Arc<[Peer]> {
+        Arc::clone(&self.peers.borrow())
+    }
 }
 
 type Arrivals = HashMap<MigrationId, (NodeName, mpsc::Sender<Resumed>)>;
@@ -197,9 +206,11 @@ impl Inner {
         operation: tokio::sync::OwnedMutexGuard<()>,
         tokens: Vec<Token>,
     ) -> MigrationState {
+        let spec = container.spec();
         let state = MigrationState {
             id: id.clone(),
-            container: container.spec().name,
+            container: spec.name,
+            owner: spec.owner,
             from: self.config.name.clone(),
             to: peer.name.clone(),
             phase: Phase::Prepare,
@@ -308,13 +319,13 @@ impl Node {
         container.record(&self.inner.config.name)
     }
 
-    /// Makes a container and starts it. A container whose program cannot be started is not kept.
+    /// Makes a container, which becomes its caller's, and starts it. A container whose program cannot be started is not kept.
     ///
     /// # Errors
     /// When the request makes no sense, contradicts what is there, or the container cannot be started.
-    pub async fn run(&self, request: RunRequest) -> Result<ContainerRecord, NodeError> {
+    pub async fn run(&self, request: RunRequest, caller: Caller) -> Result<ContainerRecord, NodeError> {
         let inner = Arc::clone(&self.inner);
-        to_the_end(async move { inner.run(request).await }).await.map(|container| self.record(&container))
+        to_the_end(async move { inner.run(request, caller).await }).await.map(|container| self.record(&container))
     }
 
     /// All containers.
@@ -372,6 +383,7 @@ impl Node {
     /// When it does not run.
     pub async fn stats(&self, name: &str) -> Result<ContainerStats, NodeError> {
         let container = self.inner.registry.find(name)?;
+        let name = container.spec().name;
         if !matches!(container.state(), ContainerState::Running | ContainerState::Frozen) {
             let reason = format!("cannot measure container {name}: it is {}", container.state());
             return Err(NodeError::conflict(reason, ""));
@@ -444,7 +456,7 @@ impl Node {
     pub fn migration(&self, id: &MigrationId) -> Result<watch::Receiver<MigrationState>, NodeError> {
         let migrations = lock(&self.inner.migrations);
         let found = migrations.iter().find(|leaving| &leaving.state.borrow().id == id);
-        found.map(|leaving| leaving.state.clone()).ok_or_else(|| unknown_migration(id))
+        found.map(|leaving| leaving.state.clone()).ok_or_else(|| NodeError::no_migration(id))
     }
 
     /// Asks a migration to give up. It does unless the decision has been made.
@@ -455,7 +467,7 @@ impl Node {
         let (cancel, state) = {
             let migrations = lock(&self.inner.migrations);
             let found = migrations.iter().find(|leaving| &leaving.state.borrow().id == id);
-            let leaving = found.ok_or_else(|| unknown_migration(id))?;
+            let leaving = found.ok_or_else(|| NodeError::no_migration(id))?;
             (leaving.cancel.clone(), leaving.state.borrow().clone())
         };
         if state.report.is_none() && is_decided(&state) {
@@ -470,7 +482,7 @@ impl Node {
 
     /// Serves a peer that opened a migration link; returns when the link is done.
     pub async fn serve_link(&self, peer: NodeName, link: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) {
-        if self.inner.config.peers.iter().all(|known| known.name != peer) {
+        if self.inner.config.peers().iter().all(|known| known.name != peer) {
             tracing::warn!(%peer, "a stranger opened a migration link");
             return;
         }
@@ -502,8 +514,4 @@ impl Node {
 /// Whether nothing can call it back any more.
 fn is_decided(state: &MigrationState) -> bool {
     state.in_doubt || state.phase >= Phase::Settle
-}
-
-fn unknown_migration(id: &MigrationId) -> NodeError {
-    NodeError::not_found(format!("cannot find migration {id} on this node"), "`drover migrations` lists them")
 }

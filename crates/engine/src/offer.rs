@@ -26,8 +26,9 @@ impl Inner {
             let reason = format!("{attempt} to {}: it is there already", request.to);
             return Err(NodeError::conflict(reason, "choose another node; `drover ps` shows where containers are"));
         }
-        let Some(peer) = inner.config.peers.iter().find(|peer| peer.name == request.to).cloned() else {
-            let known: Vec<_> = inner.config.peers.iter().map(|peer| peer.name.as_str()).collect();
+        let peers = inner.config.peers();
+        let Some(peer) = peers.iter().find(|peer| peer.name == request.to).cloned() else {
+            let known: Vec<_> = peers.iter().map(|peer| peer.name.as_str()).collect();
             let hint = format!("it knows: {}", known.join(", "));
             let reason = format!("{attempt}: node {} knows no node {}", inner.config.name, request.to);
             return Err(NodeError::not_found(reason, &hint));

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{Bytes, ContainerName, MigrationId, NodeName, Phase, Report};
+use crate::{Bytes, ContainerName, MigrationId, NodeName, Phase, Report, UserName};
 
 /// A migration as the source node knows it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -12,6 +12,9 @@ pub struct MigrationState {
     pub id: MigrationId,
     /// The container that moves.
     pub container: ContainerName,
+    /// The user who has the container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<UserName>,
     /// The node it leaves.
     pub from: NodeName,
     /// The node it goes to.

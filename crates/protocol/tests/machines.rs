@@ -40,6 +40,7 @@ fn offer(settings: Settings) -> Offer {
         created_at: String::new(),
         exposed_ports: Vec::new(),
         stop_signal: None,
+        owner: None,
     };
     Offer {
         migration: "a1".parse().unwrap(),

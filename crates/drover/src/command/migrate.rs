@@ -235,6 +235,7 @@ pub mod tests {
         let state = MigrationState {
             id: "0a".parse().unwrap(),
             container: "web".parse().unwrap(),
+            owner: None,
             from: "n1".parse().unwrap(),
             to: "n2".parse().unwrap(),
             phase: Phase::Commit,

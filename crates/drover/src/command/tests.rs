@@ -64,6 +64,8 @@ fn every_line_of_the_contract_parses() {
         "drover migrations 0a1b",
         "drover pong web --nodes n1,n2 --count 3 --dwell 500ms",
         "drover pong web --nodes n1,n2,n3 --random --seed 7",
+        "drover audit --node n1 --tail 5 --json",
+        "drover volume create data --node n1 --owner alice",
         "drover completions bash",
         "drover man out",
     ] {

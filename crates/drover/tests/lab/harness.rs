@@ -227,6 +227,14 @@ impl Lab {
         command
     }
 
+    /// Runs `drover` to its end as one of the lab's users.
+    #[track_caller]
+    pub fn by(&self, user: &str, words: impl Words) -> Ended {
+        let mut command = self.command(words);
+        command.env("DROVER_CONTEXT", format!("/run/{}/users/{user}.json", self.mark()));
+        Running::start(command).end()
+    }
+
     /// Starts `drover`.
     pub fn start(&self, words: impl Words) -> Running {
         Running::start(self.command(words))

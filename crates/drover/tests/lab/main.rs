@@ -2,6 +2,7 @@
 //!
 //! They need root, the lab's base (`scripts/install-base.sh`) and the images (`scripts/images.sh`).
 
+mod access;
 mod connection;
 mod count;
 mod harness;
