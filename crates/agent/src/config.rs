@@ -32,8 +32,10 @@ pub struct AgentConfig {
     pub run: PathBuf,
     /// The link that containers' interfaces stand on.
     pub uplink: String,
-    /// The node's certificate.
-    pub tls: TlsFiles,
+    /// The node's certificate, where no cluster gives it one.
+    pub tls: Option<TlsFiles>,
+    /// The cluster that the node belongs to; its peers and users are those of the cluster then.
+    pub cluster: Option<ClusterConfig>,
     /// Addresses for containers that ask for none.
     pub pool: Option<PoolConfig>,
     /// Nodes that containers may move to and come from.
@@ -51,6 +53,14 @@ pub struct AgentConfig {
     /// How registries are reached.
     #[serde(default)]
     pub registry: RegistryConfig,
+}
+
+/// `[cluster]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClusterConfig {
+    /// The directory that `drover cluster init` or `drover node join` has made.
+    pub directory: PathBuf,
 }
 
 /// `[registry]`.
@@ -128,6 +138,9 @@ pub enum ConfigError {
     /// Two users of one name.
     #[error("{0} is the name of more than one user")]
     TwiceUser(UserName),
+    /// Two ways to know who belongs to whom, or none.
+    #[error("the configuration needs either [cluster], or [tls] with [[peer]] and [[user]]")]
+    Membership,
     /// A bound that would let nobody in.
     #[error("the limit {0} is 0, which lets nobody in")]
     Zero(&'static str),
@@ -151,6 +164,10 @@ impl AgentConfig {
     fn check(&self) -> Result<(), ConfigError> {
         if let Some(path) = [&self.state, &self.run].into_iter().find(|path| !path.is_absolute()) {
             return Err(ConfigError::Relative(path.clone()));
+        }
+        let is_static = self.tls.is_some() || !self.peer.is_empty() || !self.user.is_empty();
+        if self.cluster.is_some() == is_static || self.cluster.is_none() && self.tls.is_none() {
+            return Err(ConfigError::Membership);
         }
         let mut names = vec![&self.name];
         for PeerConfig { name, .. } in &self.peer {
@@ -265,6 +282,11 @@ mod tests {
         }
         let own = EXAMPLE.replace("name = \"n2\"", "name = \"n1\"");
         assert!(matches!(read(&own), Err(ConfigError::Twice(_))));
+        let both = EXAMPLE.replace("\n[tls]\n", "\n[cluster]\ndirectory = \"/etc/drover/cluster\"\n\n[tls]\n");
+        assert!(matches!(read(&both), Err(ConfigError::Membership)));
+        let neither = "name = \"n1\"\nlisten = \"10.77.0.11:7780\"\nuplink = \"eth0\"\n";
+        assert!(matches!(read(neither), Err(ConfigError::Membership)));
+        read(&format!("{neither}[cluster]\ndirectory = \"/etc/drover/cluster\"\n")).unwrap();
         let twice = EXAMPLE.replace("name = \"bob\"", "name = \"alice\"");
         assert!(matches!(read(&twice), Err(ConfigError::TwiceUser(_))));
         let nobody = EXAMPLE.replace("requests_per_second = 200", "requests_per_second = 0");

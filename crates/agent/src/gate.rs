@@ -15,7 +15,9 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use drover_api::Shown;
 use drover_engine::{Node, NodeError};
-use drover_model::{AuditRecord, Caller, ContainerId, ContainerName, NodeName, Object, UserName, Verdict, decide};
+use drover_model::{
+    AuditRecord, Caller, ContainerId, ContainerName, Identity, NodeName, Object, UserName, Verdict, decide,
+};
 use tokio::sync::watch;
 
 pub(crate) use audit::{AuditLog, LARGEST_FILE};
@@ -90,6 +92,13 @@ impl Gate {
         let caller = self.roster.borrow().caller(&visitor.shown);
         let pending = self.pending(&caller, visitor.address, "LINK", "");
         pending.end(if allowed { 101 } else { 403 }, None).await;
+    }
+
+    /// Writes that a node joined with a token, or may not.
+    pub async fn joined(&self, name: &NodeName, address: SocketAddr, allowed: bool) {
+        let caller = Caller::Stranger(Identity::Node(name.clone()));
+        let pending = self.pending(&caller, address, "JOIN", "");
+        pending.end(if allowed { 201 } else { 403 }, None).await;
     }
 
     fn pending(&self, caller: &Caller, address: SocketAddr, method: &str, path: &str) -> Pending {

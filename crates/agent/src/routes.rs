@@ -2,9 +2,11 @@
 
 mod audit;
 mod body;
+mod cluster;
 mod container;
 mod copies;
 mod image;
+pub(crate) mod join;
 mod migration;
 mod overlay;
 mod refusal;
@@ -25,13 +27,23 @@ use utoipa::OpenApi;
 use utoipa::openapi::OpenApi as Document;
 
 use crate::gate::{Gate, pass};
+use crate::membership::Membership;
 
 /// The longest JSON body of a request in bytes.
 pub(crate) const LONGEST_BODY: usize = 1 << 20;
 
 /// The router of a node, behind its gate.
-pub(crate) fn router(node: Arc<Node>, gate: Arc<Gate>) -> Router {
+pub(crate) fn router(node: Arc<Node>, gate: Arc<Gate>, member: Option<Arc<Membership>>) -> Router {
     let audit = Router::new().route(routes::AUDIT, get(audit::tail)).with_state(gate.clone());
+    let cluster = Router::new()
+        .route(routes::CLUSTER, get(cluster::show).put(cluster::tell))
+        .route(routes::RENEW, post(cluster::renew))
+        .route(routes::ROTATE, post(cluster::rotate))
+        .route(routes::TOKENS, post(cluster::token))
+        .route(routes::CLUSTER_NODE, delete(cluster::remove_node))
+        .route(routes::USERS, post(cluster::add_user))
+        .route(routes::USER, delete(cluster::remove_user))
+        .with_state(member);
     Router::new()
         .route(routes::NODE, get(node_info))
         .route(routes::FEATURES, get(features))
@@ -63,6 +75,7 @@ pub(crate) fn router(node: Arc<Node>, gate: Arc<Gate>) -> Router {
         .method_not_allowed_fallback(async || Refusal::no_method())
         .with_state(node)
         .merge(audit)
+        .merge(cluster)
         .layer(DefaultBodyLimit::max(LONGEST_BODY))
         .layer(from_fn_with_state(gate, pass))
 }
@@ -85,6 +98,14 @@ pub fn openapi() -> Document {
         features,
         document,
         audit::tail,
+        cluster::show,
+        cluster::tell,
+        cluster::renew,
+        cluster::rotate,
+        cluster::token,
+        cluster::remove_node,
+        cluster::add_user,
+        cluster::remove_user,
         container::list,
         container::run,
         container::show,

@@ -14,16 +14,18 @@ use std::time::Duration;
 use axum::Router;
 use drover_api::tls::{API_PROTOCOL, LINK_PROTOCOL};
 use drover_api::{Shown, Tethered};
+use drover_cluster::JOIN_PROTOCOL;
 use drover_model::{Identity, NodeName};
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rustls::ServerConfig;
+use rustls::server::{Acceptor, ClientHello};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 use tracing::{debug, warn};
 
@@ -46,8 +48,19 @@ pub struct Server<Link> {
     pub router: Router,
     /// Called with the name in the client's certificate when a node opens a migration link.
     pub link: Link,
+    /// Where nodes join that have no certificate yet; nothing where they cannot.
+    pub joining: Option<Joining>,
     /// The bounds.
     pub limits: Limits,
+}
+
+/// What is served to those who have no certificate yet.
+#[derive(Debug, Clone)]
+pub struct Joining {
+    /// Certificates, as they are at any moment; clients show none.
+    pub tls: watch::Receiver<Arc<ServerConfig>>,
+    /// The one route.
+    pub router: Router,
 }
 
 /// The pause after an accept that failed, usually for want of file descriptors.
@@ -174,16 +187,24 @@ where
             debug!(%error, "cannot set up a connection");
             return None;
         }
-        let tls = Arc::clone(&self.tls.borrow());
         let shaking = async {
             // A connection that ends before its first byte is a look at whether somebody listens.
             if stream.peek(&mut [0]).await? == 0 {
                 return Ok(None);
             }
-            TlsAcceptor::from(tls).accept(stream).await.map(Some)
+            let hello = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+            let asks = |hello: ClientHello<'_>| hello.alpn().is_some_and(|mut all| all.any(|one| one == JOIN_PROTOCOL));
+            let joining = self.joining.as_ref().filter(|_| asks(hello.client_hello()));
+            let tls = Arc::clone(&joining.map_or(&self.tls, |joining| &joining.tls).borrow());
+            hello.into_stream(tls).await.map(|stream| Some((stream, joining)))
         };
         let stream = match tokio::time::timeout(self.limits.handshake, shaking).await {
-            Ok(Ok(Some(stream))) => stream,
+            Ok(Ok(Some((stream, None)))) => stream,
+            // It keeps its place among those without a certificate, and gets no other.
+            Ok(Ok(Some((stream, Some(joining))))) => {
+                self.join(stream, address, joining.router.clone()).await;
+                return None;
+            }
             Ok(Ok(None)) => {
                 debug!("connection ended before its first byte");
                 return None;
@@ -206,6 +227,23 @@ where
             return None;
         };
         Some((stream, Arc::new(Visitor { shown, address }), seat))
+    }
+
+    /// One request of somebody without a certificate, in the time of two handshakes.
+    async fn join(&self, stream: TlsStream<TcpStream>, address: SocketAddr, router: Router) {
+        let router = TowerToHyperService::new(router);
+        let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
+            request.extensions_mut().insert(address);
+            router.call(request)
+        });
+        let served = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.limits.handshake)
+            .keep_alive(false)
+            .serve_connection(TokioIo::new(stream), service);
+        if tokio::time::timeout(2 * self.limits.handshake, served).await.is_err() {
+            warn!(%address, "joining took too long");
+        }
     }
 
     async fn serve(

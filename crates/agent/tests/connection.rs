@@ -87,7 +87,7 @@ async fn serve(files: &TlsFiles, router: Router, limits: Limits) -> Running {
     };
     let (roster, known) = watch::channel(Arc::default());
     let (_, tls) = watch::channel(files.server().unwrap());
-    let server = Server { tls, roster: known, router, link, limits };
+    let server = Server { tls, roster: known, router, link, joining: None, limits };
     let (stop, stopped) = oneshot::channel::<()>();
     let ordered = async { drop(stopped.await) };
     let server = tokio::spawn(async move { server.run(listener, ordered, async {}).await });

@@ -6,6 +6,7 @@
 mod body;
 mod certificate;
 mod client;
+mod cluster;
 mod connection;
 mod context;
 mod download;
@@ -23,8 +24,12 @@ pub use body::{
 };
 pub use certificate::Shown;
 pub use client::{Client, ImageChunks, SessionLink};
+pub use cluster::{
+    AddUserRequest, Admission, ClusterDocument, ClusterNode, ClusterQuery, ClusterUser, JoinRequest, RenewRequest,
+    SignedDocument, TokenAnswer, TokenRequest,
+};
 pub use connection::{ClientError, keep_alive};
-pub use context::{Context, ContextError, NodeEndpoint};
+pub use context::{Context, ContextError, NodeEndpoint, Pem};
 pub use download::OverlayDownload;
 pub use drover_model::{LogRecord, LogStream};
 pub use lines::LogLines;

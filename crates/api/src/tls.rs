@@ -114,6 +114,33 @@ impl TlsFiles {
 }
 
 impl Credentials {
+    /// The certificate of the authority, DER.
+    #[must_use]
+    pub fn authority(&self) -> &[u8] {
+        // There is one: a file without any was refused.
+        &self.roots[0]
+    }
+
+    /// The same authority with another key and certificate, of one PEM text that belongs into `path`.
+    ///
+    /// # Errors
+    /// When the text does not hold them.
+    pub fn with_identity(&self, text: &str, path: &Path) -> Result<Self, TlsError> {
+        let files = TlsFiles { cert: path.to_owned(), key: path.to_owned(), ..self.files.clone() };
+        let chain = certificates_in(text, path)?;
+        Ok(Self { roots: self.roots.clone(), chain, key: key_in(text, path)?, files })
+    }
+
+    /// The three parts as PEM texts, out of a file.
+    ///
+    /// # Errors
+    /// When a text does not hold what it should.
+    pub fn of_text(authority: &str, certificate: &str, key: &str, path: &Path) -> Result<Self, TlsError> {
+        let files = TlsFiles { ca: path.to_owned(), cert: path.to_owned(), key: path.to_owned() };
+        let (roots, chain) = (certificates_in(authority, path)?, certificates_in(certificate, path)?);
+        Ok(Self { roots, chain, key: key_in(key, path)?, files })
+    }
+
     /// The certificate of this side.
     #[must_use]
     pub fn certificate(&self) -> &CertificateDer<'static> {
@@ -160,6 +187,19 @@ impl Credentials {
         Ok(Arc::new(config))
     }
 
+    /// The configuration of a side that asks for no certificate. Which protocol it speaks the caller says.
+    ///
+    /// # Errors
+    /// When certificate and key do not fit each other.
+    pub fn anonymous_server(&self) -> Result<ServerConfig, TlsError> {
+        let builder = ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&TLS13])
+            .map_err(|source| self.identity(source))?;
+        let builder = builder.with_no_client_auth();
+        let served = builder.with_single_cert(self.chain.clone(), self.key.clone_key());
+        served.map_err(|source| self.identity(source))
+    }
+
     fn roots(&self) -> Result<RootCertStore, TlsError> {
         let mut roots = RootCertStore::empty();
         for certificate in self.roots.iter().cloned() {
@@ -190,6 +230,18 @@ fn key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
         path: path.to_owned(),
         source,
     })
+}
+
+fn certificates_in(text: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let failed = |source| TlsError::Read { what: "a certificate", path: path.to_owned(), source };
+    let certificates: Vec<_> =
+        CertificateDer::pem_slice_iter(text.as_bytes()).collect::<Result<_, _>>().map_err(failed)?;
+    if certificates.is_empty() { Err(TlsError::Empty(path.to_owned())) } else { Ok(certificates) }
+}
+
+fn key_in(text: &str, path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    let failed = |source| TlsError::Read { what: "a private key", path: path.to_owned(), source };
+    PrivateKeyDer::from_pem_slice(text.as_bytes()).map_err(failed)
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 mod agent;
 mod audit;
+mod cluster;
 mod commit;
 mod completions;
 mod copies;
@@ -15,12 +16,14 @@ mod list;
 mod logs;
 mod migrate;
 mod migrations;
+mod node;
 mod pong;
 mod run;
 mod settings;
 mod shim;
 mod stats;
 mod sync;
+mod user;
 mod volume;
 
 use std::future::Future;
@@ -89,6 +92,15 @@ pub enum Command {
     Migrations(migrations::MigrationsArgs),
     /// Move a container back and forth, and sum up
     Pong(pong::PongArgs),
+    /// The cluster: make one, show it
+    #[command(subcommand)]
+    Cluster(cluster::ClusterCommand),
+    /// Nodes of the cluster
+    #[command(subcommand)]
+    Node(node::NodeCommand),
+    /// Users of the cluster
+    #[command(subcommand)]
+    User(user::UserCommand),
     /// Show who did what on the nodes, and who was refused; for administrators
     Audit(audit::AuditArgs),
     /// A lab of many hosts on this machine
@@ -164,6 +176,10 @@ pub fn execute(command: Command, printer: Printer) -> Result<ExitCode, Failure> 
         Command::Sync(args) => in_runtime(sync::execute(args, printer)).map(done),
         Command::Copies(command) => in_runtime(copies::execute(command, printer)).map(done),
         Command::Migrations(args) => in_runtime(migrations::execute(args, printer)).map(done),
+        Command::Cluster(cluster::ClusterCommand::Init(args)) => cluster::init(&args, printer).map(done),
+        Command::Cluster(cluster::ClusterCommand::Show) => in_runtime(cluster::show(printer)).map(done),
+        Command::Node(command) => in_runtime(node::execute(command, printer)).map(done),
+        Command::User(command) => in_runtime(user::execute(command, printer)).map(done),
         Command::Audit(args) => in_runtime(audit::execute(args, printer)).map(done),
         Command::Pong(args) => in_runtime(pong::execute(args, printer)).map(done),
     }

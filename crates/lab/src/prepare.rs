@@ -104,9 +104,9 @@ fn write_context(path: &Path, plan: &Plan, user: &str, tls: &Path, netns: Option
     });
     let context = Context {
         cluster: "lab".into(),
-        ca: tls.join("ca.pem"),
-        cert: tls.join(format!("{user}.pem")),
-        key: tls.join(format!("{user}.key")),
+        ca: tls.join("ca.pem").into(),
+        cert: tls.join(format!("{user}.pem")).into(),
+        key: tls.join(format!("{user}.key")).into(),
         nodes: nodes.collect(),
     };
     let text = serde_json::to_vec_pretty(&context).expect("a context is always JSON");

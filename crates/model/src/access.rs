@@ -167,6 +167,8 @@ pub enum Action {
     RemoveCopy,
     /// Looking at the nodes and users of the cluster.
     LookAtCluster,
+    /// Telling a node of a newer document, which it believes by its signature alone.
+    TellCluster,
     /// Having the own certificate renewed.
     Renew,
     /// Adding and removing nodes and users.
@@ -189,6 +191,7 @@ impl Action {
                 | Self::LookAtVolume
                 | Self::LookAtCopy
                 | Self::LookAtCluster
+                | Self::TellCluster
                 | Self::ReadAudit
         )
     }
@@ -221,12 +224,14 @@ pub fn decide(caller: &Caller, action: Action, object: Object<'_>) -> Verdict {
     let allowed = |holds| if holds { Verdict::Allowed } else { Verdict::Refused };
     let (name, role) = match caller {
         Caller::Stranger(_) => return Verdict::Refused,
-        Caller::Peer(_) => return allowed(matches!(action, A::LookAtCluster | A::Renew)),
+        Caller::Peer(_) => return allowed(matches!(action, A::LookAtCluster | A::TellCluster | A::Renew)),
         Caller::User { name, role } => (name, role),
     };
     match role {
         Role::Admin => Verdict::Allowed,
-        Role::Operator => allowed(!matches!(action, A::ChangeCluster | A::ReadAudit | A::MakeSharedVolume)),
+        Role::Operator => {
+            allowed(!matches!(action, A::ChangeCluster | A::TellCluster | A::ReadAudit | A::MakeSharedVolume))
+        }
         Role::Viewer => allowed(matches!(
             action,
             A::LookAtNode
@@ -256,7 +261,7 @@ pub fn decide(caller: &Caller, action: Action, object: Object<'_>) -> Verdict {
                 Object::One(owner) if owner == Some(name) => Verdict::Allowed,
                 Object::One(_) => Verdict::Hidden,
             },
-            A::ChangeImage | A::MakeSharedVolume | A::ChangeCluster | A::ReadAudit => Verdict::Refused,
+            A::ChangeImage | A::MakeSharedVolume | A::ChangeCluster | A::TellCluster | A::ReadAudit => Verdict::Refused,
         },
     }
 }

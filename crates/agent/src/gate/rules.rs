@@ -52,12 +52,21 @@ pub(crate) fn rules() -> impl Iterator<Item = Rule> {
     use Names::{Container, Copy, Migration, Nothing, Volume};
     const GET: Method = Method::GET;
     const POST: Method = Method::POST;
+    const PUT: Method = Method::PUT;
     const DELETE: Method = Method::DELETE;
     let rules = [
         (GET, routes::NODE, A::LookAtNode, Nothing, Prompt),
         (GET, routes::FEATURES, A::LookAtNode, Nothing, Prompt),
         (GET, routes::OPENAPI, A::LookAtNode, Nothing, Prompt),
         (GET, routes::AUDIT, A::ReadAudit, Nothing, Prompt),
+        (GET, routes::CLUSTER, A::LookAtCluster, Nothing, Prompt),
+        (PUT, routes::CLUSTER, A::TellCluster, Nothing, Prompt),
+        (POST, routes::RENEW, A::Renew, Nothing, Prompt),
+        (POST, routes::ROTATE, A::ChangeCluster, Nothing, Prompt),
+        (POST, routes::TOKENS, A::ChangeCluster, Nothing, Prompt),
+        (DELETE, routes::CLUSTER_NODE, A::ChangeCluster, Nothing, Prompt),
+        (POST, routes::USERS, A::ChangeCluster, Nothing, Prompt),
+        (DELETE, routes::USER, A::ChangeCluster, Nothing, Prompt),
         (GET, routes::CONTAINERS, A::LookAtContainer, Nothing, Prompt),
         (POST, routes::CONTAINERS, A::MakeContainer, Nothing, Prompt),
         (GET, routes::CONTAINER, A::LookAtContainer, Container, Prompt),
@@ -109,6 +118,14 @@ mod tests {
         GET    /v1/features                      +++++--
         GET    /v1/openapi.json                  +++++--
         GET    /v1/audit                         +------
+        GET    /v1/cluster                       ++++++-
+        PUT    /v1/cluster                       +----+-
+        POST   /v1/cluster/renew                 ++++++-
+        POST   /v1/cluster/rotate                +------
+        POST   /v1/cluster/tokens                +------
+        DELETE /v1/cluster/nodes/{name}          +------
+        POST   /v1/cluster/users                 +------
+        DELETE /v1/cluster/users/{name}          +------
         GET    /v1/containers                    +++++--
         POST   /v1/containers                    ++++---
         GET    /v1/containers/{name}             +++0+--

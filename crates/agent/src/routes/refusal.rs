@@ -4,8 +4,11 @@ use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use drover_api::ApiError;
+use drover_cluster::ClusterError;
 use drover_engine::NodeError;
-use drover_model::{Action, Caller};
+use drover_model::{Action, Caller, Explained};
+
+use crate::membership::MembershipError;
 use std::time::Duration;
 
 /// An answer that reports an error.
@@ -60,6 +63,12 @@ impl Refusal {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, reason, Some("look at whether it was done before you ask again"))
     }
 
+    /// A question about a cluster, to a node that is in none.
+    pub fn no_cluster() -> Self {
+        let hint = "its peers and users are those of agent.toml; `drover cluster init` makes a cluster";
+        Self::new(StatusCode::CONFLICT, "this node is in no cluster", Some(hint))
+    }
+
     pub fn unread_log(error: &std::io::Error) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, format!("cannot read the audit log: {error}"), None)
     }
@@ -92,9 +101,43 @@ impl Refusal {
 /// Who may do it.
 fn takes(action: Action) -> &'static str {
     match action {
-        Action::ChangeCluster | Action::ReadAudit | Action::MakeSharedVolume => "an admin",
+        Action::ChangeCluster | Action::TellCluster | Action::ReadAudit | Action::MakeSharedVolume => "an admin",
         Action::ChangeImage => "an operator or admin",
         _ => "an owner, operator or admin",
+    }
+}
+
+impl From<ClusterError> for Refusal {
+    fn from(error: ClusterError) -> Self {
+        use ClusterError as E;
+        let status = match &error {
+            E::NoToken | E::Certificate { .. } => StatusCode::BAD_REQUEST,
+            E::InvalidToken | E::OtherName => StatusCode::FORBIDDEN,
+            E::ManyTries | E::ManyTokens => StatusCode::TOO_MANY_REQUESTS,
+            E::NoNode(_) | E::NoUser(_) => StatusCode::NOT_FOUND,
+            E::NodeExists(_)
+            | E::UserExists(_)
+            | E::AddressTaken(_)
+            | E::IsAuthority(_)
+            | E::LastAdmin(_)
+            | E::Elsewhere(_) => StatusCode::CONFLICT,
+            E::File { .. } | E::Parse { .. } | E::Taken(_) | E::Authority | E::Unsigned => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
+        };
+        Self::new(status, Explained::from_chain(&error).reason, error.hint().as_deref())
+    }
+}
+
+impl From<MembershipError> for Refusal {
+    fn from(error: MembershipError) -> Self {
+        match error {
+            MembershipError::Cluster(error) => error.into(),
+            error => {
+                let reason = Explained::from_chain(&error).reason;
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, reason, Some("is the node with the authority up?"))
+            }
+        }
     }
 }
 
@@ -121,7 +164,6 @@ impl IntoResponse for Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use drover_model::Explained;
 
     #[test]
     fn each_kind_of_error_has_its_status_and_keeps_its_hint() {
