@@ -190,7 +190,7 @@ impl Membership {
                 Ok(()) = changes.changed() => self.tell_others(),
                 _ = asking.tick() => self.ask_others().await,
                 _ = looking.tick() => {
-                    if self.is_due(OffsetDateTime::now_utc().unix_timestamp())
+                    if is_due(lock(&self.shown).validity, OffsetDateTime::now_utc().unix_timestamp())
                         && let Err(error) = self.renew().await
                     {
                         let error = drover_model::Explained::from_chain(&error);
@@ -248,11 +248,6 @@ impl Membership {
         Client::new(endpoint, Arc::clone(&lock(&self.client)))
     }
 
-    fn is_due(&self, now: i64) -> bool {
-        let (from, to) = lock(&self.shown).validity;
-        to - now <= (to - from) / LEFT
-    }
-
     /// Gets a new certificate for a new key, and shows it from now on. Connections that are open stay open.
     ///
     /// # Errors
@@ -297,9 +292,27 @@ impl Membership {
     }
 }
 
+/// Whether a certificate with this validity is to be renewed; all in seconds since 1970.
+fn is_due((from, to): (i64, i64), now: i64) -> bool {
+    to - now <= (to - from) / LEFT
+}
+
 /// What the node's own certificate says.
 fn own(credentials: &Credentials, directory: &Directory, name: &NodeName) -> Result<Shown, MembershipError> {
     let shown = Shown::read(credentials.certificate());
     let shown = shown.filter(|shown| shown.identity == Identity::Node(name.clone()));
     shown.ok_or_else(|| MembershipError::Name(directory.node(), name.clone()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_is_renewed_when_a_third_of_its_life_is_left() {
+        const DAY: i64 = 86_400;
+        let validity = (100 * DAY, 106 * DAY);
+        assert!(!is_due(validity, 100 * DAY) && !is_due(validity, 104 * DAY - 1));
+        assert!(is_due(validity, 104 * DAY) && is_due(validity, 200 * DAY));
+    }
 }

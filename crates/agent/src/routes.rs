@@ -42,7 +42,7 @@ pub(crate) fn router(node: Arc<Node>, gate: Arc<Gate>, member: Option<Arc<Member
         .route(routes::TOKENS, post(cluster::token))
         .route(routes::CLUSTER_NODE, delete(cluster::remove_node))
         .route(routes::USERS, post(cluster::add_user))
-        .route(routes::USER, delete(cluster::remove_user))
+        .route(routes::USER, delete(cluster::remove_user).post(cluster::set_role))
         .with_state(member);
     Router::new()
         .route(routes::NODE, get(node_info))
@@ -105,6 +105,7 @@ pub fn openapi() -> Document {
         cluster::token,
         cluster::remove_node,
         cluster::add_user,
+        cluster::set_role,
         cluster::remove_user,
         container::list,
         container::run,

@@ -25,8 +25,8 @@ use crate::routes::{self, fill, with_query};
 use crate::{
     AddUserRequest, Admission, ApiError, CommitRequest, CreateVolumeRequest, ExecRequest, ExitStatus, ImageDetail,
     ImageInfo, ImportQuery, JoinRequest, KillRequest, LogLines, LogQuery, MigrateRequest, NodeEndpoint,
-    OverlayDownload, OverlayQuery, PruneReport, PullRequest, PushReport, PushRequest, RenewRequest, RunRequest,
-    SignedDocument, StopRequest, SynthesizeQuery, TokenAnswer, TokenRequest,
+    OverlayDownload, OverlayQuery, PruneReport, PullRequest, PushReport, PushRequest, RenewRequest, RoleRequest,
+    RunRequest, SignedDocument, StopRequest, SynthesizeQuery, TokenAnswer, TokenRequest,
 };
 
 /// How long a node may take to answer what it does at once.
@@ -122,6 +122,11 @@ impl Client {
     /// Adds a user to the cluster.
     pub async fn add_user(&self, request: &AddUserRequest) -> Result<Admission, ClientError> {
         self.ask(Method::POST, routes::USERS.into(), self.json(request)?, PROMPT).await
+    }
+
+    /// Gives a user of the cluster another role.
+    pub async fn set_role(&self, name: &UserName, request: &RoleRequest) -> Result<(), ClientError> {
+        self.order(Method::POST, fill(routes::USER, name.as_str()), self.json(request)?, PROMPT).await
     }
 
     /// Removes a user from the cluster.

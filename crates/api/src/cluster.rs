@@ -135,6 +135,14 @@ pub struct AddUserRequest {
     pub request: String,
 }
 
+/// `POST /v1/cluster/users/NAME`: another role.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RoleRequest {
+    /// What the user may do from now on.
+    pub role: Role,
+}
+
 /// A certificate that was signed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Admission {

@@ -26,7 +26,7 @@ pub use certificate::Shown;
 pub use client::{Client, ImageChunks, SessionLink};
 pub use cluster::{
     AddUserRequest, Admission, ClusterDocument, ClusterNode, ClusterQuery, ClusterUser, JoinRequest, RenewRequest,
-    SignedDocument, TokenAnswer, TokenRequest,
+    RoleRequest, SignedDocument, TokenAnswer, TokenRequest,
 };
 pub use connection::{ClientError, keep_alive};
 pub use context::{Context, ContextError, NodeEndpoint, Pem};

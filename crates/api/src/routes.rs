@@ -22,7 +22,7 @@ pub const TOKENS: &str = "/v1/cluster/tokens";
 pub const CLUSTER_NODE: &str = "/v1/cluster/nodes/{name}";
 /// `POST`: add a user.
 pub const USERS: &str = "/v1/cluster/users";
-/// `DELETE`: remove a user.
+/// `POST`: give a user another role; `DELETE`: remove the user.
 pub const USER: &str = "/v1/cluster/users/{name}";
 /// `POST`: join, on a connection of its own protocol and without a certificate; no route of the API.
 pub const JOIN: &str = "/v1/join";

@@ -66,6 +66,7 @@ pub(crate) fn rules() -> impl Iterator<Item = Rule> {
         (POST, routes::TOKENS, A::ChangeCluster, Nothing, Prompt),
         (DELETE, routes::CLUSTER_NODE, A::ChangeCluster, Nothing, Prompt),
         (POST, routes::USERS, A::ChangeCluster, Nothing, Prompt),
+        (POST, routes::USER, A::ChangeCluster, Nothing, Prompt),
         (DELETE, routes::USER, A::ChangeCluster, Nothing, Prompt),
         (GET, routes::CONTAINERS, A::LookAtContainer, Nothing, Prompt),
         (POST, routes::CONTAINERS, A::MakeContainer, Nothing, Prompt),
@@ -125,6 +126,7 @@ mod tests {
         POST   /v1/cluster/tokens                +------
         DELETE /v1/cluster/nodes/{name}          +------
         POST   /v1/cluster/users                 +------
+        POST   /v1/cluster/users/{name}          +------
         DELETE /v1/cluster/users/{name}          +------
         GET    /v1/containers                    +++++--
         POST   /v1/containers                    ++++---

@@ -162,16 +162,38 @@ impl Membership {
     pub fn remove_user(&self, name: &UserName) -> Result<(), ClusterError> {
         let office = self.office()?;
         let _book = lock(&office.book);
+        self.keep_an_admin(name)?;
+        self.change(office, |document| document.users.retain(|user| user.name != *name))
+    }
+
+    /// Gives a user another role.
+    ///
+    /// # Errors
+    /// When there is none, or it is the last administrator and would be none any more.
+    pub fn set_role(&self, name: &UserName, role: Role) -> Result<(), ClusterError> {
+        let office = self.office()?;
+        let _book = lock(&office.book);
+        if role != Role::Admin {
+            self.keep_an_admin(name)?;
+        }
+        if !self.believed().document.users.iter().any(|user| user.name == *name) {
+            return Err(ClusterError::NoUser(name.clone()));
+        }
+        self.change(office, |document| {
+            let users = document.users.iter_mut().filter(|user| user.name == *name);
+            users.for_each(|user| user.role = role);
+        })
+    }
+
+    /// Refuses when there is no such user, or nobody would be an administrator without it.
+    fn keep_an_admin(&self, name: &UserName) -> Result<(), ClusterError> {
         let believed = self.believed();
         let users = &believed.document.users;
         let Some(user) = users.iter().find(|user| user.name == *name) else {
             return Err(ClusterError::NoUser(name.clone()));
         };
         let admins = users.iter().filter(|user| user.role == Role::Admin).count();
-        if user.role == Role::Admin && admins == 1 {
-            return Err(ClusterError::LastAdmin(name.clone()));
-        }
-        self.change(office, |document| document.users.retain(|user| user.name != *name))
+        if user.role == Role::Admin && admins == 1 { Err(ClusterError::LastAdmin(name.clone())) } else { Ok(()) }
     }
 
     /// Removes a node: the others do not speak with it any more.

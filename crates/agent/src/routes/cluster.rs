@@ -7,7 +7,8 @@ use axum::extract::{Extension, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use drover_api::{
-    AddUserRequest, Admission, ApiError, ClusterQuery, RenewRequest, SignedDocument, TokenAnswer, TokenRequest,
+    AddUserRequest, Admission, ApiError, ClusterQuery, RenewRequest, RoleRequest, SignedDocument, TokenAnswer,
+    TokenRequest,
 };
 use drover_cluster::ClusterError;
 use drover_model::{NodeName, UserName};
@@ -117,6 +118,20 @@ pub(super) async fn add_user(
 ) -> Result<(StatusCode, Json<Admission>), Refusal> {
     info!(user = %request.name, role = %request.role, "user is being added to the cluster");
     Ok((StatusCode::CREATED, Json(blocking(member, move |member| member.add_user(request)).await?)))
+}
+
+/// Give a user another role: it counts from the next request on. The authority's node alone answers.
+#[utoipa::path(post, path = "/v1/cluster/users/{name}", tag = "cluster", params(("name" = String, Path)),
+    request_body = RoleRequest,
+    responses((status = 204, description = "given"), (status = "default", body = ApiError)))]
+pub(super) async fn set_role(
+    State(member): State<Member>,
+    Segment(name): Segment<UserName>,
+    JsonBody(request): JsonBody<RoleRequest>,
+) -> Result<StatusCode, Refusal> {
+    info!(user = %name, role = %request.role, "user is being given another role");
+    blocking(member, move |member| member.set_role(&name, request.role)).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// Remove a user: what its certificates opened ends. The authority's node alone answers.

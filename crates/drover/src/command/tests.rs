@@ -71,6 +71,7 @@ fn every_line_of_the_contract_parses() {
         "drover node remove n3",
         "drover node renew n3",
         "drover user add bob --role owner --output bob.json",
+        "drover user role bob operator",
         "drover user revoke bob",
         "drover user renew",
         "drover audit --node n1 --tail 5 --json",

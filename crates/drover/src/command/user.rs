@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use drover_api::{AddUserRequest, Admission, ClusterDocument, Context, NodeEndpoint, RenewRequest};
+use drover_api::{AddUserRequest, Admission, ClusterDocument, Context, NodeEndpoint, RenewRequest, RoleRequest};
 use drover_cluster::{KeyRequest, write_private};
 use drover_model::{Role, UserName};
 use serde_json::json;
@@ -17,6 +17,8 @@ use crate::print::Printer;
 pub enum UserCommand {
     /// Add a user, and write the file with key, certificate and nodes that the user needs
     Add(AddArgs),
+    /// Give a user another role
+    Role(RoleArgs),
     /// Remove a user: what its certificates have opened ends
     Revoke(RevokeArgs),
     /// Get yourself a new key and certificate, and the nodes that there are now
@@ -36,6 +38,14 @@ pub struct AddArgs {
 }
 
 #[derive(Debug, Args)]
+pub struct RoleArgs {
+    /// The name
+    name: UserName,
+    /// What the user may do from now on: admin, operator, owner or viewer
+    role: Role,
+}
+
+#[derive(Debug, Args)]
 pub struct RevokeArgs {
     /// The name
     name: UserName,
@@ -45,6 +55,13 @@ pub struct RevokeArgs {
 pub async fn execute(command: UserCommand, printer: Printer) -> Result<(), Failure> {
     match command {
         UserCommand::Add(args) => add(args, printer).await,
+        UserCommand::Role(RoleArgs { name, role }) => {
+            let action = || format!("give user {name} another role");
+            let cluster = open(printer, action)?;
+            let (client, _) = authority(&cluster).await.doing(action)?;
+            client.set_role(&name, &RoleRequest { role }).await.doing(action)?;
+            printer.either(&json!({ "name": name, "role": role }), || format!("{name} is {role}"))
+        }
         UserCommand::Revoke(RevokeArgs { name }) => {
             let action = || format!("revoke user {name}");
             let cluster = open(printer, action)?;

@@ -196,6 +196,10 @@ fn whoever_is_revoked_is_out_on_every_node_and_stays_out() {
     }
     until("a node that knows carol", || (cluster.by("carol", "ps --node n2").status == 0).then_some(()));
     assert!(cluster.by("carol", "stop on-n1").refusal().contains("user carol has the role viewer"));
+    cluster.by("admin", "user role carol operator").well();
+    until("a role that counts", || (cluster.by("carol", "stop -t 0 on-n1").status == 0).then_some(()));
+    cluster.by("carol", "start on-n1").well();
+    assert!(cluster.by("admin", "user role admin viewer").hinted_refusal().contains("the last administrator"));
     let error = cluster.by("bob", "node token").hinted_refusal();
     assert!(error.contains("user bob has the role owner"), "{error}");
     let mut sessions = ["n1", "n2"].map(|node| cluster.start_by("bob", format!("exec -i on-{node} cat")));
