@@ -1,14 +1,20 @@
 //! The configuration file, TOML.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use drover_api::tls::TlsFiles;
 use drover_engine::{NodeConfig, Peer, Pool};
-use drover_model::{Bandwidth, InvalidUnit, MoveLimits, NodeName};
+use drover_model::{Bandwidth, InvalidUnit, MoveLimits, NodeName, Role, UserName};
 use drover_registry::{Access, AccessError};
 use ipnet::IpNet;
 use serde::Deserialize;
+use tokio::sync::watch;
+
+use crate::limits::LimitsConfig;
+use crate::roster::Roster;
 
 /// What the configuration file says.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -26,13 +32,21 @@ pub struct AgentConfig {
     pub run: PathBuf,
     /// The link that containers' interfaces stand on.
     pub uplink: String,
-    /// The node's certificate.
-    pub tls: TlsFiles,
+    /// The node's certificate, where no cluster gives it one.
+    pub tls: Option<TlsFiles>,
+    /// The cluster that the node belongs to; its peers and users are those of the cluster then.
+    pub cluster: Option<ClusterConfig>,
     /// Addresses for containers that ask for none.
     pub pool: Option<PoolConfig>,
     /// Nodes that containers may move to and come from.
     #[serde(default)]
     pub peer: Vec<PeerConfig>,
+    /// Who may use the API.
+    #[serde(default)]
+    pub user: Vec<UserConfig>,
+    /// How much.
+    #[serde(default)]
+    pub limits: LimitsConfig,
     /// For how many days a copy is kept of the files of a container that has left, or was sent ahead; 0 for not at all.
     #[serde(default = "default_keep_copies_days")]
     pub keep_copies_days: u32,
@@ -69,6 +83,14 @@ impl MigrationsConfig {
     }
 }
 
+/// `[cluster]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClusterConfig {
+    /// The directory that `drover cluster init` or `drover node join` has made.
+    pub directory: PathBuf,
+}
+
 /// `[registry]`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -101,6 +123,16 @@ pub struct PeerConfig {
     pub name: NodeName,
     /// Where its agent listens.
     pub address: SocketAddr,
+}
+
+/// `[[user]]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UserConfig {
+    /// The name in the user's certificate.
+    pub name: UserName,
+    /// What the user may do.
+    pub role: Role,
 }
 
 /// A configuration file that cannot be used.
@@ -137,6 +169,15 @@ pub enum ConfigError {
     /// No bandwidth.
     #[error("in [migrations], the bandwidth makes no sense")]
     Bandwidth(#[source] InvalidUnit),
+    /// Two users of one name.
+    #[error("{0} is the name of more than one user")]
+    TwiceUser(UserName),
+    /// Two ways to know who belongs to whom, or none.
+    #[error("the configuration needs either [cluster], or [tls] with [[peer]] and [[user]]")]
+    Membership,
+    /// A bound that would let nobody in.
+    #[error("the limit {0} is 0, which lets nobody in")]
+    Zero(&'static str),
     /// A directory that depends on where the agent was started.
     #[error("{0} is not an absolute path")]
     Relative(PathBuf),
@@ -164,12 +205,23 @@ impl AgentConfig {
             }
         }
         self.migrations.bandwidth()?;
+        let is_static = self.tls.is_some() || !self.peer.is_empty() || !self.user.is_empty();
+        if self.cluster.is_some() == is_static || self.cluster.is_none() && self.tls.is_none() {
+            return Err(ConfigError::Membership);
+        }
         let mut names = vec![&self.name];
         for PeerConfig { name, .. } in &self.peer {
             if names.contains(&name) {
                 return Err(ConfigError::Twice(name.clone()));
             }
             names.push(name);
+        }
+        let mut users = BTreeSet::new();
+        if let Some(twice) = self.user.iter().find(|user| !users.insert(&user.name)) {
+            return Err(ConfigError::TwiceUser(twice.name.clone()));
+        }
+        if let Some(key) = self.limits.zero() {
+            return Err(ConfigError::Zero(key));
         }
         let Some(PoolConfig { range, prefix, gateway }) = self.pool else { return Ok(()) };
         let network = match IpNet::new(range.addr(), prefix) {
@@ -182,6 +234,22 @@ impl AgentConfig {
         }
     }
 
+    /// The peers and users that it names.
+    #[must_use]
+    pub fn roster(&self) -> Roster {
+        Roster {
+            peers: self.peer.iter().map(|peer| (peer.name.clone(), None)).collect(),
+            users: self.user.iter().map(|user| (user.name.clone(), (user.role, None))).collect(),
+        }
+    }
+
+    /// The peers that it names.
+    #[must_use]
+    pub fn peers(&self) -> Vec<Peer> {
+        let peer = |peer: &PeerConfig| Peer { name: peer.name.clone(), address: peer.address, enrolment: None };
+        self.peer.iter().map(peer).collect()
+    }
+
     /// What the engine needs to know; `tls` is for links to peers, and `docker` the directory in which Docker's
     /// configuration is, if there is one.
     ///
@@ -189,14 +257,14 @@ impl AgentConfig {
     /// When a file of certificates for registries cannot be read.
     pub fn node(
         self,
-        tls: std::sync::Arc<rustls::ClientConfig>,
+        peers: watch::Receiver<Arc<[Peer]>>,
+        tls: watch::Receiver<Arc<rustls::ClientConfig>>,
         docker: Option<PathBuf>,
     ) -> Result<NodeConfig, AccessError> {
         let RegistryConfig { insecure, authorities, credentials } = self.registry;
         let credentials = credentials.or_else(|| docker.map(|docker| docker.join("config.json")));
         let registries = Access::new(&authorities, insecure, credentials)?.into();
         let pool = self.pool.map(|PoolConfig { range, prefix, gateway }| Pool { range, prefix, gateway });
-        let peers = self.peer.into_iter().map(|PeerConfig { name, address }| Peer { name, address }).collect();
         // It was looked at when the file was read.
         let bandwidth = self.migrations.bandwidth().ok().flatten();
         let limits = MoveLimits { outgoing: self.migrations.outgoing, incoming: self.migrations.incoming };
@@ -237,6 +305,8 @@ mod tests {
         assert_eq!(config.pool.unwrap().prefix, 16);
         assert!(config.registry.credentials.is_some());
         assert_eq!(config.migrations.bandwidth().unwrap(), Some(Bandwidth(1_000_000_000)));
+        assert_eq!(config.user[0].role, Role::Admin);
+        assert_eq!(config.limits, LimitsConfig::default());
     }
 
     #[test]
@@ -260,6 +330,15 @@ mod tests {
         assert!(matches!(read(&none), Err(ConfigError::NoMoves("outgoing"))));
         let slow = EXAMPLE.replace("bandwidth = \"1gbit\"", "bandwidth = \"1 gbit/s\"");
         assert!(matches!(read(&slow), Err(ConfigError::Bandwidth(_))));
+        let both = EXAMPLE.replace("\n[tls]\n", "\n[cluster]\ndirectory = \"/etc/drover/cluster\"\n\n[tls]\n");
+        assert!(matches!(read(&both), Err(ConfigError::Membership)));
+        let neither = "name = \"n1\"\nlisten = \"10.77.0.11:7780\"\nuplink = \"eth0\"\n";
+        assert!(matches!(read(neither), Err(ConfigError::Membership)));
+        read(&format!("{neither}[cluster]\ndirectory = \"/etc/drover/cluster\"\n")).unwrap();
+        let twice = EXAMPLE.replace("name = \"bob\"", "name = \"alice\"");
+        assert!(matches!(read(&twice), Err(ConfigError::TwiceUser(_))));
+        let nobody = EXAMPLE.replace("requests_per_second = 200", "requests_per_second = 0");
+        assert!(matches!(read(&nobody), Err(ConfigError::Zero("requests_per_second"))));
         let relative = EXAMPLE.replace("\"/run/drover\"", "\"run\"");
         assert!(matches!(read(&relative), Err(ConfigError::Relative(_))));
     }

@@ -4,12 +4,21 @@
 //! do not live in it: they go on when it stops and when it crashes.
 
 mod config;
+mod door;
+mod gate;
+mod limits;
+mod membership;
+mod roster;
 mod routes;
 mod serve;
 mod server;
 
-pub use config::{AgentConfig, ConfigError, PeerConfig, PoolConfig};
+pub use config::{AgentConfig, ConfigError, PeerConfig, PoolConfig, UserConfig};
 pub use drover_engine::features_here;
-pub use routes::{openapi, router};
+pub use gate::Visitor;
+pub use limits::{Limits, RequestLimits};
+pub use membership::MembershipError;
+pub use roster::Roster;
+pub use routes::openapi;
 pub use serve::{AgentError, serve};
-pub use server::{Limits, Server};
+pub use server::{Connection, Joining, Server};

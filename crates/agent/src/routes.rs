@@ -1,10 +1,13 @@
 //! The routes of the API and their description.
 
+mod audit;
 mod body;
+mod cluster;
 mod container;
 mod copies;
 mod drain;
 mod image;
+pub(crate) mod join;
 mod migration;
 mod overlay;
 mod refusal;
@@ -14,20 +17,34 @@ mod volume;
 use std::sync::Arc;
 
 use axum::extract::{DefaultBodyLimit, State};
+use axum::middleware::from_fn_with_state;
 use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use drover_api::routes;
 use drover_engine::Node;
 use drover_model::{NodeFeatures, NodeInfo};
-use refusal::Refusal;
+pub(crate) use refusal::Refusal;
 use utoipa::OpenApi;
 use utoipa::openapi::OpenApi as Document;
 
-/// The longest JSON body of a request in bytes.
-const LONGEST_BODY: usize = 1 << 20;
+use crate::gate::{Gate, pass};
+use crate::membership::Membership;
 
-/// The router of a node.
-pub fn router(node: Arc<Node>) -> Router {
+/// The longest JSON body of a request in bytes.
+pub(crate) const LONGEST_BODY: usize = 1 << 20;
+
+/// The router of a node, behind its gate.
+pub(crate) fn router(node: Arc<Node>, gate: Arc<Gate>, member: Option<Arc<Membership>>) -> Router {
+    let audit = Router::new().route(routes::AUDIT, get(audit::tail)).with_state(gate.clone());
+    let cluster = Router::new()
+        .route(routes::CLUSTER, get(cluster::show).put(cluster::tell))
+        .route(routes::RENEW, post(cluster::renew))
+        .route(routes::ROTATE, post(cluster::rotate))
+        .route(routes::TOKENS, post(cluster::token))
+        .route(routes::CLUSTER_NODE, delete(cluster::remove_node))
+        .route(routes::USERS, post(cluster::add_user))
+        .route(routes::USER, delete(cluster::remove_user).post(cluster::set_role))
+        .with_state(member);
     Router::new()
         .route(routes::NODE, get(node_info))
         .route(routes::FEATURES, get(features))
@@ -61,8 +78,11 @@ pub fn router(node: Arc<Node>) -> Router {
         .route(routes::COPY, delete(copies::remove))
         .fallback(async || Refusal::no_route())
         .method_not_allowed_fallback(async || Refusal::no_method())
-        .layer(DefaultBodyLimit::max(LONGEST_BODY))
         .with_state(node)
+        .merge(audit)
+        .merge(cluster)
+        .layer(DefaultBodyLimit::max(LONGEST_BODY))
+        .layer(from_fn_with_state(gate, pass))
 }
 
 /// The API as an OpenAPI document, made from the handlers and the types of their bodies.
@@ -82,6 +102,16 @@ pub fn openapi() -> Document {
         node_info,
         features,
         document,
+        audit::tail,
+        cluster::show,
+        cluster::tell,
+        cluster::renew,
+        cluster::rotate,
+        cluster::token,
+        cluster::remove_node,
+        cluster::add_user,
+        cluster::set_role,
+        cluster::remove_user,
         container::list,
         container::run,
         container::show,

@@ -11,18 +11,18 @@ use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use drover_agent::{Limits, Server};
+use drover_agent::{Connection, Limits, Roster, Server, Visitor};
 use drover_api::tls::{API_PROTOCOL, LINK_PROTOCOL, TlsFiles};
 use drover_api::{
     ApiError, Client, ClientError, ExecRequest, ImportQuery, LogQuery, LogRecord, LogStream, NodeEndpoint,
     SessionInput, SessionOutput, routes, stream,
 };
-use drover_model::NodeName;
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use drover_model::{NodeName, Role};
+use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_rustls::TlsConnector;
 
 /// A certificate authority in a directory of its own.
@@ -43,9 +43,18 @@ impl Authority {
     }
 
     fn issue(&self, name: &str) -> TlsFiles {
+        self.issue_for(name, &[ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth])
+    }
+
+    fn issue_user(&self, name: &str) -> TlsFiles {
+        self.issue_for(name, &[ExtendedKeyUsagePurpose::ClientAuth])
+    }
+
+    fn issue_for(&self, name: &str, usages: &[ExtendedKeyUsagePurpose]) -> TlsFiles {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         params.distinguished_name.push(DnType::CommonName, name);
+        params.extended_key_usages = usages.to_vec();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         let path = |end: &str| self.directory.path().join(format!("{name}.{end}"));
         std::fs::write(path("pem"), certificate.pem()).unwrap();
@@ -58,6 +67,8 @@ struct Running {
     address: SocketAddr,
     /// The name of each peer that opened a link.
     linked: mpsc::Receiver<NodeName>,
+    /// Who is known; nobody at first.
+    roster: watch::Sender<Arc<Roster>>,
     stop: Option<oneshot::Sender<()>>,
     server: tokio::task::JoinHandle<()>,
 }
@@ -66,7 +77,7 @@ async fn serve(files: &TlsFiles, router: Router, limits: Limits) -> Running {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
     let (sender, linked) = mpsc::channel(4);
-    let link = move |peer: NodeName, mut stream: tokio_rustls::server::TlsStream<TcpStream>| {
+    let link = move |peer: NodeName, _: Arc<Visitor>, mut stream: Connection| {
         let sender = sender.clone();
         async move {
             stream.write_all(b"hello").await.unwrap();
@@ -74,11 +85,13 @@ async fn serve(files: &TlsFiles, router: Router, limits: Limits) -> Running {
             sender.send(peer).await.unwrap();
         }
     };
-    let server = Server { tls: files.server().unwrap(), router, link, limits };
+    let (roster, known) = watch::channel(Arc::default());
+    let (_, tls) = watch::channel(files.server().unwrap());
+    let server = Server { tls, roster: known, router, link, joining: None, limits };
     let (stop, stopped) = oneshot::channel::<()>();
     let ordered = async { drop(stopped.await) };
     let server = tokio::spawn(async move { server.run(listener, ordered, async {}).await });
-    Running { address, linked, stop: Some(stop), server }
+    Running { address, linked, roster, stop: Some(stop), server }
 }
 
 fn client(name: &str, address: SocketAddr, files: &TlsFiles) -> Client {
@@ -250,12 +263,102 @@ async fn the_protocol_decides_between_api_and_link() {
 }
 
 #[tokio::test]
+async fn only_a_certificate_that_may_serve_opens_a_link() {
+    let authority = Authority::new();
+    let running = serve(&authority.issue("n1"), router(), Limits::default()).await;
+    let tcp = TcpStream::connect(running.address).await.unwrap();
+    let name = ServerName::try_from("n1").unwrap();
+    let user = authority.issue_user("n2").client(LINK_PROTOCOL).unwrap();
+    let mut stream = TlsConnector::from(user).connect(name, tcp).await.unwrap();
+    let mut text = String::new();
+    let _ = stream.read_to_string(&mut text).await;
+    assert_eq!(text, "");
+}
+
+/// Whoever floods the door with connections that say nothing pushes its own out, not those that shake hands.
+#[tokio::test]
+async fn a_flood_without_certificates_locks_nobody_out() {
+    let authority = Authority::new();
+    let limits = Limits { handshakes: 8, handshakes_per_address: 4, ..Limits::default() };
+    let running = serve(&authority.issue("n1"), router(), limits).await;
+    let client = client("n1", running.address, &authority.issue_user("user"));
+    let mut flood = Vec::new();
+    for _ in 0..64 {
+        flood.push(TcpStream::connect(running.address).await.unwrap());
+    }
+    assert_eq!(client.containers().await.unwrap(), []);
+    for mut silent in flood.into_iter().take(32) {
+        assert_eq!(silent.read(&mut [0; 8]).await.unwrap_or(0), 0, "the oldest went, long before the handshake's time");
+    }
+}
+
+/// A connection of somebody who uses it, and one of the same who was allowed one.
+#[tokio::test]
+async fn one_identity_has_only_so_many_connections() {
+    let authority = Authority::new();
+    let limits = Limits { connections_per_identity: 1, ..Limits::default() };
+    let running = serve(&authority.issue("n1"), router(), limits).await;
+    let (alice, bob) = (authority.issue_user("alice"), authority.issue_user("bob"));
+    let held = client("n1", running.address, &alice).exec("web", &shouting()).await.unwrap();
+    let refused = client("n1", running.address, &alice).containers().await.unwrap_err();
+    assert!(refused.is_lost(), "{refused:?}");
+    assert_eq!(client("n1", running.address, &bob).containers().await.unwrap(), []);
+    drop(held);
+    let again = client("n1", running.address, &alice);
+    tokio::time::timeout(Duration::from_secs(10), async { while again.containers().await.is_err() {} }).await.unwrap();
+}
+
+/// What was opened while somebody was known ends when he is not any more, whatever it is.
+#[tokio::test]
+async fn open_connections_end_when_their_owner_is_known_no_longer() {
+    let authority = Authority::new();
+    let running = serve(&authority.issue("n1"), router(), Limits::default()).await;
+    let users = ["alice", "bob"].map(|name| (name.parse().unwrap(), (Role::Owner, None)));
+    running.roster.send_replace(Arc::new(Roster { users: users.into(), ..Roster::default() }));
+    let sessions = ["alice", "bob"].map(|name| client("n1", running.address, &authority.issue_user(name)));
+    let mut alice = sessions[0].exec("web", &shouting()).await.unwrap();
+    let mut bob = sessions[1].exec("web", &shouting()).await.unwrap();
+    for link in [&mut alice, &mut bob] {
+        assert!(stream::read::<SessionOutput>(link).await.unwrap().is_some());
+    }
+    let [_, (name, known)] = ["alice", "bob"].map(|name| (name.parse().unwrap(), (Role::Owner, None)));
+    running.roster.send_replace(Arc::new(Roster { users: [(name, known)].into(), ..Roster::default() }));
+    let ended = tokio::time::timeout(Duration::from_secs(10), stream::read::<SessionOutput>(&mut alice)).await.unwrap();
+    assert!(!matches!(ended, Ok(Some(_))), "{ended:?}");
+    stream::write(&mut bob, &SessionInput::Stdin(b"on".to_vec())).await.unwrap();
+    let said = SessionOutput::Output(LogStream::Stdout, b"ON".to_vec());
+    assert_eq!(stream::read(&mut bob).await.unwrap(), Some(said));
+}
+
+/// Half a head, and nothing more.
+#[tokio::test]
+async fn a_request_that_never_ends_is_dropped() {
+    let authority = Authority::new();
+    let limits = Limits { handshake: Duration::from_millis(300), ..Limits::default() };
+    let running = serve(&authority.issue("n1"), router(), limits).await;
+    let tcp = TcpStream::connect(running.address).await.unwrap();
+    let name = ServerName::try_from("n1").unwrap();
+    let tls = authority.issue_user("user").client(API_PROTOCOL).unwrap();
+    let mut stream = TlsConnector::from(tls).connect(name, tcp).await.unwrap();
+    stream.write_all(b"GET /v1/containers HTTP/1.1\r\nHost: n1\r\nX-Slow: ").await.unwrap();
+    let mut said = Vec::new();
+    let reading = stream.read_to_end(&mut said);
+    let ended = tokio::time::timeout(Duration::from_secs(10), reading).await.expect("the connection ends");
+    assert!(ended.is_err() || !said.starts_with(b"HTTP/1.1 200"), "{said:?}");
+}
+
+fn shouting() -> ExecRequest {
+    let (env, args) = (Vec::new(), vec!["sh".into()]);
+    ExecRequest { args, env, cwd: None, user: None, terminal: false, stdin: true }
+}
+
+#[tokio::test]
 async fn a_silent_client_is_dropped_and_an_idle_one_does_not_delay_the_end() {
     let authority = Authority::new();
     let limits = Limits { handshake: Duration::from_millis(50), connections: 1, ..Limits::default() };
     let mut running = serve(&authority.issue("n1"), router(), limits).await;
     let mut silent = TcpStream::connect(running.address).await.unwrap();
-    // It holds the only permit until the handshake takes too long.
+    // It takes nobody's place while it has shown no certificate, and goes when the handshake takes too long.
     assert_eq!(client("n1", running.address, &authority.issue("user")).containers().await.unwrap(), []);
     assert_eq!(silent.read(&mut [0; 8]).await.unwrap(), 0);
     drop(running.stop.take());

@@ -4,7 +4,8 @@ use std::net::IpAddr;
 
 use drover_model::{
     Bytes, ContainerId, ContainerName, ContainerStats, Digest, Driver, ImageConfig, ImageLayer, ImageStep, Limits,
-    LogStream, Mac, NodeName, Priority, RestartPolicy, Settings, Side, TmpfsMount, VolumeMount, VolumeName, WhenLost,
+    LogStream, Mac, NodeName, Priority, RestartPolicy, Settings, Side, TmpfsMount, UserName, VolumeMount, VolumeName,
+    WhenLost,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -141,6 +142,9 @@ pub struct CreateVolumeRequest {
     /// What happens to containers when it is lost.
     #[serde(default)]
     pub when_lost: WhenLost,
+    /// The user who has it; absent: whoever declares it. Only who may use all volumes may name another.
+    #[serde(default)]
+    pub owner: Option<UserName>,
 }
 
 /// `POST /v1/migrations`.
@@ -217,6 +221,15 @@ pub struct LogQuery {
     #[serde(default)]
     pub follow: bool,
     /// Only this many of the newest records; absent: all.
+    #[serde(default)]
+    pub tail: Option<usize>,
+}
+
+/// The query of `GET /v1/audit`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct AuditQuery {
+    /// How many of the last records; absent: 100.
     #[serde(default)]
     pub tail: Option<usize>,
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use drover_model::{
-    ContainerId, ContainerRecord, ContainerStats, CopyRecord, Digest, DrainState, MigrationId, MigrationState,
-    NodeFeatures, NodeInfo, NodeName, Side, VolumeName, VolumeRecord,
+    AuditRecord, ContainerId, ContainerRecord, ContainerStats, CopyRecord, Digest, DrainState, MigrationId,
+    MigrationState, NodeFeatures, NodeInfo, NodeName, Side, UserName, VolumeName, VolumeRecord,
 };
 use http::header::{CONNECTION, CONTENT_TYPE, HOST, UPGRADE};
 use http::{Method, Request, Response, StatusCode};
@@ -23,10 +23,10 @@ use tokio::sync::mpsc;
 use crate::connection::{ClientError, Outgoing, open};
 use crate::routes::{self, fill, with_query};
 use crate::{
-    ApiError, CommitRequest, CreateVolumeRequest, DrainRequest, ExecRequest, ExitStatus, ImageDetail, ImageInfo,
-    ImportQuery, KillRequest, LogLines, LogQuery, MigrateRequest, NodeEndpoint, OverlayDownload, OverlayQuery,
-    PruneReport, PullRequest, PushReport, PushRequest, ResolveRequest, RunRequest, StatsEntry, StopRequest,
-    SynthesizeQuery,
+    AddUserRequest, Admission, ApiError, CommitRequest, CreateVolumeRequest, DrainRequest, ExecRequest, ExitStatus,
+    ImageDetail, ImageInfo, ImportQuery, JoinRequest, KillRequest, LogLines, LogQuery, MigrateRequest, NodeEndpoint,
+    OverlayDownload, OverlayQuery, PruneReport, PullRequest, PushReport, PushRequest, RenewRequest, ResolveRequest,
+    RoleRequest, RunRequest, SignedDocument, StatsEntry, StopRequest, SynthesizeQuery, TokenAnswer, TokenRequest,
 };
 
 /// How long a node may take to answer what it does at once.
@@ -70,6 +70,68 @@ impl Client {
     /// What the node's machine can do.
     pub async fn features(&self) -> Result<NodeFeatures, ClientError> {
         self.ask(Method::GET, routes::FEATURES.into(), empty(), PROMPT).await
+    }
+
+    /// The last records of the node's audit log, the oldest first.
+    pub async fn audit(&self, tail: usize) -> Result<Vec<AuditRecord>, ClientError> {
+        self.ask(Method::GET, format!("{}?tail={tail}", routes::AUDIT), empty(), PROMPT).await
+    }
+
+    /// Who belongs to the cluster; nothing when the node knows nothing newer than this version.
+    pub async fn cluster(&self, newer_than: Option<u64>) -> Result<Option<SignedDocument>, ClientError> {
+        let newer_than = newer_than.map(|version| version.to_string());
+        let path = with_query(routes::CLUSTER.into(), &[("newer_than", &newer_than)]);
+        let answer = self.send(self.request(Method::GET, path, empty()), PROMPT).await?;
+        if answer.status() == StatusCode::NO_CONTENT {
+            return Ok(None);
+        }
+        let bytes = self.collect(answer.into_body()).await?;
+        serde_json::from_slice(&bytes).map_err(|error| self.answer("it is not what was asked for", Some(error)))
+    }
+
+    /// Tells the node of a newer document of its cluster.
+    pub async fn tell(&self, signed: &SignedDocument) -> Result<(), ClientError> {
+        self.order(Method::PUT, routes::CLUSTER.into(), self.json(signed)?, PROMPT).await
+    }
+
+    /// A certificate of the caller's own name for a new key.
+    pub async fn renew(&self, request: &RenewRequest) -> Result<Admission, ClientError> {
+        self.ask(Method::POST, routes::RENEW.into(), self.json(request)?, PROMPT).await
+    }
+
+    /// Has the node's own certificate renewed.
+    pub async fn rotate(&self) -> Result<(), ClientError> {
+        self.order(Method::POST, routes::ROTATE.into(), empty(), PROMPT).await
+    }
+
+    /// A token with which one node may join.
+    pub async fn token(&self, request: &TokenRequest) -> Result<TokenAnswer, ClientError> {
+        self.ask(Method::POST, routes::TOKENS.into(), self.json(request)?, PROMPT).await
+    }
+
+    /// Joins with a token; the client must speak the protocol of joining.
+    pub async fn join(&self, request: &JoinRequest) -> Result<Admission, ClientError> {
+        self.ask(Method::POST, routes::JOIN.into(), self.json(request)?, PROMPT).await
+    }
+
+    /// Removes a node from the cluster.
+    pub async fn remove_node(&self, name: &NodeName) -> Result<(), ClientError> {
+        self.order(Method::DELETE, fill(routes::CLUSTER_NODE, name.as_str()), empty(), PROMPT).await
+    }
+
+    /// Adds a user to the cluster.
+    pub async fn add_user(&self, request: &AddUserRequest) -> Result<Admission, ClientError> {
+        self.ask(Method::POST, routes::USERS.into(), self.json(request)?, PROMPT).await
+    }
+
+    /// Gives a user of the cluster another role.
+    pub async fn set_role(&self, name: &UserName, request: &RoleRequest) -> Result<(), ClientError> {
+        self.order(Method::POST, fill(routes::USER, name.as_str()), self.json(request)?, PROMPT).await
+    }
+
+    /// Removes a user from the cluster.
+    pub async fn remove_user(&self, name: &UserName) -> Result<(), ClientError> {
+        self.order(Method::DELETE, fill(routes::USER, name.as_str()), empty(), PROMPT).await
     }
 
     /// All containers on the node.

@@ -8,6 +8,24 @@ pub const NODE: &str = "/v1/node";
 pub const FEATURES: &str = "/v1/features";
 /// `GET`: this API as an OpenAPI document.
 pub const OPENAPI: &str = "/v1/openapi.json";
+/// `GET`: the last records of the audit log.
+pub const AUDIT: &str = "/v1/audit";
+/// `GET`: who belongs to the cluster; `PUT`: tell of a newer document.
+pub const CLUSTER: &str = "/v1/cluster";
+/// `POST`: a new certificate for the caller.
+pub const RENEW: &str = "/v1/cluster/renew";
+/// `POST`: have the node's own certificate renewed.
+pub const ROTATE: &str = "/v1/cluster/rotate";
+/// `POST`: a token with which one node may join.
+pub const TOKENS: &str = "/v1/cluster/tokens";
+/// `DELETE`: remove a node.
+pub const CLUSTER_NODE: &str = "/v1/cluster/nodes/{name}";
+/// `POST`: add a user.
+pub const USERS: &str = "/v1/cluster/users";
+/// `POST`: give a user another role; `DELETE`: remove the user.
+pub const USER: &str = "/v1/cluster/users/{name}";
+/// `POST`: join, on a connection of its own protocol and without a certificate; no route of the API.
+pub const JOIN: &str = "/v1/join";
 /// `GET`: all containers; `POST`: make one and start it.
 pub const CONTAINERS: &str = "/v1/containers";
 /// `GET`: one container; `DELETE`: remove it.
@@ -66,10 +84,18 @@ pub const COPY: &str = "/v1/copies/{id}";
 pub const OVERLAY: &str = "/v1/overlay";
 
 /// Every pattern.
-pub const ALL: [&str; 30] = [
+pub const ALL: [&str; 38] = [
     NODE,
     FEATURES,
     OPENAPI,
+    AUDIT,
+    CLUSTER,
+    RENEW,
+    ROTATE,
+    TOKENS,
+    CLUSTER_NODE,
+    USERS,
+    USER,
     CONTAINERS,
     CONTAINER,
     START,

@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustls::client::Resumption;
 use rustls::crypto::{CryptoProvider, ring};
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::version::TLS13;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
@@ -25,6 +26,16 @@ pub struct TlsFiles {
     pub cert: PathBuf,
     /// This side's key.
     pub key: PathBuf,
+}
+
+/// What one side shows and whom it trusts.
+#[derive(Debug)]
+pub struct Credentials {
+    roots: Vec<CertificateDer<'static>>,
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+    /// For errors: where each of the three is from.
+    files: TlsFiles,
 }
 
 /// Files of which no TLS configuration can be made.
@@ -76,20 +87,21 @@ pub enum TlsError {
 }
 
 impl TlsFiles {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// When one cannot be read or holds something else.
+    pub fn read(&self) -> Result<Credentials, TlsError> {
+        let (roots, chain) = (certificates(&self.ca)?, certificates(&self.cert)?);
+        Ok(Credentials { roots, chain, key: key(&self.key)?, files: self.clone() })
+    }
+
     /// The configuration of a side that opens connections and speaks `protocol` over them.
     ///
     /// # Errors
     /// When the files cannot be read or do not fit each other.
     pub fn client(&self, protocol: &[u8]) -> Result<Arc<ClientConfig>, TlsError> {
-        let builder = ClientConfig::builder_with_provider(provider())
-            .with_protocol_versions(&[&TLS13])
-            .map_err(|source| self.identity(source))?;
-        let mut config = builder
-            .with_root_certificates(self.roots()?)
-            .with_client_auth_cert(certificates(&self.cert)?, key(&self.key)?)
-            .map_err(|source| self.identity(source))?;
-        config.alpn_protocols = vec![protocol.to_vec()];
-        Ok(Arc::new(config))
+        self.read()?.client(protocol)
     }
 
     /// The configuration of a side that accepts connections for both protocols, from holders of a certificate only.
@@ -97,30 +109,107 @@ impl TlsFiles {
     /// # Errors
     /// When the files cannot be read or do not fit each other.
     pub fn server(&self) -> Result<Arc<ServerConfig>, TlsError> {
+        self.read()?.server()
+    }
+}
+
+impl Credentials {
+    /// The certificate of the authority, DER.
+    #[must_use]
+    pub fn authority(&self) -> &[u8] {
+        // There is one: a file without any was refused.
+        &self.roots[0]
+    }
+
+    /// The same authority with another key and certificate, of one PEM text that belongs into `path`.
+    ///
+    /// # Errors
+    /// When the text does not hold them.
+    pub fn with_identity(&self, text: &str, path: &Path) -> Result<Self, TlsError> {
+        let files = TlsFiles { cert: path.to_owned(), key: path.to_owned(), ..self.files.clone() };
+        let chain = certificates_in(text, path)?;
+        Ok(Self { roots: self.roots.clone(), chain, key: key_in(text, path)?, files })
+    }
+
+    /// The three parts as PEM texts, out of a file.
+    ///
+    /// # Errors
+    /// When a text does not hold what it should.
+    pub fn of_text(authority: &str, certificate: &str, key: &str, path: &Path) -> Result<Self, TlsError> {
+        let files = TlsFiles { ca: path.to_owned(), cert: path.to_owned(), key: path.to_owned() };
+        let (roots, chain) = (certificates_in(authority, path)?, certificates_in(certificate, path)?);
+        Ok(Self { roots, chain, key: key_in(key, path)?, files })
+    }
+
+    /// The certificate of this side.
+    #[must_use]
+    pub fn certificate(&self) -> &CertificateDer<'static> {
+        // There is one: a file without any was refused.
+        &self.chain[0]
+    }
+
+    /// The configuration of a side that opens connections and speaks `protocol` over them.
+    ///
+    /// # Errors
+    /// When certificate and key do not fit each other.
+    pub fn client(&self, protocol: &[u8]) -> Result<Arc<ClientConfig>, TlsError> {
+        let builder = ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&TLS13])
+            .map_err(|source| self.identity(source))?;
+        let mut config = builder
+            .with_root_certificates(self.roots()?)
+            .with_client_auth_cert(self.chain.clone(), self.key.clone_key())
+            .map_err(|source| self.identity(source))?;
+        config.alpn_protocols = vec![protocol.to_vec()];
+        config.resumption = Resumption::disabled();
+        Ok(Arc::new(config))
+    }
+
+    /// The configuration of a side that accepts connections for both protocols, from holders of a certificate only. No
+    /// session is resumed: each connection shows a certificate that is valid when it is opened.
+    ///
+    /// # Errors
+    /// When certificate and key do not fit each other.
+    pub fn server(&self) -> Result<Arc<ServerConfig>, TlsError> {
         let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(self.roots()?), provider())
             .build()
-            .map_err(|source| TlsError::Verifier { path: self.ca.clone(), source })?;
+            .map_err(|source| TlsError::Verifier { path: self.files.ca.clone(), source })?;
         let builder = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])
             .map_err(|source| self.identity(source))?;
         let mut config = builder
             .with_client_cert_verifier(verifier)
-            .with_single_cert(certificates(&self.cert)?, key(&self.key)?)
+            .with_single_cert(self.chain.clone(), self.key.clone_key())
             .map_err(|source| self.identity(source))?;
         config.alpn_protocols = vec![API_PROTOCOL.to_vec(), LINK_PROTOCOL.to_vec()];
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
         Ok(Arc::new(config))
+    }
+
+    /// The configuration of a side that asks for no certificate. Which protocol it speaks the caller says.
+    ///
+    /// # Errors
+    /// When certificate and key do not fit each other.
+    pub fn anonymous_server(&self) -> Result<ServerConfig, TlsError> {
+        let builder = ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&TLS13])
+            .map_err(|source| self.identity(source))?;
+        let builder = builder.with_no_client_auth();
+        let served = builder.with_single_cert(self.chain.clone(), self.key.clone_key());
+        served.map_err(|source| self.identity(source))
     }
 
     fn roots(&self) -> Result<RootCertStore, TlsError> {
         let mut roots = RootCertStore::empty();
-        for certificate in certificates(&self.ca)? {
-            roots.add(certificate).map_err(|source| TlsError::Authority { path: self.ca.clone(), source })?;
+        for certificate in self.roots.iter().cloned() {
+            roots.add(certificate).map_err(|source| TlsError::Authority { path: self.files.ca.clone(), source })?;
         }
         Ok(roots)
     }
 
     fn identity(&self, source: rustls::Error) -> TlsError {
-        TlsError::Identity { cert: self.cert.clone(), key: self.key.clone(), source }
+        TlsError::Identity { cert: self.files.cert.clone(), key: self.files.key.clone(), source }
     }
 }
 
@@ -141,6 +230,18 @@ fn key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
         path: path.to_owned(),
         source,
     })
+}
+
+fn certificates_in(text: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let failed = |source| TlsError::Read { what: "a certificate", path: path.to_owned(), source };
+    let certificates: Vec<_> =
+        CertificateDer::pem_slice_iter(text.as_bytes()).collect::<Result<_, _>>().map_err(failed)?;
+    if certificates.is_empty() { Err(TlsError::Empty(path.to_owned())) } else { Ok(certificates) }
+}
+
+fn key_in(text: &str, path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    let failed = |source| TlsError::Read { what: "a private key", path: path.to_owned(), source };
+    PrivateKeyDer::from_pem_slice(text.as_bytes()).map_err(failed)
 }
 
 #[cfg(test)]

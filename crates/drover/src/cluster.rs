@@ -41,7 +41,7 @@ impl Cluster {
     /// The cluster of the context file.
     pub fn open(printer: Printer) -> Result<Self, Cause> {
         let context = Context::find()?;
-        let tls = context.tls_files().client(API_PROTOCOL)?;
+        let tls = context.credentials()?.client(API_PROTOCOL)?;
         let clients = context.nodes.into_iter().map(|endpoint| Client::new(endpoint, tls.clone())).collect();
         Ok(Self { clients, printer, warned: Mutex::default() })
     }

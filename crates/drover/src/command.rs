@@ -1,6 +1,8 @@
 //! The commands: one file for each group.
 
 mod agent;
+mod audit;
+mod cluster;
 mod commit;
 mod completions;
 mod copies;
@@ -12,6 +14,7 @@ mod lab;
 mod lifecycle;
 mod list;
 mod logs;
+mod membership;
 mod migrate;
 mod migrations;
 mod node;
@@ -23,6 +26,7 @@ mod shim;
 mod sim;
 mod stats;
 mod sync;
+mod user;
 mod volume;
 
 use std::future::Future;
@@ -94,9 +98,17 @@ pub enum Command {
     /// Try the protocol under faults, in a simulation
     #[command(subcommand)]
     Sim(sim::SimCommand),
-    /// Nodes: list them, empty one, let it take containers again
+    /// The cluster: make one, show it
+    #[command(subcommand)]
+    Cluster(cluster::ClusterCommand),
+    /// Nodes: list them, empty one, have one join or leave the cluster
     #[command(subcommand)]
     Node(node::NodeCommand),
+    /// Users of the cluster
+    #[command(subcommand)]
+    User(user::UserCommand),
+    /// Show who did what on the nodes, and who was refused; for administrators
+    Audit(audit::AuditArgs),
     /// A lab of many hosts on this machine
     #[command(subcommand)]
     Lab(lab::LabCommand),
@@ -171,7 +183,11 @@ pub fn execute(command: Command, printer: Printer) -> Result<ExitCode, Failure> 
         Command::Sync(args) => in_runtime(sync::execute(args, printer)).map(done),
         Command::Copies(command) => in_runtime(copies::execute(command, printer)).map(done),
         Command::Migrations(args) => in_runtime(migrations::execute(args, printer)).map(done),
+        Command::Cluster(cluster::ClusterCommand::Init(args)) => cluster::init(&args, printer).map(done),
+        Command::Cluster(cluster::ClusterCommand::Show) => in_runtime(cluster::show(printer)).map(done),
         Command::Node(command) => in_runtime(node::execute(command, printer)),
+        Command::User(command) => in_runtime(user::execute(command, printer)).map(done),
+        Command::Audit(args) => in_runtime(audit::execute(args, printer)).map(done),
         Command::Pong(args) => in_runtime(pong::execute(args, printer)).map(done),
     }
 }

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use drover_agent::AgentError;
 use drover_api::tls::TlsError;
 use drover_api::{ApiError, ClientError, ContextError};
+use drover_cluster::ClusterError;
 use drover_model::{ContainerState, Explained, InvalidMount, NodeName, Outcome};
 
 use crate::choice::ChoiceError;
@@ -35,6 +36,11 @@ pub enum Cause {
     Tls(#[from] TlsError),
     #[error(transparent)]
     Agent(#[from] AgentError),
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
+    /// TLS without a certificate cannot be set up.
+    #[error("cannot set up TLS")]
+    Joining(#[source] rustls::Error),
     /// Something of the lab.
     #[error(transparent)]
     Lab(#[from] Hinted),
@@ -166,6 +172,7 @@ impl Cause {
                 )
             }
             Self::Agent(error) => error.hint(),
+            Self::Cluster(error) => error.hint(),
             Self::Mount(error) => error.hint().map(str::to_owned),
             Self::Lab(hinted) => hinted.0.hint.clone(),
             Self::AgentGone { hint, .. } => Some(hint.clone()),

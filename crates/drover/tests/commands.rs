@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::{Output, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes, HttpBody, to_bytes};
@@ -61,11 +62,20 @@ impl Stage {
                 break;
             }
             let tls = issue(directory.path(), &issuer, name).server().unwrap();
-            let link = |_: NodeName, _| std::future::ready(());
-            let server = Server { tls, router: node(name, moved.clone()), link, limits: Limits::default() };
+            let link = |_: NodeName, _, _| std::future::ready(());
+            let ((_, tls), (_, roster)) = (watch::channel(tls), watch::channel(Arc::default()));
+            let server = Server {
+                tls,
+                roster,
+                router: node(name, moved.clone()),
+                link,
+                joining: None,
+                limits: Limits::default(),
+            };
             tokio::spawn(async move { server.run(listener, std::future::pending(), async {}).await });
         }
         let TlsFiles { ca, cert, key } = issue(directory.path(), &issuer, "user");
+        let (ca, cert, key) = (ca.into(), cert.into(), key.into());
         let context = Context { cluster: "test".into(), ca, cert, key, nodes };
         std::fs::write(directory.path().join("context.json"), serde_json::to_vec(&context).unwrap()).unwrap();
         Self { directory }

@@ -8,7 +8,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Each crate and its floor. An arrow goes down: a crate uses crates on lower floors alone.
-const FLOORS: [(&str, u8); 17] = [
+const FLOORS: [(&str, u8); 18] = [
     ("drover-model", 0),
     ("drover-sys", 0),
     ("drover-packing", 1),
@@ -19,6 +19,7 @@ const FLOORS: [(&str, u8); 17] = [
     ("drover-disk", 2),
     ("drover-network", 2),
     ("drover-registry", 2),
+    ("drover-cluster", 3),
     ("drover-engine", 3),
     ("drover-sim", 3),
     ("drover-agent", 4),

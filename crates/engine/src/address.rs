@@ -64,7 +64,7 @@ impl Inner {
     /// the same one.
     fn refuse_taken(&self, addresses: &[IpNet]) -> Result<(), NodeError> {
         let addresses: Vec<IpAddr> = addresses.iter().map(IpNet::addr).collect();
-        if let Some(peer) = self.config.peers.iter().find(|peer| addresses.contains(&peer.address.ip())) {
+        if let Some(peer) = self.config.peers().iter().find(|peer| addresses.contains(&peer.address.ip())) {
             let reason = format!("cannot give the container address {}: node {} has it", peer.address.ip(), peer.name);
             return Err(NodeError::conflict(reason, CHOOSE));
         }
@@ -92,7 +92,7 @@ impl Inner {
     fn free_address(&self, pool: &Pool) -> Result<IpNet, NodeError> {
         let own = self.registry.all();
         let mut known: HashSet<IpAddr> = own.iter().flat_map(|own| own.addresses()).map(IpNet::addr).collect();
-        known.extend(self.config.peers.iter().map(|peer| peer.address.ip()));
+        known.extend(self.config.peers().iter().map(|peer| peer.address.ip()));
         known.extend(pool.gateway);
         let hosts: Vec<IpAddr> = pool.range.hosts().take(LOOKED_AT).collect();
         let begin = rand::random::<u32>() as usize;

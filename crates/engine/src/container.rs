@@ -285,10 +285,7 @@ impl Registry {
                 format!("cannot tell which container {wanted:?} means: several ids begin so"),
                 "give more of the id",
             )),
-            _ => Err(NodeError::not_found(
-                format!("cannot find container {wanted:?} on this node"),
-                "`drover ps -a` lists all containers",
-            )),
+            _ => Err(NodeError::no_container(wanted)),
         }
     }
 }

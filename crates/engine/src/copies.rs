@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use drover_model::{Bytes, ContainerId, ContainerName, CopyRecord, Explained, NodeName};
+use drover_model::{Bytes, ContainerId, ContainerName, CopyRecord, Explained, NodeName, UserName};
 use serde::{Deserialize, Serialize};
 
 use crate::container::{Container, lock};
@@ -36,6 +36,8 @@ const REMOVED: &str = ".removed-";
 struct Kept {
     name: ContainerName,
     kept_at: String,
+    #[serde(default)]
+    owner: Option<UserName>,
 }
 
 /// The copies on a node.
@@ -94,7 +96,8 @@ impl Copies {
         let _turn = lock(&self.turn);
         let copy = self.top.join(container.id.as_str());
         fs::create_dir(&copy)?;
-        let record = Kept { name: container.spec().name, kept_at: now() };
+        let spec = container.spec();
+        let record = Kept { name: spec.name, kept_at: now(), owner: spec.owner };
         fs::write(copy.join(RECORD), serde_json::to_vec(&record)?)?;
         for (name, path) in trees.iter().filter(|(_, path)| path.exists()) {
             fs::rename(path, copy.join(name))?;
@@ -206,7 +209,15 @@ impl Copies {
 
     fn record(&self, node: &NodeName, id: ContainerId, kept: Kept) -> CopyRecord {
         let bytes = Bytes(tree_size(&self.top.join(id.as_str())));
-        CopyRecord { id, name: kept.name, node: node.clone(), kept_at: kept.kept_at, kept_days: self.days, bytes }
+        CopyRecord {
+            id,
+            name: kept.name,
+            owner: kept.owner,
+            node: node.clone(),
+            kept_at: kept.kept_at,
+            kept_days: self.days,
+            bytes,
+        }
     }
 }
 
@@ -241,6 +252,19 @@ impl Node {
         .await
     }
 
+    /// Whose the container is of which there is a copy here.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub async fn copy_owner(&self, id: &ContainerId) -> Result<Option<UserName>, NodeError> {
+        let (inner, id) = (Arc::clone(&self.inner), id.clone());
+        blocking(move || match record(&inner.copies.top.join(id.as_str())) {
+            Some(kept) => Ok(kept.owner),
+            None => Err(NodeError::no_copy(&id)),
+        })
+        .await
+    }
+
     /// Removes the copy of a container's files.
     ///
     /// # Errors
@@ -249,10 +273,7 @@ impl Node {
         let (inner, id) = (Arc::clone(&self.inner), id.clone());
         blocking(move || match inner.copies.put_away(&id) {
             Ok(true) => Ok(()),
-            Ok(false) => {
-                let reason = format!("there is no copy of files of a container {id}");
-                Err(NodeError::not_found(reason, "`drover copies ls` lists them"))
-            }
+            Ok(false) => Err(NodeError::no_copy(&id)),
             Err(error) => Err(NodeError::failed("cannot remove the copy", &error)),
         })
         .await
@@ -271,7 +292,7 @@ mod tests {
         let copy = copies.top.join(id.as_str());
         fs::create_dir_all(copy.join("upper")).unwrap();
         fs::write(copy.join("upper/file"), vec![1; 100_000]).unwrap();
-        let record = Kept { name: "web".parse().unwrap(), kept_at: kept_at.to_owned() };
+        let record = Kept { name: "web".parse().unwrap(), kept_at: kept_at.to_owned(), owner: None };
         fs::write(copy.join(RECORD), serde_json::to_vec(&record).unwrap()).unwrap();
     }
 

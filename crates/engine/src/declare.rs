@@ -5,7 +5,8 @@ use std::sync::Arc;
 use drover_api::CreateVolumeRequest;
 use drover_disk::Volume;
 use drover_model::{
-    ContainerSpec, Driver, Mount, MountKind, TmpfsMount, VolumeMount, VolumeName, VolumeRecord, VolumeSpec,
+    Action, Caller, ContainerSpec, Driver, Mount, MountKind, TmpfsMount, VolumeMount, VolumeName, VolumeRecord,
+    VolumeSpec,
 };
 
 use crate::error::NodeError;
@@ -16,14 +17,26 @@ use crate::volumes::{Volumes, refusal};
 const MOST_MOUNTS: usize = 64;
 
 impl Volumes {
-    /// What shall be mounted in a container, parents before what lies in them.
-    pub fn specify(&self, volumes: Vec<VolumeMount>, tmpfs: Vec<TmpfsMount>) -> Result<Vec<Mount>, NodeError> {
+    /// What shall be mounted in a container, parents before what lies in them. Of shared volumes only those that the caller
+    /// sees; who may have a local one is found out when it is claimed.
+    pub fn specify(
+        &self,
+        volumes: Vec<VolumeMount>,
+        tmpfs: Vec<TmpfsMount>,
+        caller: &Caller,
+    ) -> Result<Vec<Mount>, NodeError> {
         let mut mounts = Vec::new();
         for VolumeMount { volume, destination, read_only } in volumes {
-            let known = self.store.find(&volume).map(|volume| volume.spec.driver);
+            let known = self.store.find(&volume).map(|volume| volume.spec);
             let kind = match known {
-                Ok(Driver::Local) | Err(_) => MountKind::Local { volume },
-                Ok(_) => MountKind::Shared { volume },
+                Ok(spec) if spec.driver != Driver::Local => {
+                    if !caller.sees(Action::LookAtVolume, spec.owner.as_ref()) {
+                        let hint = "ask an administrator to declare it with you as its owner";
+                        return Err(NodeError::conflict(format!("volume {volume} on this node is not yours"), hint));
+                    }
+                    MountKind::Shared { volume }
+                }
+                _ => MountKind::Local { volume },
             };
             mounts.push(Mount { destination, read_only, kind });
         }
@@ -103,9 +116,9 @@ impl Node {
     pub async fn create_volume(&self, request: CreateVolumeRequest) -> Result<VolumeRecord, NodeError> {
         let inner = Arc::clone(&self.inner);
         blocking(move || {
-            let CreateVolumeRequest { name, driver, source, options, when_lost } = request;
+            let CreateVolumeRequest { name, driver, source, options, when_lost, owner } = request;
             let attempt = format!("cannot create volume {name}");
-            let spec = VolumeSpec { name, driver, source, options, when_lost, created_at: now() };
+            let spec = VolumeSpec { name, driver, source, options, when_lost, created_at: now(), owner };
             spec.check().map_err(|error| NodeError::invalid(format!("{attempt}: {error}"), ""))?;
             let volume = inner.volumes.store.create(spec).map_err(|error| refusal(&attempt, &error))?;
             Ok(inner.volume_record(volume))
@@ -149,9 +162,10 @@ mod tests {
     }
 
     fn places(volumes: &Volumes, named: &[&str], tmpfs: &[&str]) -> Result<Vec<String>, String> {
+        let caller = Caller::User { name: "me".parse().unwrap(), role: drover_model::Role::Admin };
         let named = named.iter().map(|text| text.parse().unwrap()).collect();
         let tmpfs = tmpfs.iter().map(|text| text.parse().unwrap()).collect();
-        let mounts = volumes.specify(named, tmpfs).map_err(|error| error.explained().reason.clone())?;
+        let mounts = volumes.specify(named, tmpfs, &caller).map_err(|error| error.explained().reason.clone())?;
         Ok(mounts.into_iter().map(|mount| mount.destination.to_string()).collect())
     }
 

@@ -92,7 +92,8 @@ impl Inner {
     /// The peer of this name, for this attempt.
     pub(crate) fn known_peer(&self, name: &NodeName, attempt: &str) -> Result<Peer, NodeError> {
         self.peer(name).ok_or_else(|| {
-            let known: Vec<_> = self.config.peers.iter().map(|peer| peer.name.as_str()).collect();
+            let peers = self.config.peers();
+            let known: Vec<_> = peers.iter().map(|peer| peer.name.as_str()).collect();
             let reason = format!("{attempt}: node {} knows no node {name}", self.config.name);
             NodeError::not_found(reason, &format!("it knows: {}", known.join(", ")))
         })
@@ -140,7 +141,10 @@ impl Inner {
         priority: Priority,
     ) -> MigrationState {
         let (from, to) = (self.config.name.clone(), peer.name.clone());
-        MigrationState { priority, ..MigrationState::begun(id, container.name(), from, to, began_at) }
+        MigrationState {
+            priority,
+            ..MigrationState::begun(id, container.name(), container.spec().owner, from, to, began_at)
+        }
     }
 }
 

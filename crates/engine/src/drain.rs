@@ -153,13 +153,14 @@ impl Inner {
             return Err(NodeError::invalid(format!("{attempt}: no move at a time is none at all"), "use 1 or more"));
         }
         if request.to.is_empty() {
-            if self.config.peers.is_empty() {
+            let peers = self.config.peers();
+            if peers.is_empty() {
                 return Err(NodeError::conflict(
                     format!("{attempt}: it knows no other node"),
-                    "name peers in agent.toml",
+                    "name peers in agent.toml, or let other nodes join the cluster",
                 ));
             }
-            return Ok(self.config.peers.clone());
+            return Ok(peers.to_vec());
         }
         request.to.iter().map(|name| self.known_peer(name, attempt)).collect()
     }

@@ -3,7 +3,7 @@
 use std::error::Error;
 
 use drover_container::RefusedProgram;
-use drover_model::{ContainerName, Explained};
+use drover_model::{ContainerId, ContainerName, Explained, MigrationId, VolumeName};
 
 /// Why a node did not do what it was asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -52,6 +52,31 @@ impl NodeError {
     pub(crate) fn program(program: &str, container: &ContainerName, reason: &str) -> Option<Self> {
         let RefusedProgram { reason, hint, status } = RefusedProgram::read(reason)?;
         Some(Self::Program { why: explained(format!("cannot run {program} in {container}: {reason}"), hint), status })
+    }
+
+    /// There is no such container here, whoever asks and for whatever reason.
+    #[must_use]
+    pub fn no_container(wanted: &str) -> Self {
+        Self::not_found(format!("cannot find container {wanted:?} on this node"), "`drover ps -a` lists all containers")
+    }
+
+    /// There is no such migration.
+    #[must_use]
+    pub fn no_migration(id: &MigrationId) -> Self {
+        Self::not_found(format!("cannot find migration {id} on this node"), "`drover migrations` lists them")
+    }
+
+    /// There is no such volume.
+    #[must_use]
+    pub fn no_volume(name: &VolumeName) -> Self {
+        Self::not_found(format!("there is no volume {name} on this node"), "`drover volume ls` lists the volumes")
+    }
+
+    /// There is no such copy.
+    #[must_use]
+    pub fn no_copy(id: &ContainerId) -> Self {
+        let reason = format!("there is no copy of files of a container {id}");
+        Self::not_found(reason, "`drover copies ls` lists them")
     }
 
     /// The words in it.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use drover_api::RunRequest;
 use drover_container::shim::{Request, Shim, ShimError, ShimSpec};
-use drover_model::{ContainerState, Explained};
+use drover_model::{Caller, ContainerState, Explained};
 use drover_network::Gate;
 use tokio::sync::OwnedMutexGuard;
 
@@ -45,13 +45,17 @@ impl Inner {
     }
 
     /// Makes a container and starts it; one that does not start leaves nothing behind.
-    pub(crate) async fn run(self: &Arc<Self>, request: RunRequest) -> Result<Arc<Container>, NodeError> {
+    pub(crate) async fn run(
+        self: &Arc<Self>,
+        request: RunRequest,
+        caller: Caller,
+    ) -> Result<Arc<Container>, NodeError> {
         if let Some(Explained { reason, hint }) = self.drain.refusal(&self.config.name) {
             let reason = format!("cannot make container {}: {reason}", request.name);
             return Err(NodeError::conflict(reason, &hint.unwrap_or_default()));
         }
         let inner = Arc::clone(self);
-        let (container, made) = blocking(move || inner.create(request)).await?;
+        let (container, made) = blocking(move || inner.create(request, &caller)).await?;
         let _operation = self.hold(&container).await?;
         if let Err(why) = self.launch(&container).await {
             let (inner, own) = (Arc::clone(self), Arc::clone(&container));

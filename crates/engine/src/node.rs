@@ -11,8 +11,8 @@ use drover_container::{Layout, Runc};
 use drover_disk::{ImageStore, Token};
 use drover_memory::Backend;
 use drover_model::{
-    Bandwidth, ContainerId, ContainerRecord, ContainerStats, MigrationId, MigrationState, MoveLimits, NodeFeatures,
-    NodeInfo, NodeName, PageCount, Phase, Priority, Round, Side,
+    Action, Bandwidth, Caller, ContainerId, ContainerRecord, ContainerStats, MigrationId, MigrationState, MoveLimits,
+    NodeFeatures, NodeInfo, NodeName, PageCount, Phase, Priority, Round, Side,
 };
 use drover_protocol::{FixedPart, Source, Verdict};
 use drover_registry::Access;
@@ -48,10 +48,10 @@ pub struct NodeConfig {
     pub uplink: String,
     /// Addresses that containers get when none is asked for.
     pub pool: Option<Pool>,
-    /// Nodes that containers may move to.
-    pub peers: Vec<Peer>,
-    /// The certificates for the link to peers.
-    pub tls: Arc<rustls::ClientConfig>,
+    /// Nodes that containers may move to and come from, as they are at any moment.
+    pub peers: watch::Receiver<Arc<[Peer]>>,
+    /// The certificates for the link to peers, as they are at any moment.
+    pub tls: watch::Receiver<Arc<rustls::ClientConfig>>,
     /// How registries are reached.
     pub registries: Arc<Access>,
     /// For how many days copies of files of containers that are elsewhere are kept; 0 for not at all.
@@ -80,6 +80,8 @@ pub struct Peer {
     pub name: NodeName,
     /// Where its agent listens.
     pub address: SocketAddr,
+    /// The enrolment that its certificate must carry; absent: any, where no cluster's document names one.
+    pub enrolment: Option<String>,
 }
 
 /// What `Inner` knows beside what the agent configured.
@@ -90,14 +92,21 @@ pub(crate) struct Config {
     pub run: PathBuf,
     pub uplink: String,
     pub pool: Option<Pool>,
-    pub peers: Vec<Peer>,
-    pub tls: Arc<rustls::ClientConfig>,
+    pub peers: watch::Receiver<Arc<[Peer]>>,
+    pub tls: watch::Receiver<Arc<rustls::ClientConfig>>,
     /// How many moves may be under way at one time.
     pub limits: MoveLimits,
     /// The program that shims are started from.
     pub program: PathBuf,
     /// The directory beneath which control groups lie, in every hierarchy.
     pub cgroup_base: String,
+}
+
+impl Config {
+    /// The nodes that containers may move to and come from now.
+    pub fn peers(&self) -> Arc<[Peer]> {
+        Arc::clone(&self.peers.borrow())
+    }
 }
 
 type Arrivals = HashMap<MigrationId, Coming>;
@@ -275,7 +284,7 @@ impl Inner {
     pub fn migration(&self, id: &MigrationId) -> Result<watch::Receiver<MigrationState>, NodeError> {
         let migrations = lock(&self.migrations);
         let found = migrations.iter().find(|leaving| &leaving.state.borrow().id == id);
-        found.map(|leaving| leaving.state.clone()).ok_or_else(|| unknown_migration(id))
+        found.map(|leaving| leaving.state.clone()).ok_or_else(|| NodeError::no_migration(id))
     }
 
     /// A migration away from this node: where it takes orders, and its state.
@@ -287,7 +296,7 @@ impl Inner {
 
     /// Asks a migration to give up.
     pub async fn cancel(&self, id: &MigrationId) -> Result<(), NodeError> {
-        let (orders, state) = self.leaving(id).ok_or_else(|| unknown_migration(id))?;
+        let (orders, state) = self.leaving(id).ok_or_else(|| NodeError::no_migration(id))?;
         if state.report.is_none() && is_decided(&state) {
             let reason = format!("cannot cancel migration {id}: it is decided, and {} has the container", state.to);
             return Err(NodeError::conflict(reason, "wait for its end, and move the container back"));
@@ -374,13 +383,13 @@ impl Node {
         container.record(&self.inner.config.name)
     }
 
-    /// Makes a container and starts it. A container whose program cannot be started is not kept.
+    /// Makes a container, which becomes its caller's, and starts it. A container whose program cannot be started is not kept.
     ///
     /// # Errors
     /// When the request makes no sense, contradicts what is there, or the container cannot be started.
-    pub async fn run(&self, request: RunRequest) -> Result<ContainerRecord, NodeError> {
+    pub async fn run(&self, request: RunRequest, caller: Caller) -> Result<ContainerRecord, NodeError> {
         let inner = Arc::clone(&self.inner);
-        to_the_end(async move { inner.run(request).await }).await.map(|container| self.record(&container))
+        to_the_end(async move { inner.run(request, caller).await }).await.map(|container| self.record(&container))
     }
 
     /// All containers.
@@ -446,9 +455,12 @@ impl Node {
         blocking(move || container.stats().map_err(|error| NodeError::failed(&attempt, &error))).await
     }
 
-    /// What all containers use that run. One that ends meanwhile is left out.
-    pub async fn all_stats(&self) -> Vec<(ContainerId, ContainerStats)> {
-        let running: Vec<_> = self.inner.registry.all().into_iter().filter(|container| container.runs()).collect();
+    /// What all containers use that run and that `caller` may look at. One that ends meanwhile is left out.
+    pub async fn all_stats(&self, caller: &Caller) -> Vec<(ContainerId, ContainerStats)> {
+        let mut running = self.inner.registry.all();
+        running.retain(|container| {
+            container.runs() && caller.sees(Action::LookAtContainer, container.spec().owner.as_ref())
+        });
         blocking(move || {
             let stats = running.iter().map(|container| Some((container.id.clone(), container.stats().ok()?)));
             stats.flatten().collect()
@@ -532,7 +544,7 @@ impl Node {
 
     /// Serves a peer that opened a migration link; returns when the link is done.
     pub async fn serve_link(&self, peer: NodeName, link: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) {
-        if self.inner.config.peers.iter().all(|known| known.name != peer) {
+        if self.inner.config.peers().iter().all(|known| known.name != peer) {
             tracing::warn!(%peer, "a stranger opened a migration link");
             return;
         }
@@ -566,8 +578,4 @@ impl Node {
 /// Whether nothing can call it back any more.
 fn is_decided(state: &MigrationState) -> bool {
     state.in_doubt || state.phase >= Phase::Settle
-}
-
-pub(crate) fn unknown_migration(id: &MigrationId) -> NodeError {
-    NodeError::not_found(format!("cannot find migration {id} on this node"), "`drover migrations` lists them")
 }

@@ -56,6 +56,6 @@ async fn tell(inner: &Inner, peer: &Peer, entry: &Entry) -> bool {
 
 impl Inner {
     pub(crate) fn peer(&self, name: &NodeName) -> Option<Peer> {
-        self.config.peers.iter().find(|peer| &peer.name == name).cloned()
+        self.config.peers().iter().find(|peer| &peer.name == name).cloned()
     }
 }

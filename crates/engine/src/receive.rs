@@ -374,8 +374,15 @@ impl Session {
     fn begun(&self) -> Option<MigrationState> {
         // Whoever holds it is at work: it is shown later.
         let arrival = self.arrival.as_ref()?.try_lock().ok()?;
-        let (container, to) = (arrival.container().name(), self.inner.config.name.clone());
-        Some(MigrationState::begun(self.migration.clone()?, container, self.peer.clone(), to, now()))
+        let (container, to) = (arrival.container().spec(), self.inner.config.name.clone());
+        Some(MigrationState::begun(
+            self.migration.clone()?,
+            container.name,
+            container.owner,
+            self.peer.clone(),
+            to,
+            now(),
+        ))
     }
 
     async fn finish(mut self, runs: bool) {

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use drover_api::RunRequest;
 use drover_disk::{Claim, Image, ImageError};
-use drover_model::{ContainerId, ContainerSpec, ContainerState, Explained, ImageConfig, ProcessSpec, VolumeName};
+use drover_model::{
+    Caller, ContainerId, ContainerSpec, ContainerState, Explained, ImageConfig, ProcessSpec, VolumeName,
+};
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
 use crate::container::{Container, Stored};
@@ -31,11 +33,15 @@ impl Inner {
     }
 
     /// Makes the container's record, and gives the volumes that were made for it; nothing of it runs yet.
-    pub(crate) fn create(&self, request: RunRequest) -> Result<(Arc<Container>, Vec<VolumeName>), NodeError> {
+    pub(crate) fn create(
+        &self,
+        request: RunRequest,
+        caller: &Caller,
+    ) -> Result<(Arc<Container>, Vec<VolumeName>), NodeError> {
         let image = self.find_image(&request.image)?;
         let id: ContainerId =
             fresh_id::<16>().parse().map_err(|error| NodeError::failed("cannot name the container", &error))?;
-        let spec = self.specify(request, &image, id)?;
+        let spec = self.specify(request, &image, id, caller)?;
         if serde_json::to_vec(&spec).map_or(usize::MAX, |text| text.len()) > LARGEST_SPEC {
             let reason = format!("cannot make container {}: its description is over 256 KiB", spec.name);
             return Err(NodeError::invalid(reason, "pass large settings in a file instead of the environment"));
@@ -47,8 +53,9 @@ impl Inner {
         let written = std::fs::create_dir_all(&container.layout.state)
             .and_then(|()| std::fs::create_dir_all(&container.layout.run))
             .and_then(|()| container.change(|_| ()));
+        let claim = if caller.has_only_own() { Claim::StartsAmongOwn } else { Claim::Starts };
         let claimed = match written {
-            Ok(()) => container.volumes.claim(&container.spec(), Claim::Starts).map_err(NodeError::Conflict),
+            Ok(()) => container.volumes.claim(&container.spec(), claim).map_err(NodeError::Conflict),
             Err(error) => Err(NodeError::failed("cannot write the container's record", &error)),
         };
         match claimed {
@@ -63,7 +70,13 @@ impl Inner {
         }
     }
 
-    fn specify(&self, request: RunRequest, image: &Image, id: ContainerId) -> Result<ContainerSpec, NodeError> {
+    fn specify(
+        &self,
+        request: RunRequest,
+        image: &Image,
+        id: ContainerId,
+        caller: &Caller,
+    ) -> Result<ContainerSpec, NodeError> {
         let view = self.images.view(image);
         let view = view.map_err(|error| NodeError::failed("cannot look into the image", &error))?;
         let process = process(&request, &image.config, &view.path())?;
@@ -98,10 +111,11 @@ impl Inner {
             interface,
             hostname,
             restart: request.restart,
-            volumes: self.volumes.specify(request.volumes, request.tmpfs)?,
+            volumes: self.volumes.specify(request.volumes, request.tmpfs, caller)?,
             created_at: now(),
             exposed_ports: image.config.exposed_ports.clone(),
             stop_signal,
+            owner: caller.user().cloned(),
         })
     }
 }

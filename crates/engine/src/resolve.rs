@@ -6,7 +6,7 @@ use drover_model::{MigrationId, MigrationState, Phase, Side};
 use drover_protocol::{Mark, Verdict};
 
 use crate::error::NodeError;
-use crate::node::{Inner, Order, unknown_migration};
+use crate::node::{Inner, Order};
 use crate::receive::Word;
 
 impl Inner {
@@ -34,7 +34,7 @@ impl Inner {
 
     /// A decided migration that ended without an answer: its container is still frozen here.
     async fn take_up_failed(self: &Arc<Self>, id: &MigrationId, verdict: Verdict) -> Result<(), NodeError> {
-        let entry = self.journal().latest(id).cloned().ok_or_else(|| unknown_migration(id))?;
+        let entry = self.journal().latest(id).cloned().ok_or_else(|| NodeError::no_migration(id))?;
         let container = self.registry.find(entry.container.as_str()).ok();
         match container.filter(|_| entry.mark == Mark::Commit) {
             Some(container) => self.tell_commit(entry, container),

@@ -43,7 +43,9 @@ pub(crate) fn refusal(attempt: &str, error: &VolumeError) -> NodeError {
     let why = refused(attempt, error);
     match error {
         VolumeError::Unknown(_) => NodeError::NotFound(why),
-        VolumeError::Exists(_) | VolumeError::Taken(_) | VolumeError::Kind(_) => NodeError::Conflict(why),
+        VolumeError::Exists(_) | VolumeError::Taken(_) | VolumeError::Foreign(_) | VolumeError::Kind(_) => {
+            NodeError::Conflict(why)
+        }
         _ => NodeError::Failed(why),
     }
 }
@@ -64,7 +66,7 @@ impl Volumes {
 
     /// Makes the local volumes of a container its own; gives the names of those that did not exist.
     pub fn claim(&self, spec: &ContainerSpec, claim: Claim) -> Result<Vec<VolumeName>, Explained> {
-        let claimed = self.store.claim(&spec.id, &Self::locals(spec), claim, &now());
+        let claimed = self.store.claim(&spec.id, &Self::locals(spec), claim, spec.owner.as_ref(), &now());
         claimed.map_err(|error| refused("cannot have the container's volumes", &error))
     }
 

@@ -51,9 +51,9 @@ impl Authority {
         )
     }
 
-    /// The certificate of the lab's user.
-    pub(crate) fn user(&self) -> Result<Identity, rcgen::Error> {
-        self.sign("user", vec!["user".into()], &[ExtendedKeyUsagePurpose::ClientAuth])
+    /// The certificate of a user of the lab.
+    pub(crate) fn user(&self, name: &str) -> Result<Identity, rcgen::Error> {
+        self.sign(name, vec![name.to_owned()], &[ExtendedKeyUsagePurpose::ClientAuth])
     }
 
     fn sign(
@@ -91,7 +91,7 @@ mod tests {
         let authority = Authority::new(OffsetDateTime::UNIX_EPOCH + Duration::days(20_000)).unwrap();
         let plan = Plan::of(1);
         let node = authority.host(&plan.hosts[0]).unwrap();
-        let user = authority.user().unwrap();
+        let user = authority.user("user").unwrap();
         assert!(node.cert.starts_with("-----BEGIN CERTIFICATE-----"));
         assert!(node.key.starts_with("-----BEGIN PRIVATE KEY-----"));
         assert_ne!(node.key, user.key);

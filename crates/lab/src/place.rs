@@ -114,7 +114,12 @@ impl Place {
         self.run.join("context.json")
     }
 
-    /// The directory with the user's certificate.
+    /// The context file of one of the lab's users.
+    pub(crate) fn user_context(&self, user: &str) -> PathBuf {
+        self.run.join("users").join(format!("{user}.json"))
+    }
+
+    /// The directory with the users' certificates.
     pub(crate) fn tls(&self) -> PathBuf {
         self.run.join("tls")
     }

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use drover_model::{Mac, NodeName};
+use drover_model::{Mac, NodeName, Role};
 use serde::Serialize;
 
 /// The largest number of nodes: their addresses stay below the client's.
@@ -17,6 +17,15 @@ pub(crate) const PREFIX_V6: u8 = 64;
 const CLIENT: u8 = 100;
 /// The bridge's fixed MAC: a bridge that takes its ports' MACs changes them when a port leaves, and peers stall.
 pub(crate) const BRIDGE_MAC: Mac = Mac([0x02, 0x77, 0, 0, 0xff, 0x01]);
+
+/// The users of a lab and their roles; the first is who uses it when nobody says otherwise.
+pub(crate) const USERS: [(&str, Role); 5] = [
+    ("user", Role::Admin),
+    ("operator", Role::Operator),
+    ("alice", Role::Owner),
+    ("bob", Role::Owner),
+    ("viewer", Role::Viewer),
+];
 
 /// The hosts of a lab.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,6 +121,7 @@ impl HostPlan {
                 .filter(|node| node.name != self.name)
                 .map(|node| Peer { name: &node.name, address: node.agent_address() })
                 .collect(),
+            user: USERS.map(|(name, role)| User { name, role }),
         };
         Some(toml::to_string(&config).expect("strings and numbers are always TOML"))
     }
@@ -128,6 +138,7 @@ struct AgentConfig<'a> {
     pool: Pool,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     peer: Vec<Peer<'a>>,
+    user: [User; USERS.len()],
 }
 
 #[derive(Serialize)]
@@ -147,6 +158,12 @@ struct Pool {
 struct Peer<'a> {
     name: &'a NodeName,
     address: SocketAddr,
+}
+
+#[derive(Serialize)]
+struct User {
+    name: &'static str,
+    role: Role,
 }
 
 #[cfg(test)]
@@ -194,6 +211,26 @@ prefix = 16
 [[peer]]
 name = "n1"
 address = "10.77.0.11:7780"
+
+[[user]]
+name = "user"
+role = "admin"
+
+[[user]]
+name = "operator"
+role = "operator"
+
+[[user]]
+name = "alice"
+role = "owner"
+
+[[user]]
+name = "bob"
+role = "owner"
+
+[[user]]
+name = "viewer"
+role = "viewer"
 "#;
         assert_eq!(plan.host("n2").unwrap().agent_config(&plan).unwrap(), expected);
         assert_eq!(plan.client().agent_config(&plan), None);

@@ -11,7 +11,7 @@ use crate::certificate::{Authority, Identity};
 use crate::error::StepError;
 use crate::host::HostSpec;
 use crate::place::Place;
-use crate::plan::{HostPlan, Plan};
+use crate::plan::{HostPlan, Plan, USERS};
 use crate::record::{Record, make_directory, write_file};
 use crate::up::UpError;
 
@@ -19,18 +19,31 @@ use crate::up::UpError;
 pub(crate) fn write_files(place: &Place, record: &Record, now: OffsetDateTime) -> Result<(), UpError> {
     let plan = record.plan();
     let authority = Authority::new(now).map_err(UpError::Certificate)?;
-    let user = authority.user().map_err(UpError::Certificate)?;
-    write_identity(&place.tls(), "user", &authority.pem(), &user)?;
+    write_users(place, &plan, &authority)?;
     make_directory(&place.namespaces())?;
     make_directory(&place.run().join("hosts"))?;
     for host in &plan.hosts {
         write_host(place, record, &plan, host, &authority)?;
     }
+    Ok(())
+}
+
+/// The users' certificates, and a context for each: on this machine, and for the first one on the client.
+fn write_users(place: &Place, plan: &Plan, authority: &Authority) -> Result<(), UpError> {
     let client = plan.client();
-    let context = place.host(&client.name).join("upper/etc/drover");
-    write_identity(&context.join("tls"), "user", &authority.pem(), &user)?;
-    write_context(&context.join("context.json"), &plan, Path::new("/etc/drover/tls"), None)?;
-    write_context(&place.context(), &plan, &place.tls(), Some(place.namespace(client.name.as_str())))?;
+    let netns = Some(place.namespace(client.name.as_str()));
+    make_directory(&place.run().join("users"))?;
+    for (number, (name, _)) in USERS.into_iter().enumerate() {
+        let user = authority.user(name).map_err(UpError::Certificate)?;
+        write_identity(&place.tls(), name, &authority.pem(), &user)?;
+        write_context(&place.user_context(name), plan, name, &place.tls(), netns.clone())?;
+        if number == 0 {
+            write_context(&place.context(), plan, name, &place.tls(), netns.clone())?;
+            let inside = place.host(&client.name).join("upper/etc/drover");
+            write_identity(&inside.join("tls"), name, &authority.pem(), &user)?;
+            write_context(&inside.join("context.json"), plan, name, Path::new("/etc/drover/tls"), None)?;
+        }
+    }
     Ok(())
 }
 
@@ -83,7 +96,7 @@ fn write_identity(directory: &Path, name: &str, authority: &str, identity: &Iden
     write_file(&directory.join(format!("{name}.key")), identity.key.as_bytes(), 0o600)
 }
 
-fn write_context(path: &Path, plan: &Plan, tls: &Path, netns: Option<PathBuf>) -> Result<(), StepError> {
+fn write_context(path: &Path, plan: &Plan, user: &str, tls: &Path, netns: Option<PathBuf>) -> Result<(), StepError> {
     let nodes = plan.nodes().map(|node| NodeEndpoint {
         name: node.name.clone(),
         address: node.agent_address(),
@@ -91,9 +104,9 @@ fn write_context(path: &Path, plan: &Plan, tls: &Path, netns: Option<PathBuf>) -
     });
     let context = Context {
         cluster: "lab".into(),
-        ca: tls.join("ca.pem"),
-        cert: tls.join("user.pem"),
-        key: tls.join("user.key"),
+        ca: tls.join("ca.pem").into(),
+        cert: tls.join(format!("{user}.pem")).into(),
+        key: tls.join(format!("{user}.key")).into(),
         nodes: nodes.collect(),
     };
     let text = serde_json::to_vec_pretty(&context).expect("a context is always JSON");

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{Bytes, ContainerId, ContainerName, Digest, Interface, Mount, NodeName, VolumeName};
+use crate::{Bytes, ContainerId, ContainerName, Digest, Interface, Mount, NodeName, UserName, VolumeName};
 
 /// What was asked for. It never changes over the life of a container and travels with it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -41,6 +41,9 @@ pub struct ContainerSpec {
     /// The number of the signal that asks its program to end; absent: SIGTERM.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop_signal: Option<i32>,
+    /// The user who made it, as the agent knows from the certificate; absent: made by an older agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<UserName>,
 }
 
 /// The program that a container runs.

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{Bytes, ContainerId, ContainerName, NodeName};
+use crate::{Bytes, ContainerId, ContainerName, NodeName, UserName};
 
 /// A copy of a container's files: when the container comes to this node, only what differs crosses.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -12,6 +12,9 @@ pub struct CopyRecord {
     pub id: ContainerId,
     /// What it was called.
     pub name: ContainerName,
+    /// The user who has the container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<UserName>,
     /// Where the copy is.
     pub node: NodeName,
     /// Since when: RFC 3339, UTC.

@@ -107,6 +107,14 @@ checked_string!(
     |c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')
 );
 
+checked_string!(
+    /// The name of a user; the common name in the user's certificate.
+    UserName,
+    "user name",
+    "use up to 63 letters, digits, '.', '_', '-' or '@', beginning with a letter or digit",
+    |c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '@')
+);
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -118,6 +126,7 @@ mod tests {
             assert!(bad.parse::<ContainerId>().is_err(), "{bad:?}");
             assert!(bad.parse::<MigrationId>().is_err(), "{bad:?}");
             assert!(bad.parse::<VolumeName>().is_err(), "{bad:?}");
+            assert!(bad.parse::<UserName>().is_err(), "{bad:?}");
         }
         assert_eq!("web-1.a_b".parse::<ContainerName>().unwrap().as_str(), "web-1.a_b");
     }

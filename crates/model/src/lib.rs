@@ -2,6 +2,8 @@
 //!
 //! Nothing here has behaviour beyond parsing and printing; a value of one of these types is already valid.
 
+mod access;
+mod audit;
 mod container;
 mod copy;
 mod digest;
@@ -21,13 +23,15 @@ mod signal;
 mod unit;
 mod volume;
 
+pub use access::{Action, Caller, Identity, Object, Role, Verdict, decide};
+pub use audit::AuditRecord;
 pub use container::{
     ContainerRecord, ContainerSpec, ContainerState, ContainerStats, Follows, Limits, ProcessSpec, RestartPolicy,
 };
 pub use copy::CopyRecord;
 pub use digest::{Digest, InvalidDigest};
 pub use drain::{DrainMove, DrainState};
-pub use id::{ContainerId, ContainerName, InvalidName, MigrationId, NodeName, VolumeName};
+pub use id::{ContainerId, ContainerName, InvalidName, MigrationId, NodeName, UserName, VolumeName};
 pub use image::{ImageConfig, ImageLayer, ImageStep};
 pub use log::{LogRecord, LogStream};
 pub use migration::{MigrationState, Side};

@@ -3,15 +3,23 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{Bytes, ContainerName, MigrationId, NodeName, Phase, Priority, Report};
+use crate::{Bytes, ContainerName, MigrationId, NodeName, Phase, Priority, Report, UserName};
 
 impl MigrationState {
     /// One that begins, at that time (RFC 3339, UTC), and of which nothing was done yet.
     #[must_use]
-    pub fn begun(id: MigrationId, container: ContainerName, from: NodeName, to: NodeName, began_at: String) -> Self {
+    pub fn begun(
+        id: MigrationId,
+        container: ContainerName,
+        owner: Option<UserName>,
+        from: NodeName,
+        to: NodeName,
+        began_at: String,
+    ) -> Self {
         Self {
             id,
             container,
+            owner,
             from,
             to,
             began_at,
@@ -43,6 +51,9 @@ pub struct MigrationState {
     pub id: MigrationId,
     /// The container that moves.
     pub container: ContainerName,
+    /// The user who has the container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<UserName>,
     /// The node it leaves.
     pub from: NodeName,
     /// The node it goes to.

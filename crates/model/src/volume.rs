@@ -6,7 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{ContainerName, NodeName, VolumeName};
+use crate::{ContainerName, NodeName, UserName, VolumeName};
 
 /// Where a volume's files are.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -106,6 +106,9 @@ pub struct VolumeSpec {
     pub when_lost: WhenLost,
     /// When it was made here: RFC 3339, UTC.
     pub created_at: String,
+    /// The user who has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<UserName>,
 }
 
 /// A volume that cannot be.
@@ -134,7 +137,7 @@ impl VolumeSpec {
     #[must_use]
     pub fn local(name: VolumeName, created_at: String) -> Self {
         let (driver, when_lost) = (Driver::Local, WhenLost::default());
-        Self { name, driver, source: String::new(), options: Vec::new(), when_lost, created_at }
+        Self { name, driver, source: String::new(), options: Vec::new(), when_lost, created_at, owner: None }
     }
 
     /// Whether there can be one like this.

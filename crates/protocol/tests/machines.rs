@@ -35,6 +35,7 @@ fn offer(settings: Settings) -> Offer {
         created_at: String::new(),
         exposed_ports: Vec::new(),
         stop_signal: None,
+        owner: None,
     };
     Offer {
         migration: "a1".parse().unwrap(),

@@ -388,6 +388,7 @@ fn offer(number: Number, settings: Settings) -> Offer {
     let spec = ContainerSpec {
         id: container(),
         name: "web".parse().expect("a name"),
+        owner: None,
         image: "redis".into(),
         image_digest: Digest::from_sha256([0; 32]),
         process,

@@ -13,7 +13,10 @@ use axum::{Json, extract};
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, ReadBuf};
 
+use drover_model::Caller;
+
 use super::refusal::Refusal;
+use crate::gate::Found;
 
 /// A JSON body.
 #[derive(Debug)]
@@ -57,6 +60,32 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Segment
             Ok(extract::Path(segment)) => Ok(Self(segment)),
             Err(rejection) => Err(Refusal::unread(rejection.status(), rejection.body_text())),
         }
+    }
+}
+
+/// Whoever asks, as the gate knows it.
+#[derive(Debug)]
+pub(super) struct By(pub(super) Caller);
+
+impl<S: Send + Sync> FromRequestParts<S> for By {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refusal> {
+        parts.extensions.get::<Caller>().cloned().map(Self).ok_or_else(Refusal::nobody)
+    }
+}
+
+/// The id of the container that the path names. The gate has looked it up and decided about it: the name may have become
+/// another container's by the time the request's body is here.
+#[derive(Debug)]
+pub(super) struct Chosen(pub(super) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Chosen {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refusal> {
+        let found = parts.extensions.get::<Found>().and_then(|found| found.container.as_ref());
+        found.map(|(id, _)| Self(id.to_string())).ok_or_else(Refusal::nobody)
     }
 }
 

@@ -3,33 +3,49 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::{Extension, Json};
 use drover_api::{ApiError, ExitStatus, KillRequest, RemoveQuery, RunRequest, StatsEntry, StopRequest};
 use drover_engine::Node;
-use drover_model::{ContainerRecord, ContainerStats};
+use drover_model::{Action, Caller, ContainerRecord, ContainerStats};
 use tracing::info;
 
-use super::body::{JsonBody, Parameters, Segment};
+use super::body::{By, Chosen, JsonBody, Parameters};
 use super::refusal::Refusal;
+use crate::gate::Concerns;
 
-/// All containers on this node.
-#[utoipa::path(get, path = "/v1/containers", tag = "containers", responses((status = 200, body = [ContainerRecord])))]
-pub(super) async fn list(State(node): State<Arc<Node>>) -> Json<Vec<ContainerRecord>> {
-    Json(node.containers())
+/// A record as the caller may see it. What a program was started with often holds secrets: a viewer sees the names of
+/// variables alone.
+fn shown(mut record: ContainerRecord, caller: &Caller) -> Json<ContainerRecord> {
+    if !caller.sees_environment() {
+        for variable in &mut record.spec.process.env {
+            let name = variable.split('=').next().unwrap_or_default();
+            *variable = format!("{name}=(hidden)");
+        }
+    }
+    Json(record)
 }
 
-/// Make a container and start it.
+/// All containers on this node that the caller may see.
+#[utoipa::path(get, path = "/v1/containers", tag = "containers", responses((status = 200, body = [ContainerRecord])))]
+pub(super) async fn list(State(node): State<Arc<Node>>, By(caller): By) -> Json<Vec<ContainerRecord>> {
+    let mut records = node.containers();
+    records.retain(|record| caller.sees(Action::LookAtContainer, record.spec.owner.as_ref()));
+    Json(records.into_iter().map(|record| shown(record, &caller).0).collect())
+}
+
+/// Make a container, which is the caller's, and start it.
 #[utoipa::path(post, path = "/v1/containers", tag = "containers", request_body = RunRequest,
     responses((status = 201, body = ContainerRecord), (status = "default", body = ApiError)))]
 pub(super) async fn run(
     State(node): State<Arc<Node>>,
+    By(caller): By,
     JsonBody(request): JsonBody<RunRequest>,
-) -> Result<(StatusCode, Json<ContainerRecord>), Refusal> {
-    let record = node.run(request).await?;
+) -> Result<(StatusCode, Extension<Concerns>, Json<ContainerRecord>), Refusal> {
+    let record = node.run(request, caller).await?;
     info!(container = %record.spec.name, id = %record.spec.id, image = %record.spec.image, "container made and started");
-    Ok((StatusCode::CREATED, Json(record)))
+    Ok((StatusCode::CREATED, Extension(Concerns(record.spec.name.clone())), Json(record)))
 }
 
 /// One container, by name, id, or unique beginning of an id.
@@ -37,9 +53,10 @@ pub(super) async fn run(
     responses((status = 200, body = ContainerRecord), (status = "default", body = ApiError)))]
 pub(super) async fn show(
     State(node): State<Arc<Node>>,
-    Segment(name): Segment<String>,
+    By(caller): By,
+    Chosen(name): Chosen,
 ) -> Result<Json<ContainerRecord>, Refusal> {
-    Ok(Json(node.container(&name)?))
+    Ok(shown(node.container(&name)?, &caller))
 }
 
 /// Remove a container and its files.
@@ -48,7 +65,7 @@ pub(super) async fn show(
     responses((status = 204, description = "removed"), (status = "default", body = ApiError)))]
 pub(super) async fn remove(
     State(node): State<Arc<Node>>,
-    Segment(name): Segment<String>,
+    Chosen(name): Chosen,
     Parameters(query): Parameters<RemoveQuery>,
 ) -> Result<StatusCode, Refusal> {
     let spec = node.container(&name)?.spec;
@@ -62,7 +79,7 @@ pub(super) async fn remove(
     responses((status = 200, body = ContainerRecord), (status = "default", body = ApiError)))]
 pub(super) async fn start(
     State(node): State<Arc<Node>>,
-    Segment(name): Segment<String>,
+    Chosen(name): Chosen,
 ) -> Result<Json<ContainerRecord>, Refusal> {
     let record = node.start(&name).await?;
     info!(container = %record.spec.name, id = %record.spec.id, "container started");
@@ -75,7 +92,7 @@ pub(super) async fn start(
     responses((status = 200, body = ContainerRecord), (status = "default", body = ApiError)))]
 pub(super) async fn stop(
     State(node): State<Arc<Node>>,
-    Segment(name): Segment<String>,
+    Chosen(name): Chosen,
     JsonBody(request): JsonBody<StopRequest>,
 ) -> Result<Json<ContainerRecord>, Refusal> {
     Ok(Json(node.stop(&name, Duration::from_secs(request.timeout_s)).await?))
@@ -87,7 +104,7 @@ pub(super) async fn stop(
     responses((status = 204, description = "sent"), (status = "default", body = ApiError)))]
 pub(super) async fn kill(
     State(node): State<Arc<Node>>,
-    Segment(name): Segment<String>,
+    Chosen(name): Chosen,
     JsonBody(request): JsonBody<KillRequest>,
 ) -> Result<StatusCode, Refusal> {
     node.kill(&name, request.signal).await?;
@@ -99,23 +116,20 @@ pub(super) async fn kill(
     responses((status = 200, body = ContainerStats), (status = "default", body = ApiError)))]
 pub(super) async fn stats(
     State(node): State<Arc<Node>>,
-    Segment(name): Segment<String>,
+    Chosen(name): Chosen,
 ) -> Result<Json<ContainerStats>, Refusal> {
     Ok(Json(node.stats(&name).await?))
 }
 
-/// What all containers use that run.
+/// What all containers use that run and that the caller may see.
 #[utoipa::path(get, path = "/v1/stats", tag = "containers", responses((status = 200, body = [StatsEntry])))]
-pub(super) async fn all_stats(State(node): State<Arc<Node>>) -> Json<Vec<StatsEntry>> {
-    Json(node.all_stats().await.into_iter().map(|(id, stats)| StatsEntry { id, stats }).collect())
+pub(super) async fn all_stats(State(node): State<Arc<Node>>, By(caller): By) -> Json<Vec<StatsEntry>> {
+    Json(node.all_stats(&caller).await.into_iter().map(|(id, stats)| StatsEntry { id, stats }).collect())
 }
 
 /// Answer when a container's program has ended.
 #[utoipa::path(post, path = "/v1/containers/{name}/wait", tag = "containers", params(("name" = String, Path)),
     responses((status = 200, body = ExitStatus), (status = "default", body = ApiError)))]
-pub(super) async fn wait(
-    State(node): State<Arc<Node>>,
-    Segment(name): Segment<String>,
-) -> Result<Json<ExitStatus>, Refusal> {
+pub(super) async fn wait(State(node): State<Arc<Node>>, Chosen(name): Chosen) -> Result<Json<ExitStatus>, Refusal> {
     Ok(Json(ExitStatus { status: node.wait(&name).await? }))
 }

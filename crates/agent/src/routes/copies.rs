@@ -7,16 +7,18 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use drover_api::ApiError;
 use drover_engine::Node;
-use drover_model::{ContainerId, CopyRecord};
+use drover_model::{Action, ContainerId, CopyRecord};
 use tracing::info;
 
-use super::body::Segment;
+use super::body::{By, Segment};
 use super::refusal::Refusal;
 
-/// All copies on this node of files of containers that are elsewhere, the oldest first.
+/// All copies on this node of files of containers that are elsewhere, and that the caller may see, the oldest first.
 #[utoipa::path(get, path = "/v1/copies", tag = "copies", responses((status = 200, body = [CopyRecord])))]
-pub(super) async fn list(State(node): State<Arc<Node>>) -> Json<Vec<CopyRecord>> {
-    Json(node.copies().await)
+pub(super) async fn list(State(node): State<Arc<Node>>, By(caller): By) -> Json<Vec<CopyRecord>> {
+    let mut copies = node.copies().await;
+    copies.retain(|copy| caller.sees(Action::LookAtCopy, copy.owner.as_ref()));
+    Json(copies)
 }
 
 /// Remove a copy.

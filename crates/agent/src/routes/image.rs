@@ -14,7 +14,7 @@ use drover_engine::{Choice, Node};
 use drover_model::Digest;
 use tracing::info;
 
-use super::body::{BodyReader, JsonBody, Parameters, Segment};
+use super::body::{BodyReader, Chosen, JsonBody, Parameters, Segment};
 use super::refusal::Refusal;
 
 /// All images on this node.
@@ -72,7 +72,7 @@ pub(super) async fn remove(
     responses((status = 201, body = ImageInfo), (status = "default", body = ApiError)))]
 pub(super) async fn commit(
     State(node): State<Arc<Node>>,
-    Segment(name): Segment<String>,
+    Chosen(name): Chosen,
     JsonBody(request): JsonBody<CommitRequest>,
 ) -> Result<(StatusCode, Json<ImageInfo>), Refusal> {
     let image = node.commit(&name, request).await?;

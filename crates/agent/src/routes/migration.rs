@@ -3,24 +3,28 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::{Extension, Json};
 use drover_api::{ApiError, MigrateRequest, MigrationQuery, ResolveRequest};
-use drover_engine::Node;
-use drover_model::{MigrationId, MigrationState};
+use drover_engine::{Node, NodeError};
+use drover_model::{Action, MigrationId, MigrationState};
 use tokio::sync::watch;
 
-use super::body::{JsonBody, Parameters, Segment};
+use super::body::{By, JsonBody, Parameters, Segment};
 use super::refusal::Refusal;
+use crate::gate::Concerns;
 
 /// The longest time that a request may wait for a change.
 pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
-/// All migrations that this node is or was the source of, and those in doubt that it is the target of.
+/// All migrations that this node is or was the source of, and those in doubt that it is the target of; of containers that
+/// the caller may see.
 #[utoipa::path(get, path = "/v1/migrations", tag = "migrations", responses((status = 200, body = [MigrationState])))]
-pub(super) async fn list(State(node): State<Arc<Node>>) -> Json<Vec<MigrationState>> {
-    Json(node.migrations())
+pub(super) async fn list(State(node): State<Arc<Node>>, By(caller): By) -> Json<Vec<MigrationState>> {
+    let mut states = node.migrations();
+    states.retain(|state| caller.sees(Action::LookAtMigration, state.owner.as_ref()));
+    Json(states)
 }
 
 /// Begin a migration; the answer comes when it has begun, not when it is done.
@@ -28,9 +32,16 @@ pub(super) async fn list(State(node): State<Arc<Node>>) -> Json<Vec<MigrationSta
     responses((status = 202, body = MigrationState), (status = "default", body = ApiError)))]
 pub(super) async fn begin(
     State(node): State<Arc<Node>>,
+    By(caller): By,
     JsonBody(request): JsonBody<MigrateRequest>,
-) -> Result<(StatusCode, Json<MigrationState>), Refusal> {
-    Ok((StatusCode::ACCEPTED, Json(node.migrate(request).await?)))
+) -> Result<(StatusCode, Extension<Concerns>, Json<MigrationState>), Refusal> {
+    let spec = node.container(&request.container)?.spec;
+    if !caller.sees(Action::MoveContainer, spec.owner.as_ref()) {
+        return Err(NodeError::no_container(&request.container).into());
+    }
+    // By its id: what was decided is decided about this one.
+    let state = node.migrate(MigrateRequest { container: spec.id.to_string(), ..request }).await?;
+    Ok((StatusCode::ACCEPTED, Extension(Concerns(spec.name)), Json(state)))
 }
 
 /// One migration: at once, at its next change, or at once when it is over.
@@ -90,6 +101,7 @@ mod tests {
         MigrationState {
             id: "00".parse().unwrap(),
             container: "web".parse().unwrap(),
+            owner: None,
             from: "n1".parse().unwrap(),
             to: "n2".parse().unwrap(),
             priority: drover_model::Priority::Normal,

@@ -4,11 +4,16 @@ use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use drover_api::ApiError;
+use drover_cluster::ClusterError;
 use drover_engine::NodeError;
+use drover_model::{Action, Caller, Explained};
+
+use crate::membership::MembershipError;
+use std::time::Duration;
 
 /// An answer that reports an error.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Refusal {
+pub(crate) struct Refusal {
     status: StatusCode,
     error: ApiError,
 }
@@ -18,12 +23,67 @@ impl Refusal {
         Self { status, error: ApiError { error: error.into(), hint: hint.map(str::to_owned), exit_status: None } }
     }
 
-    pub(super) fn no_route() -> Self {
+    /// Somebody who is known may not do this.
+    pub fn forbidden(caller: &Caller, action: Action) -> Self {
+        let Some(role) = caller.role() else { return Self::stranger(caller) };
+        let hint = format!("it takes {}; an administrator gives roles", takes(action));
+        Self::new(
+            StatusCode::FORBIDDEN,
+            format!("{} has the role {role}, which may not do this", caller.identity()),
+            Some(&hint),
+        )
+    }
+
+    /// Somebody who has a certificate, and nothing to do here.
+    pub fn stranger(caller: &Caller) -> Self {
+        let (why, hint) = match caller {
+            Caller::Peer(_) => ("is a node, and nodes do not use this", "show the certificate of a user"),
+            _ => (
+                "is not known here",
+                "it was never added or has been removed: ask an administrator, or look at [[user]] in agent.toml",
+            ),
+        };
+        Self::new(StatusCode::FORBIDDEN, format!("{} {why}", caller.identity()), Some(hint))
+    }
+
+    /// Nobody: the request came past the server.
+    pub fn nobody() -> Self {
+        Self::new(StatusCode::FORBIDDEN, "nobody is known to have sent this", None)
+    }
+
+    /// More requests than one may send.
+    pub fn too_often(per_second: u32) -> Self {
+        let reason = format!("you send more than {per_second} requests a second");
+        Self::new(StatusCode::TOO_MANY_REQUESTS, reason, Some("wait a second; [limits] in agent.toml has the bound"))
+    }
+
+    /// A request that took too long.
+    pub fn too_slow(limit: Duration) -> Self {
+        let reason = format!("the node was not done within {} s", limit.as_secs());
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, reason, Some("look at whether it was done before you ask again"))
+    }
+
+    /// A question about a cluster, to a node that is in none.
+    pub fn no_cluster() -> Self {
+        let hint = "its peers and users are those of agent.toml; `drover cluster init` makes a cluster";
+        Self::new(StatusCode::CONFLICT, "this node is in no cluster", Some(hint))
+    }
+
+    pub fn unread_log(error: &std::io::Error) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, format!("cannot read the audit log: {error}"), None)
+    }
+
+    /// What only who may do it to everything can ask for.
+    pub(super) fn not_yours(reason: &str, hint: &str) -> Self {
+        Self::new(StatusCode::FORBIDDEN, reason, Some(hint))
+    }
+
+    pub fn no_route() -> Self {
         let hint = "GET /v1/openapi.json lists the routes; client and node may have different versions";
         Self::new(StatusCode::NOT_FOUND, "this path does not exist", Some(hint))
     }
 
-    pub(super) fn no_method() -> Self {
+    pub fn no_method() -> Self {
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "this path does not know this method", None)
     }
 
@@ -35,6 +95,49 @@ impl Refusal {
     /// The request was understood by nobody: a body, query or path that is not what the route expects.
     pub(super) fn unread(status: StatusCode, why: impl Into<String>) -> Self {
         Self::new(status, format!("cannot read the request: {}", why.into()), None)
+    }
+}
+
+/// Who may do it.
+fn takes(action: Action) -> &'static str {
+    match action {
+        Action::ChangeCluster | Action::TellCluster | Action::ReadAudit | Action::MakeSharedVolume => "an admin",
+        Action::ChangeImage => "an operator or admin",
+        _ => "an owner, operator or admin",
+    }
+}
+
+impl From<ClusterError> for Refusal {
+    fn from(error: ClusterError) -> Self {
+        use ClusterError as E;
+        let status = match &error {
+            E::NoToken | E::Certificate { .. } => StatusCode::BAD_REQUEST,
+            E::InvalidToken | E::OtherName => StatusCode::FORBIDDEN,
+            E::ManyTries | E::ManyTokens => StatusCode::TOO_MANY_REQUESTS,
+            E::NoNode(_) | E::NoUser(_) => StatusCode::NOT_FOUND,
+            E::NodeExists(_)
+            | E::UserExists(_)
+            | E::AddressTaken(_)
+            | E::IsAuthority(_)
+            | E::LastAdmin(_)
+            | E::Elsewhere(_) => StatusCode::CONFLICT,
+            E::File { .. } | E::Parse { .. } | E::Taken(_) | E::Authority | E::Unsigned => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
+        };
+        Self::new(status, Explained::from_chain(&error).reason, error.hint().as_deref())
+    }
+}
+
+impl From<MembershipError> for Refusal {
+    fn from(error: MembershipError) -> Self {
+        match error {
+            MembershipError::Cluster(error) => error.into(),
+            error => {
+                let reason = Explained::from_chain(&error).reason;
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, reason, Some("is the node with the authority up?"))
+            }
+        }
     }
 }
 
@@ -61,7 +164,6 @@ impl IntoResponse for Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use drover_model::Explained;
 
     #[test]
     fn each_kind_of_error_has_its_status_and_keeps_its_hint() {

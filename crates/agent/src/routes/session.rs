@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tracing::debug;
 
-use super::body::{JsonBody, Parameters, Segment};
+use super::body::{Chosen, JsonBody, Parameters};
 use super::refusal::Refusal;
 
 /// How many log records are put into one piece of an answer at most.
@@ -31,7 +31,7 @@ const FAREWELL: Duration = Duration::from_secs(1);
         (status = "default", body = ApiError)))]
 pub(super) async fn logs(
     State(node): State<Arc<Node>>,
-    Segment(name): Segment<String>,
+    Chosen(name): Chosen,
     Parameters(query): Parameters<LogQuery>,
 ) -> Result<Response, Refusal> {
     let records = node.logs(&name, query).await?;
@@ -60,7 +60,7 @@ fn log_body(records: mpsc::Receiver<LogRecord>) -> Body {
     responses((status = 101, description = "a framed stream follows"), (status = "default", body = ApiError)))]
 pub(super) async fn attach(
     State(node): State<Arc<Node>>,
-    Segment(name): Segment<String>,
+    Chosen(name): Chosen,
     mut request: Request,
 ) -> Result<Response, Refusal> {
     let upgrade = upgrade(&mut request)?;
@@ -74,7 +74,7 @@ pub(super) async fn attach(
     responses((status = 101, description = "a framed stream follows"), (status = "default", body = ApiError)))]
 pub(super) async fn exec(
     State(node): State<Arc<Node>>,
-    Segment(name): Segment<String>,
+    Chosen(name): Chosen,
     mut request: Request,
 ) -> Result<Response, Refusal> {
     let upgrade = upgrade(&mut request)?;

@@ -62,6 +62,7 @@ mod tests {
             options: options.iter().map(|&option| option.to_owned()).collect(),
             when_lost: WhenLost::Freeze,
             created_at: String::new(),
+            owner: None,
         };
         recipe(&spec, Path::new("/run/p")).map(|recipe| match recipe {
             Recipe::Bind(source) => format!("bind {source}"),

@@ -20,6 +20,9 @@ pub enum VolumeError {
     /// A container has it.
     #[error("volume {0} belongs to another container")]
     Taken(VolumeName),
+    /// Another user has it.
+    #[error("volume {0} on this node is not yours")]
+    Foreign(VolumeName),
     /// It is no local volume.
     #[error("volume {0} is not a local volume on this node")]
     Kind(VolumeName),
@@ -69,6 +72,7 @@ impl VolumeError {
                  name"
                     .into(),
             ),
+            Self::Foreign(_) => Some("choose another name, or ask an administrator to give it to you".into()),
             Self::Kind(_) => Some("volumes of one name must have one kind on all nodes".into()),
             _ => None,
         }

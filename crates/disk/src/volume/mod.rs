@@ -27,7 +27,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use drover_model::{ContainerId, Driver, VolumeName, VolumeSpec};
+use drover_model::{ContainerId, Driver, UserName, VolumeName, VolumeSpec};
 use serde::{Deserialize, Serialize};
 
 pub use error::VolumeError;
@@ -56,6 +56,8 @@ pub struct Volume {
 pub enum Claim {
     /// It starts here, and takes what is there.
     Starts,
+    /// It is made here, and takes what is there if it is its own user's.
+    StartsAmongOwn,
     /// It arrives here, and brings its own.
     Arrives,
 }
@@ -151,16 +153,18 @@ impl VolumeStore {
         named.map_err(VolumeError::store("name", &place))
     }
 
-    /// Makes local volumes a container's own, durably; those that do not exist are made. Gives the names of these. It may be
-    /// repeated.
+    /// Makes local volumes a container's own, durably; those that do not exist are made, and have the container's user as
+    /// their owner. Gives the names of these. It may be repeated.
     ///
     /// # Errors
-    /// When one is another container's, or, for a container that arrives, is there already; then none is claimed anew.
+    /// When one is another container's, for a container that arrives is there already, or is not the user's where it has
+    /// to be; then none is claimed anew.
     pub fn claim(
         &self,
         container: &ContainerId,
         names: &[VolumeName],
         claim: Claim,
+        owner: Option<&UserName>,
         now: &str,
     ) -> Result<Vec<VolumeName>, VolumeError> {
         let mut volumes = self.lock();
@@ -168,9 +172,12 @@ impl VolumeStore {
             let name = volume.spec.name.clone();
             match &volume.container {
                 _ if volume.spec.driver != Driver::Local => return Err(VolumeError::Kind(name)),
-                Some(owner) if owner == container => {}
+                Some(holder) if holder == container => {}
                 Some(_) => return Err(VolumeError::Taken(name)),
                 None if claim == Claim::Arrives => return Err(VolumeError::Exists(name)),
+                None if claim == Claim::StartsAmongOwn && volume.spec.owner.as_ref() != owner => {
+                    return Err(VolumeError::Foreign(name));
+                }
                 None => {}
             }
         }
@@ -185,7 +192,7 @@ impl VolumeStore {
             }
             let fresh = known.is_none();
             let mut volume = known.unwrap_or_else(|| {
-                let spec = VolumeSpec::local(name.clone(), now.to_owned());
+                let spec = VolumeSpec { owner: owner.cloned(), ..VolumeSpec::local(name.clone(), now.to_owned()) };
                 Volume { spec, container: None, used: claim == Claim::Arrives }
             });
             if fresh {

@@ -22,6 +22,7 @@ fn mount(export: &str, place: &Path) -> Shared {
         options: ["vers=4.2", "nosharecache"].map(str::to_owned).to_vec(),
         when_lost: WhenLost::Freeze,
         created_at: String::new(),
+        owner: None,
     };
     let hierarchies = Hierarchies::detect(Path::new("/"), "/").unwrap();
     let programs = Cgroup::at(&hierarchies, "drover-nfs").unwrap();

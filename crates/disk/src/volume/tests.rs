@@ -20,7 +20,7 @@ fn container(text: &str) -> ContainerId {
 
 fn claim(store: &VolumeStore, of: &str, names: &[&str], claim: Claim) -> Result<Vec<VolumeName>, VolumeError> {
     let names: Vec<VolumeName> = names.iter().map(|text| name(text)).collect();
-    store.claim(&container(of), &names, claim, NOW)
+    store.claim(&container(of), &names, claim, None, NOW)
 }
 
 #[test]

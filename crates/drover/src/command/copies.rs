@@ -93,7 +93,7 @@ fn report(removed: &[CopyRecord], printer: Printer) -> Result<(), Failure> {
 
 fn table(records: &[CopyRecord]) -> String {
     let mut table = Table::new(&["CONTAINER", "ID", "NODE", "KEPT", "FOR", "SIZE"]);
-    for CopyRecord { id, name, node, kept_at, kept_days, bytes } in records {
+    for CopyRecord { id, name, node, kept_at, kept_days, bytes, .. } in records {
         let since = print::since(kept_at).map(|span| format!("{span} ago"));
         table.row([
             name.to_string(),
@@ -117,6 +117,7 @@ mod tests {
         let copy = CopyRecord {
             id: "0123456789abcdef0123456789abcdef".parse().unwrap(),
             name: "web".parse().unwrap(),
+            owner: None,
             node: "n1".parse().unwrap(),
             kept_at: String::new(),
             kept_days: 7,

@@ -256,6 +256,7 @@ pub mod tests {
         let mut state = MigrationState {
             id: "0a".parse().unwrap(),
             container: "web".parse().unwrap(),
+            owner: None,
             from: "n1".parse().unwrap(),
             to: "n2".parse().unwrap(),
             priority: Priority::Normal,

@@ -185,6 +185,7 @@ mod tests {
         MigrationState {
             id: "0a".parse().unwrap(),
             container: "web".parse().unwrap(),
+            owner: None,
             from: "n1".parse().unwrap(),
             to: "n2".parse().unwrap(),
             priority: drover_model::Priority::Normal,

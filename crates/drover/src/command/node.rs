@@ -10,6 +10,7 @@ use drover_model::{DrainMove, DrainState, NodeInfo, NodeName, Outcome, Priority}
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::membership::{self, MembershipCommand};
 use super::settings::{SettingsArgs, Word};
 use super::{OnNode, open};
 use crate::failure::{Doing, Failure};
@@ -24,6 +25,8 @@ pub enum NodeCommand {
     Drain(Box<DrainArgs>),
     /// Let a drained node take containers again
     Undrain(UndrainArgs),
+    #[command(flatten)]
+    Membership(MembershipCommand),
 }
 
 #[derive(Debug, Args)]
@@ -66,6 +69,7 @@ pub async fn execute(command: NodeCommand, printer: Printer) -> Result<ExitCode,
         NodeCommand::Ls(args) => list(args, printer).await.map(|()| ExitCode::SUCCESS),
         NodeCommand::Drain(args) => drain(*args, printer).await,
         NodeCommand::Undrain(args) => undrain(&args.node, printer).await.map(|()| ExitCode::SUCCESS),
+        NodeCommand::Membership(command) => membership::execute(command, printer).await.map(|()| ExitCode::SUCCESS),
     }
 }
 

@@ -71,6 +71,18 @@ fn every_line_of_the_contract_parses() {
         "drover migrations 0a1b",
         "drover pong web --nodes n1,n2 --count 3 --dwell 500ms",
         "drover pong web --nodes n1,n2,n3 --random --seed 7",
+        "drover cluster init --dir d --name n1 --address 192.0.2.11 --cluster home --admin alice --certificate-days 7",
+        "drover cluster show --json",
+        "drover node token --ttl 1h --name n3",
+        "drover node join --token - --name n3 --address 192.0.2.13:7780 --dir d --pool 10.0.3.0/24 --prefix 16",
+        "drover node remove n3",
+        "drover node renew n3",
+        "drover user add bob --role owner --output bob.json",
+        "drover user role bob operator",
+        "drover user revoke bob",
+        "drover user renew",
+        "drover audit --node n1 --tail 5 --json",
+        "drover volume create data --node n1 --owner alice",
         "drover completions bash",
         "drover man out",
     ] {
@@ -110,6 +122,9 @@ fn usage_errors_have_status_two() {
         "drover lab exec n1",
         "drover lab up --nodes 0",
         "drover rm",
+        "drover cluster init --dir d --name n1 --address 0.0.0.0",
+        "drover user add bob --role root",
+        "drover node join --name n3 --address 192.0.2.13",
         "drover exec web",
     ] {
         let error = parse(line).expect_err(line);

@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand};
 use drover_api::{Client, CreateVolumeRequest};
-use drover_model::{Driver, NodeName, VolumeName, VolumeRecord, WhenLost};
+use drover_model::{Driver, NodeName, UserName, VolumeName, VolumeRecord, WhenLost};
 use serde_json::json;
 
 use super::{OnNode, open};
@@ -42,6 +42,9 @@ pub struct CreateArgs {
     /// An option for whatever mounts it; may be repeated
     #[arg(short, long = "option", value_name = "OPTION")]
     options: Vec<String>,
+    /// The user who has it; by default you
+    #[arg(long)]
+    owner: Option<UserName>,
     /// What happens to containers when it is lost: freeze or stop
     #[arg(long = "lost", value_name = "POLICY", default_value = "freeze")]
     when_lost: WhenLost,
@@ -68,7 +71,7 @@ pub async fn execute(command: VolumeCommand, printer: Printer) -> Result<(), Fai
 }
 
 async fn create(args: CreateArgs, printer: Printer) -> Result<(), Failure> {
-    let CreateArgs { name, node, driver, source, options, when_lost } = args;
+    let CreateArgs { name, node, driver, source, options, owner, when_lost } = args;
     let action = || format!("create volume {name}");
     let cluster = open(printer, action)?;
     // A local one is on one node; a shared one must be known to whichever the container may move to.
@@ -76,7 +79,7 @@ async fn create(args: CreateArgs, printer: Printer) -> Result<(), Failure> {
         Driver::Local => vec![cluster.one(node.as_ref()).doing(action)?.clone()],
         _ => cluster.some(node.as_ref()).doing(action)?,
     };
-    let request = CreateVolumeRequest { name: name.clone(), driver, source, options, when_lost };
+    let request = CreateVolumeRequest { name: name.clone(), driver, source, options, when_lost, owner };
     let answers = ask_each(clients, move |client: Client| {
         let request = request.clone();
         async move { client.create_volume(&request).await }

@@ -120,7 +120,7 @@ pub struct Running {
 }
 
 impl Running {
-    fn start(mut command: Command) -> Self {
+    pub fn start(mut command: Command) -> Self {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let read = |mut stream: Box<dyn Read + Send>| {
@@ -232,6 +232,14 @@ impl Lab {
         let mut command = Command::new(DROVER);
         command.args(words.words()).env("DROVER_LAB", &self.name).env_remove("DROVER_CONTEXT");
         command
+    }
+
+    /// Runs `drover` to its end as one of the lab's users.
+    #[track_caller]
+    pub fn by(&self, user: &str, words: impl Words) -> Ended {
+        let mut command = self.command(words);
+        command.env("DROVER_CONTEXT", format!("/run/{}/users/{user}.json", self.mark()));
+        Running::start(command).end()
     }
 
     /// Starts `drover`.

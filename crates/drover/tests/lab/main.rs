@@ -2,6 +2,8 @@
 //!
 //! They need root, the lab's base (`scripts/install-base.sh`) and the images (`scripts/images.sh`).
 
+mod access;
+mod cluster;
 mod connection;
 mod count;
 mod doubt;
