@@ -21,6 +21,7 @@ use ipnet::IpNet;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, watch};
 
+use crate::admission::Admissions;
 use crate::container::{Container, Registry, Stored, lock};
 use crate::copies::Copies;
 use crate::error::NodeError;
@@ -91,7 +92,7 @@ pub(crate) struct Config {
     pub cgroup_base: String,
 }
 
-type Arrivals = HashMap<MigrationId, (NodeName, mpsc::Sender<Resumed>)>;
+pub(crate) type Arrivals = HashMap<MigrationId, (NodeName, mpsc::Sender<Resumed>)>;
 
 /// A migration that left this node, or is leaving.
 #[derive(Debug)]
@@ -118,6 +119,7 @@ pub(crate) struct Inner {
     pub backend: Option<Backend>,
     journal: Mutex<Journal>,
     arrivals: Mutex<Arrivals>,
+    links: Arc<Admissions>,
     migrations: Mutex<Vec<Leaving>>,
     /// What pauses of containers took beside what was sent.
     fixed_parts: Mutex<HashMap<ContainerId, FixedPart>>,
@@ -278,6 +280,7 @@ impl Node {
             hierarchies,
             backend,
             arrivals: Mutex::default(),
+            links: Arc::default(),
             migrations: Mutex::default(),
             fixed_parts: Mutex::default(),
             config: Config { name, state, run, uplink, pool, peers, tls, program, cgroup_base },
@@ -474,6 +477,10 @@ impl Node {
             tracing::warn!(%peer, "a stranger opened a migration link");
             return;
         }
+        let Some(_admitted) = self.inner.links.admit(&peer) else {
+            tracing::warn!(%peer, "a peer has too many links; one more is refused");
+            return;
+        };
         receive::serve(Arc::clone(&self.inner), peer, link).await;
     }
 

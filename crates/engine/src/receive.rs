@@ -13,10 +13,10 @@ use crate::arrival::Arrival;
 use crate::clock::{instant, moment};
 use crate::error::failure;
 use crate::following::Following;
-use crate::journal::{Entry, Mark};
+use crate::journal::{Entry, Journal, Mark};
 use crate::lead::{TICK, sleep_until};
 use crate::link::{Link, PATIENCE, Traffic};
-use crate::node::Inner;
+use crate::node::{Arrivals, Inner};
 
 /// A step, done in a thread of its own, with the arrival if there is one.
 type Work = Box<dyn FnOnce(Option<&mut Arrival>) -> TargetInput + Send>;
@@ -96,7 +96,7 @@ pub(crate) async fn await_verdict(inner: Arc<Inner>, entry: Entry, arrival: Arri
     let mut session = Session::new(Arc::clone(&inner), entry.peer, None, Arc::default());
     session.following.of(arrival.container());
     session.arrival = Some(Arc::new(Mutex::new(arrival)));
-    session.begin_migration(entry.migration);
+    session.take_up(entry.migration);
     session.run(Target::recovered(inner.config.name.clone()), None).await;
 }
 
@@ -120,7 +120,18 @@ impl Session {
         }
     }
 
-    fn begin_migration(&mut self, migration: MigrationId) {
+    /// Begins a migration that nobody knows yet: the peer chooses its id, and might choose that of another one, whose verdict
+    /// it would then be told, or whose record it would overwrite.
+    fn begin_migration(&mut self, migration: &MigrationId) -> Result<(), Explained> {
+        if is_known(&self.inner.arrivals(), &self.inner.journal(), migration) {
+            let reason = format!("cannot take part in migration {migration}: there was one of that id already");
+            return Err(Explained { reason, hint: None });
+        }
+        self.take_up(migration.clone());
+        Ok(())
+    }
+
+    fn take_up(&mut self, migration: MigrationId) {
         self.inner.arrivals().insert(migration.clone(), (self.peer.clone(), self.resume.clone()));
         self.migration = Some(migration);
     }
@@ -205,7 +216,10 @@ impl Session {
         let work: Work = match step {
             TargetOutput::Prepare(offer) => {
                 let inner = Arc::clone(&self.inner);
-                self.begin_migration(offer.migration.clone());
+                if let Err(why) = self.begin_migration(&offer.migration) {
+                    machine.handle(moment(), TargetInput::StepFailed(why));
+                    return false;
+                }
                 let prepared = tokio::task::spawn_blocking(move || Arrival::prepare(&inner, &offer)).await;
                 let input = match prepared {
                     Ok(Ok((arrival, missing))) => self.take(arrival, missing),
@@ -319,6 +333,11 @@ impl Session {
     }
 }
 
+/// Whether there was a migration of this id, or is one.
+fn is_known(arrivals: &Arrivals, journal: &Journal, migration: &MigrationId) -> bool {
+    arrivals.contains_key(migration) || journal.latest(migration).is_some()
+}
+
 fn result(result: Result<(), Explained>, well: TargetInput) -> TargetInput {
     result.map_or_else(TargetInput::StepFailed, |()| well)
 }
@@ -342,5 +361,25 @@ async fn hear(link: &mut Option<Link>) -> TargetInput {
             Some(Ok(message)) => TargetInput::Heard(message),
             Some(Err(_)) | None => TargetInput::LinkLost,
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_migration_of_an_id_that_is_known_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut journal = Journal::open(&directory.path().join("journal")).unwrap();
+        let [promised, arriving, fresh] = ["aa", "bb", "cc"].map(|id| id.parse::<MigrationId>().unwrap());
+        let peer: NodeName = "n2".parse().unwrap();
+        let (migration, container) = (promised.clone(), "11".parse().unwrap());
+        journal
+            .append(Entry { migration, container, peer: peer.clone(), mark: Mark::Promised, decided: None })
+            .unwrap();
+        let arrivals = Arrivals::from([(arriving.clone(), (peer, mpsc::channel(1).0))]);
+        assert!(is_known(&arrivals, &journal, &promised) && is_known(&arrivals, &journal, &arriving));
+        assert!(!is_known(&arrivals, &journal, &fresh));
     }
 }
