@@ -44,6 +44,14 @@ pub enum UnknownMount {
     /// A line of the list makes no sense.
     #[error("cannot parse mount {0:?}")]
     Parse(String),
+    /// A mount of a device that was removed since, or replaced: on the target nobody could tell what it should show.
+    #[error("a program has removed from /dev what is mounted at {mountpoint}")]
+    Removed {
+        /// Where it is, as seen inside.
+        mountpoint: String,
+        /// What is there instead.
+        source: io::Error,
+    },
     /// A mount of a kind that was not made by Drover.
     #[error("mount {mountpoint} of type {kind} cannot travel")]
     Kind {
@@ -73,7 +81,12 @@ impl External {
             fs::read_to_string(&path).map_err(|error| UnknownMount::Read(path, error))
         };
         // No file system is asked: one that cannot be reached would not answer.
-        Self::among(&mounts(&pid.to_string())?, own, &mounts("self")?, &layout.volumes())
+        let externals = Self::among(&mounts(&pid.to_string())?, own, &mounts("self")?, &layout.volumes())?;
+        for external in &externals {
+            let removed = |source| UnknownMount::Removed { mountpoint: external.mountpoint.clone(), source };
+            external.locate(layout).map_err(removed)?;
+        }
+        Ok(externals)
     }
 
     /// The same from the texts of `/proc/PID/mountinfo`: `inside` is the container's, `outside` is ours, in which what is
