@@ -114,7 +114,9 @@ fn a_file_that_says_it_is_nothing_but_holes_is_refused_at_once() {
         header.set_entry_type(EntryType::GNUSparse);
         header.set_size(0);
         header.set_mode(0o644);
-        (header.set_uid(0), header.set_gid(0), header.set_mtime(0));
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
         let gnu = header.as_gnu_mut().unwrap();
         gnu.name[..4].copy_from_slice(b"hole");
         gnu.realsize.copy_from_slice(size);
