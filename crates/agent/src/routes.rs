@@ -26,6 +26,11 @@ use utoipa::openapi::OpenApi as Document;
 /// The longest JSON body of a request in bytes.
 const LONGEST_BODY: usize = 1 << 20;
 
+/// What whoever has the certificate of a node finds instead of the API.
+pub(crate) fn closed() -> Router {
+    Router::new().fallback(async || Refusal::node())
+}
+
 /// The router of a node.
 pub fn router(node: Arc<Node>) -> Router {
     Router::new()

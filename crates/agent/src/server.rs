@@ -21,6 +21,8 @@ use tokio_rustls::server::TlsStream;
 use tracing::{debug, warn};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use crate::routes::closed;
+
 /// The bounds of a server.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
@@ -125,7 +127,12 @@ where
             Err(_) => return warn!("TLS handshake took too long"),
         };
         match stream.get_ref().1.alpn_protocol() {
-            Some(API_PROTOCOL) => self.api(stream, stopped).await,
+            Some(API_PROTOCOL) if is_of_a_node(&stream) => {
+                let node = peer_name(&stream).map(|name| name.to_string());
+                warn!(node, "API refused: the certificate is one of a node");
+                self.api(closed(), stream, stopped).await;
+            }
+            Some(API_PROTOCOL) => self.api(self.router.clone(), stream, stopped).await,
             Some(LINK_PROTOCOL) => match peer_name(&stream) {
                 Some(peer) => (self.link)(peer, stream).await,
                 None => warn!("link refused: the certificate's common name is no node name"),
@@ -134,8 +141,8 @@ where
         }
     }
 
-    async fn api(&self, stream: TlsStream<TcpStream>, mut stopped: watch::Receiver<()>) {
-        let service = TowerToHyperService::new(self.router.clone());
+    async fn api(&self, router: Router, stream: TlsStream<TcpStream>, mut stopped: watch::Receiver<()>) {
+        let service = TowerToHyperService::new(router);
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.limits.handshake)
@@ -154,6 +161,16 @@ where
             debug!(%error, "connection broke");
         }
     }
+}
+
+/// Whether the client's certificate, which the handshake has checked, is one of a node: it may also serve. A node that was taken
+/// over shall not do what users may do on all others. One that cannot be read is nobody's.
+fn is_of_a_node(stream: &TlsStream<TcpStream>) -> bool {
+    let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+    let Some(Ok((_, certificate))) = certificate.map(|certificate| X509Certificate::from_der(certificate)) else {
+        return true;
+    };
+    certificate.extended_key_usage().map_or(true, |usage| usage.is_some_and(|usage| usage.value.server_auth))
 }
 
 /// The common name in the client's certificate, which the handshake has checked.

@@ -18,7 +18,7 @@ use drover_api::{
     SessionInput, SessionOutput, routes, stream,
 };
 use drover_model::NodeName;
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -43,8 +43,13 @@ impl Authority {
     }
 
     fn issue(&self, name: &str) -> TlsFiles {
+        self.issue_for(name, &[])
+    }
+
+    fn issue_for(&self, name: &str, usages: &[ExtendedKeyUsagePurpose]) -> TlsFiles {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        params.extended_key_usages = usages.to_vec();
         params.distinguished_name.push(DnType::CommonName, name);
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         let path = |end: &str| self.directory.path().join(format!("{name}.{end}"));
@@ -247,6 +252,25 @@ async fn the_protocol_decides_between_api_and_link() {
     assert_eq!(text, "hello");
     assert_eq!(running.linked.recv().await.unwrap().as_str(), "n2");
     assert!(connect(b"h2").await.is_err());
+}
+
+/// Whoever has taken over a node has its key.
+#[tokio::test]
+async fn a_node_s_certificate_opens_links_and_not_the_api() {
+    use ExtendedKeyUsagePurpose::{ClientAuth, ServerAuth};
+    let authority = Authority::new();
+    let mut running = serve(&authority.issue("n1"), router(), Limits::default()).await;
+    let node = authority.issue_for("n2", &[ServerAuth, ClientAuth]);
+    let error = client("n1", running.address, &node).containers().await.unwrap_err();
+    assert!(error.to_string().contains("a node's certificate"), "{error}");
+    assert!(error.hint().unwrap().contains("a user"), "{error:?}");
+    let tcp = TcpStream::connect(running.address).await.unwrap();
+    let connector = TlsConnector::from(node.client(LINK_PROTOCOL).unwrap());
+    let mut link = connector.connect(ServerName::try_from("n1").unwrap(), tcp).await.unwrap();
+    link.read_to_string(&mut String::new()).await.unwrap();
+    assert_eq!(running.linked.recv().await.unwrap().as_str(), "n2");
+    let user = authority.issue_for("user", &[ClientAuth]);
+    assert_eq!(client("n1", running.address, &user).containers().await.unwrap(), []);
 }
 
 #[tokio::test]

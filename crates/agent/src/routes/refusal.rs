@@ -27,6 +27,11 @@ impl Refusal {
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "this path does not know this method", None)
     }
 
+    pub(super) fn node() -> Self {
+        let hint = "use a certificate of a user: one with the usage clientAuth and without serverAuth";
+        Self::new(StatusCode::FORBIDDEN, "a node's certificate opens migration links and not the API", Some(hint))
+    }
+
     pub(super) fn no_upgrade() -> Self {
         let hint = "send `Connection: upgrade` and `Upgrade: drover-stream`";
         Self::new(StatusCode::UPGRADE_REQUIRED, "this path speaks a framed stream only", Some(hint))
