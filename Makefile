@@ -16,6 +16,9 @@ RELEASE := target/release
 DENY_VERSION := 0.20.2
 DENY_ROOT := $(DROVER_HOME)/tools/cargo-deny-$(DENY_VERSION)
 DENY := $(DENY_ROOT)/bin/cargo-deny
+FUZZ_VERSION := 0.13.1
+FUZZ_ROOT := $(DROVER_HOME)/tools/cargo-fuzz-$(FUZZ_VERSION)
+FUZZ := $(FUZZ_ROOT)/bin/cargo-fuzz
 SHARE := $(DESTDIR)$(PREFIX)/share
 # Where the benchmarks' rows and pictures are kept, and how often each case is run.
 BENCH_OUT ?= docs/benchmarks
@@ -53,8 +56,24 @@ test-fast: images build-tests ## Run the tests that need no lab with agents (nee
 	else set -x; cargo test $(CARGO_FLAGS) --lib --bins -- --test-threads=2; fi
 
 .PHONY: fuzz
-fuzz: ## Let spoilt page streams arrive for a minute (DROVER_FUZZ_SECONDS, DROVER_FUZZ_SEED)
-	cargo test --release --locked -p drover-memory --test fuzz -- --ignored --nocapture
+fuzz: $(FUZZ) ## Fuzz one parser of what strangers say: make fuzz TARGET=page_stream (DROVER_FUZZ_SECONDS; needs root, g++)
+	@test -n "$(TARGET)" || { $(FUZZ) fuzz list; echo 'say which: make fuzz TARGET=...' >&2; exit 2; }
+	PATH=$(FUZZ_ROOT)/bin:$$PATH scripts/fuzz.sh $${DROVER_FUZZ_SECONDS:-600} $(TARGET)
+
+.PHONY: fuzz-all
+fuzz-all: $(FUZZ) ## Fuzz all of them, ten minutes each (DROVER_FUZZ_SECONDS), and render docs/fuzzing.md (hours)
+	PATH=$(FUZZ_ROOT)/bin:$$PATH scripts/fuzz.sh $${DROVER_FUZZ_SECONDS:-600}
+
+# The seeds are made by the code that sends such things.
+.PHONY: fuzz-seeds
+fuzz-seeds: ## Make the seeds of the fuzz targets anew (needs root)
+	DROVER_BLESS=1 cargo test $(CARGO_FLAGS) --test replay
+
+.PHONY: cargo-fuzz
+cargo-fuzz: $(FUZZ)
+
+$(FUZZ):
+	CARGO_PROFILE_DEV_DEBUG=0 cargo install --debug --locked --root $(FUZZ_ROOT) cargo-fuzz@$(FUZZ_VERSION)
 
 # Each break is a build of two crates and up to 60,000 seeds.
 .PHONY: mutants

@@ -4,9 +4,10 @@
 
 use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::{fs, io};
 
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use serde::{Deserialize, Serialize};
 
 use crate::Layout;
@@ -43,6 +44,14 @@ pub enum UnknownMount {
     /// A line of the list makes no sense.
     #[error("cannot parse mount {0:?}")]
     Parse(String),
+    /// A mount of a device that was removed since, or replaced: on the target nobody could tell what it should show.
+    #[error("a program has removed from /dev what is mounted at {mountpoint}")]
+    Removed {
+        /// Where it is, as seen inside.
+        mountpoint: String,
+        /// What is there instead.
+        source: io::Error,
+    },
     /// A mount of a kind that was not made by Drover.
     #[error("mount {mountpoint} of type {kind} cannot travel")]
     Kind {
@@ -66,14 +75,60 @@ impl External {
             Ok(metadata) => Ok(metadata.dev()),
             Err(error) => Err(UnknownMount::Read(path, error)),
         };
-        let own = Own { dev: device(layout.dev())?, shm: device(layout.shm())?, empty: device(layout.empty())? };
+        let own = Devices { dev: device(layout.dev())?, shm: device(layout.shm())?, empty: device(layout.empty())? };
         let mounts = |process: &str| {
             let path = PathBuf::from(format!("/proc/{process}/mountinfo"));
             fs::read_to_string(&path).map_err(|error| UnknownMount::Read(path, error))
         };
         // No file system is asked: one that cannot be reached would not answer.
-        let staged = staged(&mounts("self")?, &layout.volumes());
-        classify(&mounts(&pid.to_string())?, own, &staged)
+        let externals = Self::among(&mounts(&pid.to_string())?, own, &mounts("self")?, &layout.volumes())?;
+        for external in &externals {
+            let removed = |source| UnknownMount::Removed { mountpoint: external.mountpoint.clone(), source };
+            external.locate(layout).map_err(removed)?;
+        }
+        Ok(externals)
+    }
+
+    /// The same from the texts of `/proc/PID/mountinfo`: `inside` is the container's, `outside` is ours, in which what is
+    /// mounted in the container stands ready below `volumes`.
+    ///
+    /// # Errors
+    /// For a mount that cannot travel.
+    pub fn among(inside: &str, own: Devices, outside: &str, volumes: &Path) -> Result<Vec<Self>, UnknownMount> {
+        classify(inside, own, &staged(outside, volumes))
+    }
+
+    /// Whether it is mounted at a plain place of the container, and shows nothing but what is the container's: what a peer
+    /// says may be anything.
+    #[must_use]
+    pub fn stays_inside(&self) -> bool {
+        let plain = |path: &Path| path.components().all(|part| matches!(part, Component::Normal(_)));
+        let place = Path::new(&self.mountpoint).strip_prefix("/");
+        let shows = match &self.source {
+            // The directory itself has no name.
+            ExternalSource::Dev(file) => plain(Path::new(file)),
+            ExternalSource::Shm | ExternalSource::Empty | ExternalSource::Volume(_) => true,
+        };
+        // CRIU is told in one text where what is mounted: `mnt[PLACE]:PATH`.
+        shows && place.is_ok_and(plain) && !self.mountpoint.contains(|c: char| c == ']' || c.is_control())
+    }
+
+    /// Where the target finds it, once the trees have arrived. The container's `/dev` is one of them: in the place of a device
+    /// may be a link to anything on the node, which is not followed.
+    ///
+    /// # Errors
+    /// When what it shows is not there, or only by a link.
+    pub fn locate(&self, layout: &Layout) -> io::Result<PathBuf> {
+        let path = self.path(layout);
+        if let ExternalSource::Dev(file) = &self.source
+            && !file.is_empty()
+        {
+            let dev = fs::File::open(layout.dev())?;
+            let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+            // Nobody changes it any more: the container does not run yet.
+            openat2(dev, file, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)?;
+        }
+        Ok(path)
     }
 
     /// Where the target finds it.
@@ -90,10 +145,13 @@ impl External {
 
 /// The devices of the node's file systems that a container sees.
 #[derive(Debug, Clone, Copy)]
-struct Own {
-    dev: u64,
-    shm: u64,
-    empty: u64,
+pub struct Devices {
+    /// Of its `/dev`.
+    pub dev: u64,
+    /// Of its `/dev/shm`.
+    pub shm: u64,
+    /// Of the empty directory that masks others.
+    pub empty: u64,
 }
 
 /// What stands ready for the container: the device and the directory on it, and the place in the specification's list.
@@ -109,7 +167,7 @@ fn staged(mountinfo: &str, volumes: &Path) -> Staged {
     staged.collect()
 }
 
-fn classify(mountinfo: &str, own: Own, staged: &Staged) -> Result<Vec<External>, UnknownMount> {
+fn classify(mountinfo: &str, own: Devices, staged: &Staged) -> Result<Vec<External>, UnknownMount> {
     let mut externals = Vec::new();
     for line in mountinfo.lines() {
         let mount = Mount::parse(line).ok_or_else(|| UnknownMount::Parse(line.to_owned()))?;
@@ -172,7 +230,7 @@ mod tests {
 107 101 0:31 /sys /proc/sys ro,nosuid - proc proc rw
 ";
 
-    const OWN: Own = Own { dev: device(40), shm: device(41), empty: device(42) };
+    const OWN: Devices = Devices { dev: device(40), shm: device(41), empty: device(42) };
 
     /// The number of device 0:minor.
     const fn device(minor: u64) -> u64 {
@@ -230,5 +288,44 @@ mod tests {
     #[test]
     fn a_line_that_makes_no_sense_is_refused() {
         assert!(matches!(classify("nonsense\n", OWN, &Staged::new()), Err(UnknownMount::Parse(_))));
+    }
+
+    #[test]
+    fn what_a_peer_says_is_mounted_stays_inside() {
+        let external = |mountpoint: &str, source| External { mountpoint: mountpoint.to_owned(), source };
+        let dev = |file: &str| ExternalSource::Dev(file.to_owned());
+        for good in [external("/dev", dev("")), external("/proc/kcore", dev("null")), external("/dev/a", dev("a/b"))] {
+            assert!(good.stays_inside(), "{good:?}");
+        }
+        let wrong = [
+            external("/proc/kcore", dev("/etc/shadow")),
+            external("/proc/kcore", dev("../../../etc/shadow")),
+            external("/proc/kcore", dev("null/../../..")),
+            external("dev", dev("")),
+            external("/a/../b", ExternalSource::Empty),
+            external("/a]:/etc", ExternalSource::Shm),
+            external("/a\n", ExternalSource::Volume(0)),
+        ];
+        for wrong in wrong {
+            assert!(!wrong.stays_inside(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_device_that_has_become_a_link_is_not_followed() {
+        let directory = tempfile::tempdir().unwrap();
+        let layout = Layout { state: directory.path().join("state"), run: directory.path().join("run") };
+        fs::create_dir_all(layout.dev().join("null")).unwrap();
+        fs::write(layout.dev().join("zero"), "").unwrap();
+        std::os::unix::fs::symlink("/etc/hostname", layout.dev().join("full")).unwrap();
+        // What a deleted device is called in the list of mounts.
+        std::os::unix::fs::symlink("/etc", layout.dev().join("null/deleted")).unwrap();
+        let locate = |file: &str| {
+            External { mountpoint: "/x".into(), source: ExternalSource::Dev(file.to_owned()) }.locate(&layout)
+        };
+        assert_eq!(locate("zero").unwrap(), layout.dev().join("zero"));
+        for wrong in ["full", "null//deleted", "null/deleted/hostname", "random"] {
+            assert!(locate(wrong).is_err(), "{wrong}");
+        }
     }
 }

@@ -21,7 +21,7 @@ pub mod shim;
 mod spec;
 
 pub use dump::{DumpError, DumpRequest, PAGE_SERVER, dump};
-pub use externals::{External, ExternalSource, UnknownMount};
+pub use externals::{Devices, External, ExternalSource, UnknownMount};
 pub use layout::{Layout, prepare_dev, prepare_template};
 pub use log::{LogReader, LogWriter};
 pub use notes::Notes;

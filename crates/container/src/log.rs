@@ -2,10 +2,12 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use drover_model::{LogRecord, LogStream};
+use rustix::fs::OFlags;
 
 /// The newest records.
 const NEW: &str = "new.jsonl";
@@ -13,6 +15,8 @@ const NEW: &str = "new.jsonl";
 const OLD: &str = "old.jsonl";
 /// When the file of the newest records is this long in bytes, it becomes the older one.
 const TURN: u64 = 8 << 20;
+/// The longest line that is read, in bytes: no record is as long as a file.
+const LONGEST_LINE: u64 = TURN;
 
 /// Appends to a log. One process, the shim, has it.
 #[derive(Debug)]
@@ -29,8 +33,7 @@ impl LogWriter {
     /// When it cannot be opened.
     pub fn open(directory: &Path) -> io::Result<Self> {
         fs::create_dir_all(directory)?;
-        let file = OpenOptions::new().append(true).create(true).open(directory.join(NEW))?;
-        let length = file.metadata()?.len();
+        let (file, length) = open(OpenOptions::new().append(true).create(true), &directory.join(NEW))?;
         Ok(Self { directory: directory.to_owned(), file, length })
     }
 
@@ -59,9 +62,18 @@ impl LogWriter {
     }
 }
 
+/// Opens a file of a log, and tells how long it is. A log travels with its container: what a peer has sent may be a link to
+/// something of the node's, or a fifo that keeps whoever opens it waiting.
+fn open(options: &mut OpenOptions, path: &Path) -> io::Result<(File, u64)> {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file = options.custom_flags(flags.bits() as i32).open(path)?;
+    let metadata = file.metadata()?;
+    if metadata.is_file() { Ok((file, metadata.len())) } else { Err(io::ErrorKind::InvalidInput.into()) }
+}
+
 /// Reads what a log holds at the moment it is opened.
 pub struct LogReader {
-    lines: io::Lines<BufReader<Box<dyn Read + Send>>>,
+    lines: BufReader<Box<dyn Read + Send>>,
 }
 
 impl LogReader {
@@ -72,27 +84,27 @@ impl LogReader {
     pub fn open(directory: &Path) -> io::Result<Self> {
         let mut chain: Box<dyn Read + Send> = Box::new(io::empty());
         for name in [OLD, NEW] {
-            match File::open(directory.join(name)) {
-                Ok(file) => {
-                    let length = file.metadata()?.len();
-                    chain = Box::new(chain.chain(file.take(length)));
-                }
+            match open(OpenOptions::new().read(true), &directory.join(name)) {
+                Ok((file, length)) => chain = Box::new(chain.chain(file.take(length))),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
             }
         }
-        Ok(Self { lines: BufReader::new(chain).lines() })
+        Ok(Self { lines: BufReader::new(chain) })
     }
 }
 
 impl Iterator for LogReader {
     type Item = LogRecord;
 
-    /// The next record; a line that is none (the power failed while it was written) is passed over.
+    /// The next record; a line that is none (the power failed while it was written, or it is too long) is passed over.
     fn next(&mut self) -> Option<LogRecord> {
         loop {
-            let line = self.lines.next()?.ok()?;
-            if let Ok(record) = serde_json::from_str(&line) {
+            let mut line = Vec::new();
+            if self.lines.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut line).ok()? == 0 {
+                return None;
+            }
+            if let Ok(record) = serde_json::from_slice(&line) {
                 return Some(record);
             }
         }
@@ -123,6 +135,31 @@ mod tests {
         let mut file = OpenOptions::new().append(true).open(directory.path().join(NEW)).unwrap();
         file.write_all(b"{\"time_ns\":1,\"str").unwrap();
         assert_eq!(texts(directory.path()), ["whole\n"]);
+    }
+
+    #[test]
+    fn a_log_that_is_a_link_or_a_fifo_is_neither_read_nor_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let (log, secret) = (directory.path().join("log"), directory.path().join("secret"));
+        fs::create_dir(&log).unwrap();
+        fs::write(&secret, "kept").unwrap();
+        std::os::unix::fs::symlink(&secret, log.join(NEW)).unwrap();
+        assert!(LogWriter::open(&log).is_err());
+        assert!(LogReader::open(&log).is_err());
+        assert_eq!(fs::read(&secret).unwrap(), b"kept");
+        fs::remove_file(log.join(NEW)).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, log.join(NEW), 0o600.into()).unwrap();
+        assert!(LogReader::open(&log).is_err());
+    }
+
+    #[test]
+    fn a_line_without_end_takes_no_memory_without_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut log = LogWriter::open(directory.path()).unwrap();
+        File::options().append(true).open(directory.path().join(NEW)).unwrap().set_len(4 * LONGEST_LINE).unwrap();
+        log.file.write_all(b"\n").unwrap();
+        log.append(LogStream::Stdout, b"found").unwrap();
+        assert_eq!(texts(directory.path()), ["found"]);
     }
 
     #[test]

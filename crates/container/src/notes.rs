@@ -26,6 +26,10 @@ impl Notes {
     const FILE: &str = "drover.json";
     /// The longest notes: a few hundred mounts and a full pipe (as a JSON list) fit.
     const LONGEST: u64 = 4 << 20;
+    /// The most neighbours that travel.
+    const MOST_NEIGHBOURS: usize = 1024;
+    /// The most that a pipe holds (`pipe(7)`, `pipe-max-size`).
+    const LONGEST_PIPE: usize = 1 << 20;
 
     /// Writes them beside the images.
     ///
@@ -44,6 +48,53 @@ impl Notes {
         if fs::symlink_metadata(&path)?.len() > Self::LONGEST {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
-        Ok(serde_json::from_slice(&fs::read(path)?)?)
+        Self::parse(&fs::read(path)?)
+    }
+
+    /// What the notes say, which came from a peer: nothing in them leads out of the container's own places.
+    ///
+    /// # Errors
+    /// When they are no notes, or lead elsewhere.
+    pub fn parse(json: &[u8]) -> io::Result<Self> {
+        let notes: Self = serde_json::from_slice(json)?;
+        let wrong = |what| Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        if !notes.externals.iter().all(External::stays_inside) {
+            return wrong("a mount in its notes leads outside");
+        }
+        if notes.neighbours.len() > Self::MOST_NEIGHBOURS {
+            return wrong("its notes know too many neighbours");
+        }
+        if notes.unread_stdin.len() > Self::LONGEST_PIPE {
+            return wrong("its standard input holds more than a pipe");
+        }
+        Ok(notes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ExternalSource;
+
+    #[test]
+    fn notes_of_a_peer_lead_nowhere_and_have_an_end() {
+        let notes = |source, neighbours, unread| Notes {
+            externals: vec![External { mountpoint: "/proc/kcore".into(), source }],
+            stdio: [const { None }; 3],
+            neighbours: vec![neighbour(); neighbours],
+            unread_stdin: vec![7; unread],
+        };
+        fn neighbour() -> Neighbour {
+            Neighbour { address: [10, 0, 0, 1].into(), mac: drover_model::Mac([2; 6]) }
+        }
+        let dev = |file: &str| ExternalSource::Dev(file.to_owned());
+        let parse = |notes: &Notes| Notes::parse(&serde_json::to_vec(notes).unwrap());
+        let good = notes(dev("null"), Notes::MOST_NEIGHBOURS, Notes::LONGEST_PIPE);
+        assert_eq!(parse(&good).unwrap(), good);
+        for wrong in
+            [notes(dev("/etc/shadow"), 0, 0), notes(dev("null"), 1025, 0), notes(dev("null"), 0, (1 << 20) + 1)]
+        {
+            assert!(parse(&wrong).is_err());
+        }
     }
 }

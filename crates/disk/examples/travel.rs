@@ -50,7 +50,7 @@ fn arrive(target: &Path, address: &str) -> Result<(), Box<dyn Error>> {
     let stored = || drop((&link).write_all(&STORED));
     let places = [Place { path, aside: Some(aside) }];
     tell(&places, having)?;
-    receive(&places, Vec::new, BufReader::with_capacity(GULP, &link), stored)?;
+    receive(&places, Vec::new, BufReader::with_capacity(GULP, &link), |_, _| Ok(()), stored)?;
     Ok((&link).write_all(&STORED)?)
 }
 

@@ -29,5 +29,6 @@ pub use layer::LayerError;
 pub use overlay::{Above, MountError, Overlay, bind, is_mounted, unmount};
 pub use tmpfs::mount_tmpfs;
 pub use volume::{
-    Claim, FileSystem, ProofError, Shared, SharedError, Token, Volume, VolumeError, VolumeStore, mounted_at, recognise,
+    Claim, FileSystem, ProofError, Shared, SharedError, Token, Volume, VolumeError, VolumeStore, mount_in, mounted_at,
+    recognise,
 };

@@ -104,6 +104,38 @@ fn hostile_tars_land_nowhere_and_leave_nothing() {
 }
 
 #[test]
+fn a_file_that_says_it_is_nothing_but_holes_is_refused_at_once() {
+    if !is_root() {
+        return;
+    }
+    let (_directory, store) = store();
+    let sparse = |size: &[u8; 12]| {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(EntryType::GNUSparse);
+        header.set_size(0);
+        header.set_mode(0o644);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
+        let gnu = header.as_gnu_mut().unwrap();
+        gnu.name[..4].copy_from_slice(b"hole");
+        gnu.realsize.copy_from_slice(size);
+        gnu.sparse[0].offset.copy_from_slice(size);
+        gnu.sparse[0].numbytes.copy_from_slice(b"00000000000\0");
+        header.set_cksum();
+        [&header.as_bytes()[..], &[0; 1024]].concat()
+    };
+    assert!(import(&store, "small", &sparse(b"00000200000\0")).is_ok());
+    // Each of them would do, and not both: 1 GiB, and 8 GiB but for a byte.
+    let many = [&sparse(b"10000000000\0")[..512], &sparse(b"77777777777\0")[..512]].concat();
+    let large = sparse(&[0x80, 0, 0, 0, 0x10, 0, 0, 0, 0, 0, 0, 0]);
+    for endless in [[many, vec![0; 1024]].concat(), large] {
+        let error = import(&store, "endless", &endless).unwrap_err();
+        assert!(error.to_string().contains("holes are too large"), "{error}");
+    }
+}
+
+#[test]
 fn a_later_entry_takes_the_place_of_an_earlier_one() {
     if !is_root() {
         return;

@@ -10,12 +10,13 @@ use drover_container::shim::{Request, Shim};
 use drover_container::{Notes, RuncError, criu, prepare_dev, prepare_template};
 use drover_disk::delta::{self, Place};
 use drover_disk::{Claim, Fetch, layer};
-use drover_memory::{Arrived, Inflow, MachineMemory, Placed, Room, StoreError};
+use drover_memory::{Arrived, Inflow, MachineMemory, Placed, Room};
 use drover_model::{Bytes, ContainerState, Explained};
 use drover_network::Gate;
 use drover_protocol::{Offer, Part, Stream, TargetInput, WantedLayer};
 use tokio::sync::OwnedMutexGuard;
 
+use crate::allowance::{Allowance, hinted};
 use crate::container::{Container, Stored, cgroup_path, lock};
 use crate::crossing;
 use crate::error::failure;
@@ -47,8 +48,10 @@ type Receiving = JoinHandle<Result<(), Explained>>;
 pub(crate) struct Arrival {
     inner: Arc<Inner>,
     container: Arc<Container>,
-    /// The image, while layers of it are missing.
-    fetch: Option<Fetch>,
+    /// The image, while layers of it are missing, with the sizes of all of its layers.
+    fetch: Option<(Fetch, Vec<u64>)>,
+    /// What may arrive; nothing more of one that has arrived before.
+    allowance: Option<Allowance>,
     receiving: Vec<(Stream, Receiving)>,
     /// The shared memory that has come, until the container has it.
     shared: Arc<Mutex<Arrived>>,
@@ -83,7 +86,9 @@ impl Arrival {
         let held = container.operation.clone().try_lock_owned().map_err(|_| failed("it is held"))?;
         make_known(inner, &container)?;
         let mut arrival = Self::new(inner, container, Some(held));
-        arrival.fetch = fetch;
+        arrival.fetch = fetch.map(|fetch| (fetch, offer.image.layers.clone()));
+        let available = MachineMemory::look().map_err(|error| failure("cannot see how much memory is left", &error))?;
+        arrival.allowance = Some(Allowance::of(offer, available.available, &inner.config.state));
         let recognise = || arrival.container.volumes.recognise(&offer.spec, &offer.shared, &offer.migration);
         match arrival.make().and_then(|()| recognise()) {
             Ok(()) => {
@@ -105,7 +110,8 @@ impl Arrival {
 
     fn new(inner: &Arc<Inner>, container: Arc<Container>, held: Option<OwnedMutexGuard<()>>) -> Self {
         let (inner, shared) = (Arc::clone(inner), Arc::default());
-        Self { inner, container, fetch: None, receiving: Vec::new(), shared, adopted: false, recovered: false, held }
+        let (fetch, allowance, receiving) = (None, None, Vec::new());
+        Self { inner, container, fetch, allowance, receiving, shared, adopted: false, recovered: false, held }
     }
 
     pub fn container(&self) -> &Arc<Container> {
@@ -145,13 +151,13 @@ impl Arrival {
 
     /// The layers of the image that are missing.
     fn missing(&self) -> Vec<WantedLayer> {
-        self.fetch.as_ref().map(crossing::missing).unwrap_or_default()
+        self.fetch.as_ref().map(|(fetch, _)| crossing::missing(fetch)).unwrap_or_default()
     }
 
     /// Receives what is missing of the image.
     pub fn receive_image(&mut self, input: ChannelReader) -> Result<(), Explained> {
-        let Some(fetch) = self.fetch.take() else { return Ok(()) };
-        crossing::receive(&self.inner.images, fetch, &self.container.spec(), input)
+        let Some((fetch, sizes)) = self.fetch.take() else { return Ok(()) };
+        crossing::receive(&self.inner.images, fetch, &sizes, &self.container.spec(), input)
     }
 
     /// Begins to receive all that crosses: each stream by a thread of its own. `happened` is called when all of a round has
@@ -163,6 +169,8 @@ impl Arrival {
     ) -> Result<(), Explained> {
         let layout = &self.container.layout;
         let trees = trees::places(&self.container)?;
+        let nothing = || Explained { reason: "nothing was offered".into(), hint: None };
+        let allowance = self.allowance.take().ok_or_else(nothing)?;
         tell(trees.clone(), link, happened.clone())?;
         let place = |path| vec![Place { path, aside: None }];
         let places = [
@@ -174,13 +182,13 @@ impl Arrival {
         for (stream, places) in places {
             let again = || Explained { reason: format!("the stream {stream:?} came twice"), hint: None };
             let input = link.take_stream(stream).ok_or_else(again)?;
-            let (shared, happened) = (Arc::clone(&self.shared), happened.clone());
+            let (shared, happened, allowance) = (Arc::clone(&self.shared), happened.clone(), allowance.clone());
             let (inner, digest) = (Arc::clone(&self.inner), self.container.spec().image_digest);
             let receive = move || {
                 // It may not be here yet; it is once files come.
                 let layers = || inner.images.find(digest.as_str()).map(|image| image.trees).unwrap_or_default();
                 let stored = |part| happened(TargetInput::RoundStored(part));
-                let received = receive(stream, &places, layers, input, &shared, stored);
+                let received = receive(stream, &places, layers, input, &allowance, &shared, stored);
                 if let Err(why) = &received {
                     happened(TargetInput::ReceiveFailed(why.clone()));
                 }
@@ -352,6 +360,7 @@ fn receive(
     places: &[Place],
     layers: impl Fn() -> Vec<PathBuf>,
     input: ChannelReader,
+    allowance: &Allowance,
     shared: &Mutex<Arrived>,
     stored: impl Fn(Part),
 ) -> Result<(), Explained> {
@@ -359,20 +368,23 @@ fn receive(
     let mut input = BufReader::with_capacity(GULP, input);
     match (stream, places) {
         (Stream::Pages, [place]) => {
-            return receive_pages(&place.path, input.into_inner(), shared, || stored(Part::Memory));
+            return receive_pages(&place.path, input.into_inner(), allowance.room(), shared, || stored(Part::Memory));
         }
         (Stream::Memory, [place]) => {
-            let received = drover_memory::receive(&place.path, &mut input, Room::default());
-            received.map(drop).map_err(|error| failure("cannot receive memory", &error))?;
+            let received = drover_memory::receive(&place.path, &mut input, allowance.room());
+            received.map(drop).map_err(|error| hinted(failure("cannot receive memory", &error), &error))?;
         }
         (Stream::Files, places) => {
-            let received = delta::receive(places, layers, &mut input, || stored(Part::Files));
-            received.map(drop).map_err(|error| failure("cannot receive the container's files", &error))?;
+            let mut rest = allowance.files();
+            let room = |place: &Place, bytes| rest.take(bytes, place.aside.is_none());
+            let received = delta::receive(places, layers, &mut input, room, || stored(Part::Files));
+            let attempt = "cannot receive the container's files";
+            received.map(drop).map_err(|error| hinted(failure(attempt, &error), &error))?;
             stored(Part::Files);
         }
         (_, [place]) => {
-            let received = layer::apply(&place.path, &mut input);
-            received.map(drop).map_err(|error| failure("cannot receive the checkpoint", &error))?;
+            let received = layer::apply(&place.path, &mut allowance.checkpoint(&mut input));
+            received.map(drop).map_err(|error| hinted(failure("cannot receive the checkpoint", &error), &error))?;
         }
         _ => {}
     }
@@ -385,6 +397,7 @@ fn receive(
 fn receive_pages(
     place: &Path,
     input: ChannelReader,
+    room: Room,
     shared: &Mutex<Arrived>,
     stored: impl FnMut(),
 ) -> Result<(), Explained> {
@@ -393,11 +406,8 @@ fn receive_pages(
     // Nothing comes when there were no rounds.
     if !input.is_over() {
         std::fs::create_dir(place).map_err(|error| failure(attempt, &error))?;
-        let arrived = drover_memory::store(place, &mut input, Room::default(), stored);
-        *lock(shared) = arrived.map_err(|error| match &error {
-            StoreError::Room(_) => failure(attempt, &error).with_hint(ANOTHER_NODE),
-            _ => failure(attempt, &error),
-        })?;
+        let arrived = drover_memory::store(place, &mut input, room, stored);
+        *lock(shared) = arrived.map_err(|error| hinted(failure(attempt, &error), &error))?;
     }
     input.drain();
     Ok(())

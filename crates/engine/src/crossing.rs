@@ -7,12 +7,13 @@
 //! ```
 //! A piece whose two lengths are the same is as it is; otherwise it is packed by Zstandard, by itself.
 
+use std::collections::BTreeSet;
 use std::io::{self, BufReader, Read, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
-use drover_disk::{Fetch, ImageStore};
-use drover_model::{Compression, ContainerSpec, Digest, Explained};
+use drover_disk::{Fetch, ImageStore, Lacking};
+use drover_model::{Compression, ContainerSpec, Digest, Explained, ImageLayer};
 use drover_packing::{LinkRate, Outlet};
 use drover_protocol::{Offer, OfferedImage, WantedLayer};
 
@@ -86,11 +87,10 @@ pub(crate) fn send(
     let image = images.find(digest.as_str()).map_err(failed)?;
     let packer = zstd::bulk::Compressor::new(LEVEL).map_err(|error| failure(attempt, &error))?;
     let mut out = LayerWriter { out, packer, compression, given_up, piece: Vec::with_capacity(PIECE) };
+    if let Some(what) = objection(wanted, &image.layers) {
+        return Err(Explained { reason: format!("{attempt}: the target wants {what}"), hint: None });
+    }
     for WantedLayer { diff_id, offset } in wanted {
-        if image.layers.iter().all(|layer| layer.diff_id != *diff_id) {
-            let reason = format!("{attempt}: the target wants layer {diff_id}, which is not one of its layers");
-            return Err(Explained { reason, hint: None });
-        }
         let written = images.write_layer(diff_id, *offset, &mut out);
         if given_up.load(Ordering::Relaxed) {
             // Whoever waits for the rest shall hear that there is none.
@@ -103,17 +103,31 @@ pub(crate) fn send(
     out.out.finish().map_err(|error| failure(attempt, &error))
 }
 
-/// Receives what is missing, and makes the image visible. What has come of a layer that breaks off is kept for the next move.
+/// What a target may not want: what is no layer of the image, or one again.
+fn objection(wanted: &[WantedLayer], layers: &[ImageLayer]) -> Option<String> {
+    let mut seen = BTreeSet::new();
+    wanted.iter().find_map(|WantedLayer { diff_id, .. }| {
+        if layers.iter().all(|layer| layer.diff_id != *diff_id) {
+            return Some(format!("layer {diff_id}, which is not one of its layers"));
+        }
+        (!seen.insert(diff_id)).then(|| format!("layer {diff_id} twice"))
+    })
+}
+
+/// Receives what is missing, and makes the image visible; `sizes` are those of all tars, and none is longer. What has come of a layer that breaks off is kept for the next move.
 pub(crate) fn receive(
     images: &ImageStore,
     mut fetch: Fetch,
+    sizes: &[u64],
     spec: &ContainerSpec,
     input: ChannelReader,
 ) -> Result<(), Explained> {
     let attempt = "cannot receive the image";
     let mut input = BufReader::with_capacity(PIECE, input);
-    while !fetch.lacking().is_empty() {
-        let mut layer = LayerReader::new(&mut input).map_err(|error| failure(attempt, &error))?;
+    while let Some(Lacking { diff_id, offset }) = fetch.lacking().into_iter().next() {
+        let size = fetch.diff_ids().iter().position(|known| *known == diff_id).and_then(|at| sizes.get(at)).copied();
+        let left = size.unwrap_or(0).saturating_sub(offset);
+        let mut layer = LayerReader::new(&mut input, left).map_err(|error| failure(attempt, &error))?;
         images.receive(&mut fetch, &mut layer).map_err(|error| failure(attempt, &error))?;
     }
     finish(images, fetch, spec)
@@ -182,18 +196,24 @@ impl<W: Outlet + Write> Write for LayerWriter<'_, W> {
     }
 }
 
-/// Reads one layer. One that breaks off is an error, never an end.
-struct LayerReader<R> {
+/// Reads one layer as it crosses. One that breaks off is an error, never an end.
+pub struct LayerReader<R> {
     input: R,
     unpacker: zstd::bulk::Decompressor<'static>,
     piece: io::Cursor<Vec<u8>>,
     ended: bool,
+    /// How much more it may have.
+    left: u64,
 }
 
 impl<R: Read> LayerReader<R> {
-    fn new(input: R) -> io::Result<Self> {
+    /// Begins with a layer of so many bytes at most.
+    ///
+    /// # Errors
+    /// When there is no memory for it.
+    pub fn new(input: R, most: u64) -> io::Result<Self> {
         let unpacker = zstd::bulk::Decompressor::new()?;
-        Ok(Self { input, unpacker, piece: io::Cursor::default(), ended: false })
+        Ok(Self { input, unpacker, piece: io::Cursor::default(), ended: false, left: most })
     }
 
     fn number(&mut self) -> io::Result<usize> {
@@ -209,6 +229,8 @@ impl<R: Read> LayerReader<R> {
             self.ended = true;
             return Ok(());
         }
+        let longer = || io::Error::new(io::ErrorKind::InvalidData, "the layer is longer than was offered");
+        self.left = self.left.checked_sub(length as u64).ok_or_else(longer)?;
         let packed = self.number()?;
         if length > PIECE || packed > length {
             return Err(malformed());
@@ -239,7 +261,8 @@ impl<R: Read> Read for LayerReader<R> {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
+    use bytes::Bytes as Piece;
+    use drover_model::Bytes;
 
     use super::*;
 
@@ -257,7 +280,7 @@ mod tests {
     }
 
     impl Outlet for Wire {
-        fn send(&mut self, piece: Bytes) -> io::Result<()> {
+        fn send(&mut self, piece: Piece) -> io::Result<()> {
             self.0.write_all(&piece)
         }
 
@@ -294,7 +317,7 @@ mod tests {
             let mut input = wire.as_slice();
             for layer in [&text[..], &[], &noise] {
                 let mut read = Vec::new();
-                LayerReader::new(&mut input).unwrap().read_to_end(&mut read).unwrap();
+                LayerReader::new(&mut input, u64::MAX).unwrap().read_to_end(&mut read).unwrap();
                 assert!(read == layer);
             }
             assert!(input.is_empty());
@@ -302,14 +325,35 @@ mod tests {
     }
 
     #[test]
+    fn a_target_gets_layers_of_the_image_alone_and_each_once() {
+        let digest = |byte: u8| Digest::from_sha256([byte; 32]);
+        let layer = |byte| ImageLayer { diff_id: digest(byte), size: Bytes(0), tar_size: Bytes(0) };
+        let wanted = |bytes: &[u8]| -> Vec<WantedLayer> {
+            bytes.iter().map(|byte| WantedLayer { diff_id: digest(*byte), offset: u64::MAX }).collect()
+        };
+        let layers = [layer(1), layer(2)];
+        assert_eq!(objection(&wanted(&[2, 1]), &layers), None);
+        assert!(objection(&wanted(&[1, 3]), &layers).unwrap().contains("not one of its layers"));
+        assert!(objection(&wanted(&[1, 2, 1]), &layers).unwrap().ends_with("twice"));
+    }
+
+    #[test]
+    fn a_layer_that_is_longer_than_was_offered_is_refused() {
+        let wire = sent(Compression::Zstd, LinkRate::default(), &[&vec![0; PIECE + 1]]);
+        let read = |most| LayerReader::new(wire.as_slice(), most).unwrap().read_to_end(&mut Vec::new());
+        assert_eq!(read(PIECE as u64 + 1).unwrap(), PIECE + 1);
+        assert_eq!(read(PIECE as u64).unwrap_err().to_string(), "the layer is longer than was offered");
+    }
+
+    #[test]
     fn a_layer_that_breaks_off_or_is_spoilt_is_an_error() {
         let wire = sent(Compression::Zstd, LinkRate::default(), &[&[7; 1000]]);
         for length in 0..wire.len() {
-            let read = LayerReader::new(&wire[..length]).unwrap().read_to_end(&mut Vec::new());
+            let read = LayerReader::new(&wire[..length], u64::MAX).unwrap().read_to_end(&mut Vec::new());
             assert!(read.is_err(), "cut at {length}");
         }
         for bad in [[0xff, 0xff, 0xff, 0xff, 1, 0, 0, 0], [1, 0, 0, 0, 2, 0, 0, 0]] {
-            let error = LayerReader::new(&bad[..]).unwrap().read_to_end(&mut Vec::new()).unwrap_err();
+            let error = LayerReader::new(&bad[..], u64::MAX).unwrap().read_to_end(&mut Vec::new()).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::InvalidData);
         }
     }

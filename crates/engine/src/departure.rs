@@ -66,6 +66,8 @@ pub(crate) struct Departure {
     /// Set when the rounds have become pointless: nobody shall wait for the rest of one.
     given_up: Arc<AtomicBool>,
     settings: Settings,
+    /// Whether the target has had what it wanted of the image.
+    image_sent: bool,
     /// What the target has of the files already, once it has been heard.
     told: Told,
     /// The same, when the container is frozen without a round: nobody shall wait for it then.
@@ -137,6 +139,7 @@ impl Departure {
             reins: Arc::default(),
             rounds: None,
             files: None,
+            image_sent: false,
             given_up: Arc::default(),
             settings,
             told: Told::default(),
@@ -172,7 +175,11 @@ impl Departure {
     }
 
     /// Sends layers of the image.
-    pub fn send_image(&self, layers: &[WantedLayer], out: StreamSender) -> Result<(), Explained> {
+    pub fn send_image(&mut self, layers: &[WantedLayer], out: StreamSender) -> Result<(), Explained> {
+        if std::mem::replace(&mut self.image_sent, true) {
+            let reason = "cannot send the image: the target wants layers of it again and again";
+            return Err(Explained { reason: reason.into(), hint: None });
+        }
         crossing::send(
             &self.inner.images,
             &self.container.spec().image_digest,

@@ -103,7 +103,7 @@ pub(crate) fn failure(attempt: &str, error: &(dyn Error + 'static)) -> Explained
 
 /// What helps against causes that users meet again and again.
 fn remedy(reason: &str) -> Option<&'static str> {
-    const REMEDIES: [(&str, &str); 12] = [
+    const REMEDIES: [(&str, &str); 13] = [
         ("No space left on device", "free disk space on that node, or remove images with `drover image rm`"),
         ("cannot start criu", "install criu 4.2 or newer on that node"),
         ("cannot start runc", "install runc on that node"),
@@ -115,6 +115,7 @@ fn remedy(reason: &str) -> Option<&'static str> {
         ("session leader", "end running `drover exec` sessions before the move"),
         ("ghost file", "a deleted file is still open in it and large: allow it with --deleted-files"),
         ("cannot travel", "remove that mount inside the container before the move"),
+        ("has removed from /dev", "stop the container and start it again: it gets a new /dev"),
         ("Connection refused", "is the agent running on that node?"),
     ];
     REMEDIES.iter().find(|(cause, _)| reason.contains(cause)).map(|(_, remedy)| *remedy)

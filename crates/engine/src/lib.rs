@@ -6,6 +6,8 @@
 //! - A container's parts are changed only by whoever holds its `operation` lock.
 
 mod address;
+mod admission;
+mod allowance;
 mod arrival;
 mod clock;
 mod connect;
@@ -48,6 +50,7 @@ mod turns;
 mod vigil;
 mod volumes;
 
+pub use crossing::LayerReader;
 pub use drover_disk::Choice;
 pub use error::NodeError;
 pub use features::features_here;

@@ -21,6 +21,7 @@ use ipnet::IpNet;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, watch};
 
+use crate::admission::Admissions;
 use crate::container::{Container, Registry, Stored, lock};
 use crate::copies::Copies;
 use crate::drain::Drain;
@@ -109,7 +110,7 @@ impl Config {
     }
 }
 
-type Arrivals = HashMap<MigrationId, Coming>;
+pub(crate) type Arrivals = HashMap<MigrationId, Coming>;
 
 /// A migration that left this node, or is leaving.
 #[derive(Debug)]
@@ -162,6 +163,7 @@ pub(crate) struct Inner {
     pub drain: Drain,
     journal: Mutex<Journal>,
     arrivals: Mutex<Arrivals>,
+    links: Arc<Admissions>,
     migrations: Mutex<Vec<Leaving>>,
     /// What pauses of containers took beside what was sent.
     fixed_parts: Mutex<HashMap<ContainerId, FixedPart>>,
@@ -361,6 +363,7 @@ impl Node {
             sharing: Sharing::new(bandwidth),
             drain: Drain::open(&state).map_err(|error| failed(&error))?,
             arrivals: Mutex::default(),
+            links: Arc::default(),
             migrations: Mutex::default(),
             fixed_parts: Mutex::default(),
             config: Config { name, state, run, uplink, pool, peers, tls, limits, program, cgroup_base },
@@ -548,6 +551,10 @@ impl Node {
             tracing::warn!(%peer, "a stranger opened a migration link");
             return;
         }
+        let Some(_admitted) = self.inner.links.admit(&peer) else {
+            tracing::warn!(%peer, "a peer has too many links; one more is refused");
+            return;
+        };
         receive::serve(Arc::clone(&self.inner), peer, link).await;
     }
 

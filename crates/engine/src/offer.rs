@@ -33,7 +33,7 @@ impl Inner {
             migration,
             image: crossing::offer(&self.images, &stored.spec)?,
             spec: stored.spec,
-            generation: stored.generation + 1,
+            generation: stored.generation.saturating_add(1),
             restarts: stored.restarts,
             started_at: stored.started_at,
             settings,
@@ -41,6 +41,7 @@ impl Inner {
             kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
             architecture: std::env::consts::ARCH.to_owned(),
             memory: usage.memory,
+            resident: resident(container),
             upper: files.iter().map(|tree| tree_size(tree)).sum(),
             shared: tokens.iter().map(|token| token.sighting.clone()).collect(),
         };
@@ -54,6 +55,22 @@ impl Inner {
         self.journal().append(entry).map_err(|error| failure("cannot write the journal", &error))?;
         Ok((offer, tokens))
     }
+}
+
+/// What its processes hold of memory that is theirs alone, swapped out or not, in bytes. It changes all the time.
+fn resident(container: &Container) -> u64 {
+    let held = |pid: u32| held_in(&std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default());
+    container.cgroup.pids().unwrap_or_default().into_iter().map(held).fold(0, u64::saturating_add)
+}
+
+/// From `/proc/PID/status` (`proc_pid_status(5)`).
+fn held_in(status: &str) -> u64 {
+    const KIB: u64 = 1024;
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+        line.and_then(|line| line.strip_suffix("kB")?.trim().parse::<u64>().ok()).unwrap_or(0)
+    };
+    field("RssAnon:").saturating_add(field("VmSwap:")).saturating_mul(KIB)
 }
 
 /// Refuses when a process of the container has its parent outside: it was executed there by an agent, which waits for it,
@@ -116,6 +133,12 @@ pub(crate) fn tree_size(directory: &Path) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_process_holds_is_what_is_its_own() {
+        assert_eq!(held_in("Name:\tx\nRssAnon:\t    2048 kB\nRssFile:\t 9 kB\nVmSwap:\t       1 kB\n"), 2049 << 10);
+        assert_eq!(held_in(""), 0);
+    }
 
     /// CRIU waited for a tracer until the move was given up, with the container frozen.
     #[test]

@@ -16,10 +16,10 @@ use crate::arrival::Arrival;
 use crate::clock::{instant, moment};
 use crate::error::failure;
 use crate::following::Following;
-use crate::journal::{Entry, Mark};
+use crate::journal::{Entry, Journal, Mark};
 use crate::lead::{TICK, sleep_until};
 use crate::link::{Link, PATIENCE, Traffic};
-use crate::node::{Coming, Inner, now};
+use crate::node::{Arrivals, Coming, Inner, now};
 use crate::turns::Taken;
 
 /// How long a place is kept for a source that was granted it and says nothing.
@@ -134,7 +134,7 @@ pub(crate) async fn take_up_arrival(inner: Arc<Inner>, entry: Entry, arrival: Ar
     let mut session = Session::new(Arc::clone(&inner), entry.peer, None, Arc::default());
     session.following.of(arrival.container());
     session.arrival = Some(Arc::new(Mutex::new(arrival)));
-    session.begin_migration(entry.migration);
+    session.take_up(&mut inner.arrivals(), entry.migration);
     session.run(Target::recovered(inner.config.name.clone(), ownership), None).await;
 }
 
@@ -159,9 +159,22 @@ impl Session {
         }
     }
 
-    fn begin_migration(&mut self, migration: MigrationId) {
+    /// Begins a migration that nobody knows yet: the peer chooses its id, and might choose that of another one, whose verdict
+    /// it would then be told, or whose record it would overwrite.
+    fn begin_migration(&mut self, migration: &MigrationId) -> Result<(), Explained> {
+        let inner = Arc::clone(&self.inner);
+        let mut arrivals = inner.arrivals();
+        if is_known(&arrivals, &inner.journal(), migration) {
+            let reason = format!("cannot take part in migration {migration}: there was one of that id already");
+            return Err(Explained { reason, hint: None });
+        }
+        self.take_up(&mut arrivals, migration.clone());
+        Ok(())
+    }
+
+    fn take_up(&mut self, arrivals: &mut Arrivals, migration: MigrationId) {
         let (peer, word, state) = (self.peer.clone(), self.word.clone(), self.state.subscribe());
-        self.inner.arrivals().insert(migration.clone(), Coming { peer, word, state });
+        arrivals.insert(migration.clone(), Coming { peer, word, state });
         self.migration = Some(migration);
     }
 
@@ -254,7 +267,10 @@ impl Session {
         let work: Work = match step {
             TargetOutput::Prepare(offer) => {
                 let inner = Arc::clone(&self.inner);
-                self.begin_migration(offer.migration.clone());
+                if let Err(why) = self.begin_migration(&offer.migration) {
+                    machine.handle(moment(), TargetInput::StepFailed(why));
+                    return false;
+                }
                 let prepared = tokio::task::spawn_blocking(move || Arrival::prepare(&inner, &offer)).await;
                 let input = match prepared {
                     Ok(Ok((arrival, missing))) => self.take(arrival, missing),
@@ -413,6 +429,11 @@ fn resolved(machine: &Target, verdict: Verdict) -> TargetInput {
     }
 }
 
+/// Whether there was a migration of this id, or is one.
+fn is_known(arrivals: &Arrivals, journal: &Journal, migration: &MigrationId) -> bool {
+    arrivals.contains_key(migration) || journal.latest(migration).is_some()
+}
+
 fn result(result: Result<(), Explained>, well: TargetInput) -> TargetInput {
     result.map_or_else(TargetInput::StepFailed, |()| well)
 }
@@ -436,5 +457,27 @@ async fn hear(link: &mut Option<Link>) -> TargetInput {
             Some(Ok(message)) => TargetInput::Heard(message),
             Some(Err(_)) | None => TargetInput::LinkLost,
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::JournalFile;
+
+    #[test]
+    fn a_migration_of_an_id_that_is_known_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut journal = JournalFile::open(&directory.path().join("journal")).unwrap();
+        let [promised, arriving, fresh] = ["aa", "bb", "cc"].map(|id| id.parse::<MigrationId>().unwrap());
+        let peer: NodeName = "n2".parse().unwrap();
+        let (migration, container) = (promised.clone(), "11".parse().unwrap());
+        journal
+            .append(Entry { migration, container, peer: peer.clone(), mark: Mark::Promised, decided: None })
+            .unwrap();
+        let coming = Coming { peer, word: mpsc::channel(1).0, state: watch::channel(None).1 };
+        let arrivals = Arrivals::from([(arriving.clone(), coming)]);
+        assert!(is_known(&arrivals, &journal, &promised) && is_known(&arrivals, &journal, &arriving));
+        assert!(!is_known(&arrivals, &journal, &fresh));
     }
 }

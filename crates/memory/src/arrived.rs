@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use crate::mappings::inside;
 use crate::objects::Mapping;
 use crate::record::Description;
+use crate::room::Room;
 use crate::stream::StreamError;
 
 /// Why shared memory is not where it belongs.
@@ -68,6 +69,8 @@ pub struct Placed {
 #[derive(Debug, Default)]
 pub struct Arrived {
     pieces: BTreeMap<u64, Piece>,
+    /// How many bytes the pieces hold at most: what was counted last, and all that has come since.
+    held: u64,
 }
 
 #[derive(Debug)]
@@ -111,7 +114,19 @@ impl Arrived {
         self.pieces.get(&id).map(|piece| &piece.file)
     }
 
+    /// How many bytes all pieces hold, or so many more that they would not fit beside `others`: they are counted only when it
+    /// matters.
+    pub(crate) fn held(&mut self, others: u64, room: &Room) -> Result<u64, StreamError> {
+        const BLOCK: u64 = 512;
+        if room.hold(others.saturating_add(self.held)).is_err() {
+            let sizes = self.pieces.values().map(|piece| Ok(piece.file.metadata()?.blocks() * BLOCK));
+            self.held = sizes.sum::<io::Result<u64>>()?;
+        }
+        Ok(self.held)
+    }
+
     pub(crate) fn content(&mut self, id: u64, at: u64, content: &[u8]) -> Result<(), StreamError> {
+        self.held = self.held.saturating_add(content.len() as u64);
         Ok(self.piece(id)?.file.write_all_at(content, at)?)
     }
 

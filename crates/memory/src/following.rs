@@ -193,7 +193,8 @@ pub fn relay(
     // It ends with the link, which may be later than our end.
     std::thread::Builder::new().name("following".into()).spawn(move || {
         // A link that ends is heard of elsewhere.
-        if let Err(FollowError::Stream(StreamError::Nonsense(why))) = carry(following, &carrying) {
+        let hand_on = |piece: &[u8]| send(&carrying, piece, SendFlags::NOSIGNAL).map(drop).map_err(io::Error::from);
+        if let Err(FollowError::Stream(StreamError::Nonsense(why))) = cut(following, hand_on) {
             tracing::warn!(why, "the source sends pages that make no sense");
         }
         // Whoever waits for wishes waits in vain from now on.
@@ -220,8 +221,11 @@ fn reach(path: &Path) -> io::Result<Option<OwnedFd>> {
     }
 }
 
-/// Carries a page stream to the filler, piece by piece.
-fn carry(following: impl Read, filler: &OwnedFd) -> Result<(), FollowError> {
+/// Cuts a page stream into pieces as the filler takes them, and hands each on.
+///
+/// # Errors
+/// When the stream breaks or has what cannot follow, or a piece is not taken.
+pub fn cut(following: impl Read, mut hand_on: impl FnMut(&[u8]) -> io::Result<()>) -> Result<(), FollowError> {
     let mut stream = StreamReader::new(following)?;
     let mut piece = vec![0; LONGEST];
     let mut process = 0;
@@ -246,7 +250,7 @@ fn carry(following: impl Read, filler: &OwnedFd) -> Result<(), FollowError> {
                 _ => return Err(StreamError::Nonsense("unknown flags of a run").into()),
             };
             stream.content().read_exact(&mut piece[HEADER..HEADER + length])?;
-            send(filler, &piece[..HEADER + length], SendFlags::NOSIGNAL).map_err(io::Error::from)?;
+            hand_on(&piece[..HEADER + length])?;
             address += u64::from(pages) * PAGE;
             left -= pages;
         }

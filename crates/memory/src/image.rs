@@ -138,8 +138,9 @@ pub fn receive(directory: &Path, input: impl Read, mut room: Room) -> Result<Pag
                 image.run(flags, address, pages);
                 if flags & PRESENT != 0 {
                     let bytes = u64::from(pages) * PageCount::PAGE;
-                    copy(stream.content(), image, bytes, &mut buffer, &mut room)?;
                     total += u64::from(pages);
+                    room.hold(PageCount(total).bytes().0)?;
+                    copy(stream.content(), image, bytes, &mut buffer, &mut room)?;
                 }
             }
             Record::Description(_) => return Err(StreamError::Nonsense("a description among images").into()),

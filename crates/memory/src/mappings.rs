@@ -21,7 +21,7 @@ pub(crate) fn followed(pid: u32) -> io::Result<Vec<Range<u64>>> {
     if features.split_whitespace().any(|feature| feature == "shstk") {
         return Err(io::Error::new(io::ErrorKind::Unsupported, "it has shadow stacks"));
     }
-    Ok(parse(&std::fs::read_to_string(format!("/proc/{pid}/maps"))?))
+    Ok(followed_in(&std::fs::read_to_string(format!("/proc/{pid}/maps"))?))
 }
 
 /// The id of a process in its own namespace.
@@ -54,11 +54,13 @@ fn status<T: FromStr>(pid: u32, name: &str) -> io::Result<T> {
 /// # Errors
 /// When there is no such process.
 pub(crate) fn wiped_on_fork(pid: u32) -> io::Result<Vec<Range<u64>>> {
-    Ok(parse_wiped(&std::fs::read_to_string(format!("/proc/{pid}/smaps"))?))
+    Ok(wiped_in(&std::fs::read_to_string(format!("/proc/{pid}/smaps"))?))
 }
 
-/// From the lines of `/proc/PID/smaps` (`proc_pid_smaps(5)`).
-fn parse_wiped(smaps: &str) -> Vec<Range<u64>> {
+/// From the lines of `/proc/PID/smaps` (`proc_pid_smaps(5)`): mappings in which pages may be missing and that are zero in a
+/// child of a fork.
+#[must_use]
+pub fn wiped_in(smaps: &str) -> Vec<Range<u64>> {
     let (mut mapping, mut wiped) = (None, Vec::new());
     for line in smaps.lines() {
         if let Some(flags) = line.strip_prefix("VmFlags:") {
@@ -78,8 +80,9 @@ fn range(text: &str) -> Option<Range<u64>> {
     Some(address(start)?..address(end)?)
 }
 
-/// From the lines of `/proc/PID/maps` (`proc_pid_maps(5)`).
-fn parse(maps: &str) -> Vec<Range<u64>> {
+/// From the lines of `/proc/PID/maps` (`proc_pid_maps(5)`): mappings whose pages can be followed.
+#[must_use]
+pub fn followed_in(maps: &str) -> Vec<Range<u64>> {
     let followed = maps.lines().filter_map(|line| {
         let mut fields = line.split_ascii_whitespace();
         let mapping = range(fields.next()?)?;
@@ -110,7 +113,7 @@ VmFlags: rd wr mr mw me ac wf um
 7f0000402000-7f0000403000 rw-p 00000000 00:00 0 
 VmFlags: rd wr mr mw me ac wf 
 ";
-        assert_eq!(parse_wiped(smaps), [0x7f00_0000_0000..0x7f00_0040_0000, 0x7f00_0040_1000..0x7f00_0040_2000]);
+        assert_eq!(wiped_in(smaps), [0x7f00_0000_0000..0x7f00_0040_0000, 0x7f00_0040_1000..0x7f00_0040_2000]);
     }
 
     #[test]
@@ -129,7 +132,7 @@ VmFlags: rd wr mr mw me ac wf
 7ffc00104000-7ffc00106000 r-xp 00000000 00:00 0                          [vdso]
 ";
         assert_eq!(
-            parse(maps),
+            followed_in(maps),
             [
                 0x55d0_a100_0000..0x55d0_a102_1000,
                 0x7f00_0000_0000..0x7f00_0040_0000,

@@ -26,6 +26,9 @@ pub enum RoomError {
         /// What the machine has.
         total: Bytes,
     },
+    /// It is more than was offered.
+    #[error("more memory arrives than was offered: over {0}")]
+    Offered(Bytes),
 }
 
 /// A machine's memory, in bytes.
@@ -58,6 +61,8 @@ impl MachineMemory {
 pub struct Room {
     look: fn() -> io::Result<MachineMemory>,
     unlooked: u64,
+    /// The most that may be kept, in bytes.
+    most: u64,
 }
 
 impl Default for Room {
@@ -68,7 +73,18 @@ impl Default for Room {
 
 impl Room {
     pub(crate) fn of(look: fn() -> io::Result<MachineMemory>) -> Self {
-        Self { look, unlooked: 0 }
+        Self { look, unlooked: 0, most: u64::MAX }
+    }
+
+    /// Room for so much at most, however much the machine has.
+    #[must_use]
+    pub fn within(most: Bytes) -> Self {
+        Self { most: most.0, ..Self::default() }
+    }
+
+    /// So many bytes will be kept in all.
+    pub(crate) fn hold(&self, bytes: u64) -> Result<(), RoomError> {
+        if bytes > self.most { Err(RoomError::Offered(Bytes(self.most))) } else { Ok(()) }
     }
 
     /// So many bytes are about to be written.
@@ -94,6 +110,15 @@ mod tests {
     fn a_machine_s_memory_is_seen() {
         let MachineMemory { total, available } = MachineMemory::look().unwrap();
         assert!(0 < available && available <= total, "{available} of {total}");
+    }
+
+    #[test]
+    fn no_more_is_kept_than_was_offered() {
+        let room = Room::within(Bytes(8192));
+        assert!(room.hold(8192).is_ok());
+        let refused = room.hold(8193).unwrap_err().to_string();
+        assert_eq!(refused, "more memory arrives than was offered: over 8.0 KiB");
+        assert!(Room::default().hold(u64::MAX).is_ok());
     }
 
     #[test]

@@ -157,8 +157,7 @@ impl Arriving {
                         Object::Shared(id) => {
                             for run in stream.runs() {
                                 let length = (run.end() - run.address) as usize;
-                                self.room.take(length as u64)?;
-                                self.shared.content(id, run.address, &content.split_to(length))?;
+                                self.put_shared(id, run.address, &content.split_to(length))?;
                             }
                         }
                     }
@@ -227,6 +226,7 @@ impl Arriving {
             }
         }
         self.slots = slots;
+        self.hold()?;
         Ok(places)
     }
 
@@ -241,11 +241,24 @@ impl Arriving {
         while at < run.end() {
             let length = ((run.end() - at) as usize).min(GULP);
             let content = input.cut(length).map_err(StreamError::Io)?;
-            self.room.take(length as u64)?;
-            self.shared.content(id, at, &content)?;
+            self.put_shared(id, at, &content)?;
             at += length as u64;
         }
         Ok(())
+    }
+
+    fn put_shared(&mut self, id: u64, at: u64, content: &[u8]) -> Result<(), StoreError> {
+        self.room.take(content.len() as u64)?;
+        self.shared.content(id, at, content)?;
+        // It may have been there already, and was a piece of bounded length in any case.
+        self.hold()
+    }
+
+    /// Sees to it that all that is kept was offered.
+    fn hold(&mut self) -> Result<(), StoreError> {
+        let own = PageCount(self.slots).bytes().0;
+        let shared = self.shared.held(own, &self.room)?;
+        Ok(self.room.hold(own.saturating_add(shared))?)
     }
 
     /// Forgets what is not kept, and writes the index.
@@ -309,6 +322,7 @@ mod tests {
 
     use super::*;
     use crate::outflow::{Outflow, Verdict};
+    use crate::record::{Description, put_description};
     use crate::stored::Stored;
     use crate::stream::StreamWriter;
 
@@ -403,5 +417,43 @@ mod tests {
         assert!(matches!(refused, Err(StoreError::Room(RoomError::Full { .. }))), "{refused:?}");
         let written = std::fs::metadata(directory.path().join(CONTENT)).unwrap().len();
         assert!(written < 32 << 20, "{written}");
+    }
+
+    #[test]
+    fn pages_that_were_not_offered_are_refused_and_those_that_come_again_are_not() {
+        const OFFERED: u64 = 4;
+        let send = |object, pages: &[u64]| {
+            let mut bytes = Vec::new();
+            let mut stream = StreamWriter::new(&mut bytes).unwrap();
+            let size = 1 << 40;
+            let begun = Description {
+                id: 9,
+                last: false,
+                sealable: false,
+                system_five: false,
+                size,
+                process: 5,
+                address: 0,
+                name: Vec::new(),
+            };
+            let mut record = Vec::new();
+            put_description(&mut record, &begun);
+            stream.content().write_all(&record).unwrap();
+            stream.object(object).unwrap();
+            for page in pages {
+                stream.run(PRESENT, page * PageCount::PAGE, 1).unwrap();
+                stream.content().write_all(&[7; PageCount::PAGE as usize]).unwrap();
+            }
+            stream.end().unwrap();
+            let directory = tempfile::tempdir().unwrap();
+            let mut input = Inflow::new(std::iter::once(bytes.into()));
+            store(directory.path(), &mut input, Room::within(PageCount(OFFERED).bytes()), || ())
+        };
+        for object in [Object::Process(5), Object::Shared(9)] {
+            let again: Vec<u64> = (0..100).map(|number| number % OFFERED).collect();
+            send(object, &again).unwrap();
+            let refused = send(object, &[0, 1, 2, 3, 1 << 20]);
+            assert!(matches!(refused, Err(StoreError::Room(RoomError::Offered(_)))), "{object:?}: {refused:?}");
+        }
     }
 }

@@ -1,6 +1,8 @@
 //! A node, and an explanation that is sent between machines.
 
-use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use utoipa::ToSchema;
 
 use crate::{Bytes, NodeName};
@@ -86,14 +88,52 @@ pub struct Feature {
     pub hint: Option<String>,
 }
 
-/// Why something did not happen, in words for people, fit to cross from one node to another.
+/// Why something did not happen, in words for people, fit to cross from one node to another: what crosses has a bounded
+/// length, and nothing in it that would steer a terminal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema, thiserror::Error)]
 #[error("{reason}")]
 pub struct Explained {
     /// What failed and because of what: `cannot X: because Y`.
+    #[serde(serialize_with = "write_plain", deserialize_with = "read_plain")]
     pub reason: String,
     /// What the reader can do about it.
+    #[serde(default, serialize_with = "write_plain_hint", deserialize_with = "read_plain_hint")]
     pub hint: Option<String>,
+}
+
+/// The longest text of an explanation that crosses, in bytes: any chain of errors, with paths in it, is shorter.
+const LONGEST_TEXT: usize = 16 << 10;
+
+/// The beginning of a text, without characters that are for terminals and not for people.
+fn plain(text: &str) -> Cow<'_, str> {
+    let control = |c: char| c.is_control() && c != '\n';
+    if text.len() <= LONGEST_TEXT && !text.contains(control) {
+        return text.into();
+    }
+    let mut plain = String::new();
+    for c in text.chars().map(|c| if control(c) { char::REPLACEMENT_CHARACTER } else { c }) {
+        if plain.len() + c.len_utf8() > LONGEST_TEXT {
+            break;
+        }
+        plain.push(c);
+    }
+    plain.into()
+}
+
+fn write_plain<S: Serializer>(text: &str, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&plain(text))
+}
+
+fn write_plain_hint<S: Serializer>(hint: &Option<String>, serializer: S) -> Result<S::Ok, S::Error> {
+    hint.as_deref().map(plain).serialize(serializer)
+}
+
+fn read_plain<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    String::deserialize(deserializer).map(|text| plain(&text).into_owned())
+}
+
+fn read_plain_hint<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    Option::<String>::deserialize(deserializer).map(|hint| hint.map(|text| plain(&text).into_owned()))
 }
 
 impl Explained {
@@ -115,5 +155,25 @@ impl Explained {
     pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_peer_explains_has_an_end_and_does_not_steer_a_terminal() {
+        let hostile = Explained { reason: "\u{1b}[2J\u{7}gone".repeat(100_000), hint: Some("do\nthis\u{9b}".into()) };
+        let sent = serde_json::to_string(&hostile).unwrap();
+        assert!(sent.len() < 4 * LONGEST_TEXT, "{}", sent.len());
+        let raw = serde_json::json!({ "reason": hostile.reason, "hint": hostile.hint });
+        for json in [sent, raw.to_string()] {
+            let heard: Explained = serde_json::from_str(&json).unwrap();
+            assert!(heard.reason.len() <= LONGEST_TEXT && !heard.reason.contains(char::is_control));
+            assert_eq!(heard.hint.as_deref(), Some("do\nthis\u{fffd}"));
+        }
+        let usual = Explained { reason: "cannot move it: no room".into(), hint: None };
+        assert_eq!(serde_json::from_str::<Explained>(&serde_json::to_string(&usual).unwrap()).unwrap(), usual);
     }
 }

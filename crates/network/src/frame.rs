@@ -110,7 +110,8 @@ const SENDER_IPV4: usize = 28;
 
 /// The address that the sender of a frame says it has, and the sender's MAC: from an ARP message, or from a neighbour
 /// advertisement.
-pub(crate) fn claim(frame: &[u8]) -> Option<(IpAddr, Mac)> {
+#[must_use]
+pub fn claim(frame: &[u8]) -> Option<(IpAddr, Mac)> {
     const ADVERTISED: usize = 62;
     let octets = |at: usize, length: usize| frame.get(at..at + length);
     let mac = |at: usize| Some(Mac(octets(at, 6)?.try_into().ok()?));

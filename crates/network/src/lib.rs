@@ -24,6 +24,7 @@ mod nftables;
 mod probe;
 mod wire;
 
+pub use frame::claim;
 pub use gate::Gate;
 pub use probe::{ProbeError, taken};
 pub use wire::{Wire, WireError, remove};

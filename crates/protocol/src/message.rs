@@ -31,6 +31,9 @@ pub struct Offer {
     pub architecture: String,
     /// Memory in use, in bytes: the room that the target must have.
     pub memory: u64,
+    /// What the processes hold together, in bytes: what some of them share since a fork counts for each, as it crosses.
+    #[serde(default)]
+    pub resident: u64,
     /// The size of the upper layer and of local volumes in bytes: the disk room that the target must have.
     pub upper: u64,
     /// By what the target can tell whether it has the same shared volumes.

@@ -49,6 +49,7 @@ fn offer(settings: Settings) -> Offer {
         kernel: String::new(),
         architecture: "x86_64".into(),
         memory: 0,
+        resident: 0,
         upper: 0,
         shared: vec![],
     }

@@ -4,7 +4,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 /// What is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Challenge {
+pub enum Challenge {
     /// Name and password with each request.
     Basic,
     /// A token that somebody else issues.
@@ -20,6 +20,7 @@ pub(crate) enum Challenge {
 
 impl Challenge {
     /// Reads the header's value.
+    #[must_use]
     pub fn parse(header: &str) -> Option<Self> {
         let (scheme, rest) = header.trim().split_once(' ').unwrap_or((header.trim(), ""));
         if scheme.eq_ignore_ascii_case("basic") {
@@ -39,6 +40,7 @@ impl Challenge {
     }
 
     /// The URL that gives the token; none for a scheme without.
+    #[must_use]
     pub fn token_url(&self) -> Option<String> {
         let Self::Bearer { realm, service, scope } = self else { return None };
         let mut url = realm.clone();

@@ -17,9 +17,10 @@ mod reference;
 mod session;
 mod upload;
 
+pub use auth::Challenge;
 pub use client::{Pulled, Registry};
 pub use credentials::{Credentials, CredentialsError, read_credentials};
 pub use error::RegistryError;
-pub use manifest::{Blob, Manifest};
+pub use manifest::{Blob, Document, Manifest};
 pub use reference::{InvalidReference, Reference};
 pub use session::{Access, AccessError};

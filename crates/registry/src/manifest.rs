@@ -35,7 +35,8 @@ pub struct Manifest {
 
 /// A manifest, or an index of them.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Document {
+pub enum Document {
+    /// A manifest.
     Manifest(Manifest),
     /// The one for the platform that was asked for.
     Index(Blob),
@@ -66,6 +67,9 @@ struct Platform {
 
 impl Document {
     /// Reads one; of an index, the entry for `OS/ARCHITECTURE`.
+    ///
+    /// # Errors
+    /// What it lacks, in words for people.
     pub fn parse(json: &[u8], platform: &str) -> Result<Self, String> {
         let Parts { config, layers, manifests } =
             serde_json::from_slice(json).map_err(|error| format!("its manifest makes no sense: {error}"))?;

@@ -413,6 +413,7 @@ fn offer(number: Number, settings: Settings) -> Offer {
         kernel: String::new(),
         architecture: "x86_64".into(),
         memory: 0,
+        resident: 0,
         upper: 0,
         shared: vec![],
     }

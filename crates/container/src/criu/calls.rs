@@ -8,7 +8,8 @@ pub(super) const SYSCALL: [u8; 2] = [0x0f, 0x05];
 
 /// A call that a thread is in.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Call {
+pub struct Call {
+    /// Its number.
     pub number: u64,
     /// Its arguments, and where its thread is.
     pub place: Vec<String>,
@@ -16,21 +17,25 @@ pub(super) struct Call {
 
 impl Call {
     /// That of a thread by its directory in `/proc`. One that runs is in no call.
+    #[must_use]
     pub fn of(thread: &Path) -> Option<Self> {
         fs::read_to_string(thread.join("syscall")).ok().and_then(|text| Self::parse(&text))
     }
 
     /// Whether its thread is where it was in the `known` call, or is about to take that up again: the kernel has then set it
     /// back by the instruction.
+    #[must_use]
     pub fn goes_on(&self, known: &Self) -> bool {
         fn parts(call: &Call) -> Option<(u64, &[String])> {
             let (instruction, rest) = call.place.split_last()?;
             Some((u64::from_str_radix(instruction.strip_prefix("0x")?, 16).ok()?, rest))
         }
         let (Some((now, here)), Some((then, there))) = (parts(self), parts(known)) else { return false };
-        here == there && (now == then || now + SYSCALL.len() as u64 == then)
+        here == there && (now == then || now.wrapping_add(SYSCALL.len() as u64) == then)
     }
 
+    /// From the text of `/proc/PID/task/TID/syscall`.
+    #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let mut words = text.split_whitespace();
         let number = words.next()?.parse().ok()?;

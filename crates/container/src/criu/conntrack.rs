@@ -11,9 +11,10 @@ pub(super) fn tracks_nothing(pid: u32) -> bool {
     }
 }
 
-/// From a head and a line for each processor, which all begin with the number of connections, in hexadecimal digits
+/// Whether there is no connection, from a head and a line for each processor, which all begin with the number of connections, in hexadecimal digits
 /// (the kernel's `nf_conntrack_standalone.c`).
-fn counts_nothing(text: &str) -> bool {
+#[must_use]
+pub fn counts_nothing(text: &str) -> bool {
     let count = text.lines().nth(1).and_then(|line| line.split_whitespace().next());
     count.and_then(|count| u64::from_str_radix(count, 16).ok()) == Some(0)
 }

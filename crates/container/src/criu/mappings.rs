@@ -158,11 +158,13 @@ fn is_large(pid: u32) -> bool {
 }
 
 fn read(pid: u32) -> io::Result<Flags> {
-    Ok(parse(&fs::read_to_string(format!("/proc/{pid}/smaps"))?))
+    Ok(flags_of_mappings(&fs::read_to_string(format!("/proc/{pid}/smaps"))?))
 }
 
-/// A mapping's first line is that of `maps`, and begins with its addresses; the others begin with a name.
-fn parse(smaps: &str) -> Flags {
+/// The flags of mappings by their lines of `maps`, from `smaps` (`proc_pid_smaps(5)`): a mapping's first line is that of
+/// `maps`, and begins with its addresses; the others begin with a name.
+#[must_use]
+pub fn flags_of_mappings(smaps: &str) -> BTreeMap<String, String> {
     let mut mapping = None;
     let lines = smaps.lines().filter_map(|line| {
         if line.split(' ').next().is_some_and(|word| word.contains('-')) {
@@ -199,7 +201,7 @@ VmFlags: rd wr mr mw me ac
 Rss:                   0 kB
 VmFlags: rd mr mw me dd sd 
 ";
-        let flags = parse(smaps);
+        let flags = flags_of_mappings(smaps);
         assert_eq!(flags.len(), 2);
         assert_eq!(flags["7f0001000000-7f0001001000 r--p 00000000 00:00 0 "], "rd mr mw me dd sd ");
         assert_eq!(lasting("rd mr mw me dd sd "), ["rd", "mr", "mw", "me", "dd"]);

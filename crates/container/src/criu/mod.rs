@@ -13,11 +13,15 @@ mod starting;
 mod wire;
 mod worker;
 
+pub use calls::Call;
+pub use conntrack::counts_nothing;
 pub use coverage::Coverage;
-pub use mappings::{Mappings, Told, Unconfirmed};
+pub use mappings::{Mappings, Told, Unconfirmed, flags_of_mappings};
+pub use rlimits::limit_in;
 pub use rpc::{InheritFd, Options, PageServer};
-pub use sleepers::Sleepers;
 pub(crate) use sleepers::let_sleep;
+pub use sleepers::{Sleepers, begin_anew};
 pub use starting::is_starting;
+pub use wire::Fields;
 pub(crate) use worker::Known;
 pub use worker::{CriuError, Notification, RequestKind, Worker, version};

@@ -21,11 +21,13 @@ pub(super) fn hidden() -> bool {
 /// The soft and the hard limit of a process.
 pub(super) fn limit(pid: u32, resource: u32) -> io::Result<(u64, u64)> {
     let text = fs::read_to_string(format!("/proc/{pid}/limits"))?;
-    parse(&text, resource).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    limit_in(&text, resource).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
-/// Soft and hard limit; the lines stand in the order of the resources' numbers (`fs/proc/base.c`, `lnames`).
-fn parse(limits: &str, resource: u32) -> Option<(u64, u64)> {
+/// Soft and hard limit of a resource by its number, from `/proc/PID/limits`; the lines stand in the order of the numbers
+/// (`fs/proc/base.c`, `lnames`).
+#[must_use]
+pub fn limit_in(limits: &str, resource: u32) -> Option<(u64, u64)> {
     // A name of 25 characters, which may contain spaces, then two columns.
     const NAME: usize = 25;
     let line = limits.lines().skip(1).nth(usize::try_from(resource).ok()?)?;
@@ -49,9 +51,9 @@ Max file size             unlimited            unlimited            bytes
 Max data size             unlimited            unlimited            bytes     
 Max stack size            8388608              unlimited            bytes     
 ";
-        assert_eq!(parse(text, 0), Some((u64::MAX, u64::MAX)));
-        assert_eq!(parse(text, 3), Some((8_388_608, u64::MAX)));
-        assert_eq!(parse(text, 4), None);
+        assert_eq!(limit_in(text, 0), Some((u64::MAX, u64::MAX)));
+        assert_eq!(limit_in(text, 3), Some((8_388_608, u64::MAX)));
+        assert_eq!(limit_in(text, 4), None);
     }
 
     #[test]

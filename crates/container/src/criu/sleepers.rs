@@ -108,8 +108,10 @@ fn code_before(thread: &Path, address: u64) -> Option<[u8; 7]> {
     Some(code)
 }
 
-/// The image with the call begun anew, if there was one that must not fail.
-fn begin_anew(image: &[u8], known: Option<u64>, code_before: impl Fn(u64) -> Option<[u8; 7]>) -> Option<Vec<u8>> {
+/// The image of a thread (`core-N.img`) with the call begun anew that it is in, if there is one that must not fail. `known` is
+/// the call's number if somebody saw it, `code_before` gives the seven bytes of code before an address.
+#[must_use]
+pub fn begin_anew(image: &[u8], known: Option<u64>, code_before: impl Fn(u64) -> Option<[u8; 7]>) -> Option<Vec<u8>> {
     let (head, body) = image.split_at_checked(HEAD)?;
     let length = u32::from_le_bytes(head[8..].try_into().expect("four bytes"));
     let mut core = Fields::parse(body.get(..usize::try_from(length).ok()?)?)?;
@@ -118,7 +120,7 @@ fn begin_anew(image: &[u8], known: Option<u64>, code_before: impl Fn(u64) -> Opt
     let ip = match registers.number(AX)? {
         INTERRUPTED => registers.number(IP)?,
         // It was let go a moment before, and has not come to take the call up again.
-        RESTART => registers.number(IP)? + SYSCALL.len() as u64,
+        RESTART => registers.number(IP)?.checked_add(SYSCALL.len() as u64)?,
         _ => return None,
     };
     let code = code_before(ip)?;
@@ -145,7 +147,7 @@ fn begin_anew(image: &[u8], known: Option<u64>, code_before: impl Fn(u64) -> Opt
         return None;
     }
     registers.set_number(AX, number);
-    registers.set_number(IP, ip - SYSCALL.len() as u64);
+    registers.set_number(IP, ip.checked_sub(SYSCALL.len() as u64)?);
     thread.set_message(REGISTERS, &registers);
     core.set_message(THREAD_INFO, &thread);
     let body = core.encode();
@@ -304,5 +306,13 @@ mod tests {
     fn an_image_that_makes_no_sense_stays() {
         assert_eq!(begin_anew(&[1; 30], None, |_| None), None);
         assert_eq!(begin_anew(&[], None, |_| None), None);
+    }
+
+    #[test]
+    fn an_address_at_either_end_of_memory_is_none_of_a_call() {
+        assert_eq!(changed(Registers { ax: RESTART, ip: u64::MAX, ..asleep(CLOCK_NANOSLEEP) }, 230), None);
+        let call = |text| Call::parse(text).unwrap();
+        let (end, begin) = (call("219 0x0 0xffffffffffffffff"), call("230 0x0 0x1"));
+        assert!(end.goes_on(&begin), "the kernel never says so, and nothing is added up");
     }
 }

@@ -4,7 +4,7 @@
 
 /// The fields of a message, in their order.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Fields(Vec<(u64, Value)>);
+pub struct Fields(Vec<(u64, Value)>);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Value {
@@ -16,6 +16,7 @@ enum Value {
 
 impl Fields {
     /// The message in `bytes`, if they are one.
+    #[must_use]
     pub fn parse(mut bytes: &[u8]) -> Option<Self> {
         let mut fields = Vec::new();
         while !bytes.is_empty() {
@@ -35,6 +36,8 @@ impl Fields {
         Some(Self(fields))
     }
 
+    /// The message's bytes.
+    #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         for (number, value) in &self.0 {
@@ -63,6 +66,7 @@ impl Fields {
     }
 
     /// The number in the first field `number`.
+    #[must_use]
     pub fn number(&self, number: u64) -> Option<u64> {
         self.0.iter().find_map(|(known, value)| match value {
             Value::Varint(value) if *known == number => Some(*value),
@@ -70,6 +74,7 @@ impl Fields {
         })
     }
 
+    /// Changes the first field `number`; nothing when there is none.
     pub fn set_number(&mut self, number: u64, new: u64) {
         if let Some((_, value)) = self.0.iter_mut().find(|(known, _)| *known == number) {
             *value = Value::Varint(new);
@@ -77,6 +82,7 @@ impl Fields {
     }
 
     /// The message in the first field `number`.
+    #[must_use]
     pub fn message(&self, number: u64) -> Option<Self> {
         self.0.iter().find_map(|(known, value)| match value {
             Value::Bytes(bytes) if *known == number => Self::parse(bytes),
@@ -84,6 +90,7 @@ impl Fields {
         })
     }
 
+    /// Changes the first field `number`; nothing when there is none.
     pub fn set_message(&mut self, number: u64, new: &Self) {
         if let Some((_, value)) = self.0.iter_mut().find(|(known, _)| *known == number) {
             *value = Value::Bytes(new.encode());

@@ -12,7 +12,7 @@ use drover_sys::cgroup::{Cgroup, CgroupError};
 use super::ShimSpec;
 use crate::criu::{CriuError, InheritFd, Options, RequestKind, Worker};
 use crate::dump::{LOG_LEVEL, NETWORK, PATIENCE};
-use crate::{Layout, Notes};
+use crate::{External, Layout, Notes};
 
 /// Why a container was not restored.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +21,8 @@ pub(super) enum RestoreError {
     Open(PathBuf, #[source] io::Error),
     #[error("cannot read the notes of the checkpoint")]
     Notes(#[source] io::Error),
+    #[error("cannot find what is mounted at {0} in the container")]
+    External(String, #[source] io::Error),
     #[error("cannot place the processes in their control group")]
     Cgroup(#[from] CgroupError),
     #[error("cannot restore the processes")]
@@ -83,6 +85,7 @@ pub(super) fn restore(
         }
     }
     let worker_pid = worker.pid();
+    let external = externals(layout, &notes)?;
 
     let mut master = None;
     let mut placed = Ok(());
@@ -98,7 +101,8 @@ pub(super) fn restore(
             RequestKind::Restore,
             Options {
                 lazy_pages: lazy_pages.then_some(true),
-                ..options(layout, spec.terminal, &notes, inherit_fd, &images, &work)
+                external,
+                ..options(layout, spec.terminal, inherit_fd, &images, &work)
             },
             &layout.criu_work(),
             PATIENCE,
@@ -131,15 +135,16 @@ fn leave_frozen(container: &Cgroup, shims: &Cgroup, worker: u32) -> Result<(), C
     }
 }
 
-fn options(
-    layout: &Layout,
-    terminal: bool,
-    notes: &Notes,
-    inherit_fd: Vec<InheritFd>,
-    images: &File,
-    work: &File,
-) -> Options {
-    let external = |mount: &crate::External| format!("mnt[{}]:{}", mount.mountpoint, mount.path(layout).display());
+/// The mounts from outside, as CRIU wants them.
+fn externals(layout: &Layout, notes: &Notes) -> Result<Vec<String>, RestoreError> {
+    let external = |mount: &External| match mount.locate(layout) {
+        Ok(path) => Ok(format!("mnt[{}]:{}", mount.mountpoint, path.display())),
+        Err(error) => Err(RestoreError::External(mount.mountpoint.clone(), error)),
+    };
+    notes.externals.iter().map(external).collect()
+}
+
+fn options(layout: &Layout, terminal: bool, inherit_fd: Vec<InheritFd>, images: &File, work: &File) -> Options {
     Options {
         images_dir_fd: images.as_raw_fd(),
         work_dir_fd: Some(work.as_raw_fd()),
@@ -152,7 +157,6 @@ fn options(
         restore_as_sibling: Some(true),
         inherit_fd,
         manage_cgroups_mode: Some(0),
-        external: notes.externals.iter().map(external).collect(),
         orphan_pts_master: terminal.then_some(true),
         network_lock: Some(3),
         skip_file_rwx_check: Some(true),

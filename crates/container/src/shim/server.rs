@@ -223,7 +223,10 @@ impl Server {
         self.output.continue_in(LogWriter::open(&self.spec.layout.log())?);
         let unread = Notes::read(&self.spec.layout.images())?.unread_stdin;
         if let Some(input) = lock(&self.input).as_ref().filter(|_| !unread.is_empty()) {
-            // It came out of a pipe of the same size, so it fits.
+            // It came out of a pipe that may have been made larger: all of it must fit, for nobody reads yet.
+            if unread.len() > rustix::pipe::fcntl_getpipe_size(input)? {
+                rustix::pipe::fcntl_setpipe_size(input, unread.len())?;
+            }
             rustix::io::write(input, &unread)?;
         }
         let lazy_pages = self.begin_filling()?;

@@ -1,5 +1,7 @@
 //! The names of blocks: the first 16 bytes of BLAKE3.
 
+use std::collections::BTreeMap;
+
 use crate::layer::Attributes;
 use crate::layer::format::{Kind, write_attributes};
 
@@ -57,25 +59,22 @@ pub(super) const UNKNOWN: Hash = [0xff; 16];
 /// So many names are kept together.
 const GROUP: u64 = 256;
 
-/// The names of a file's blocks. Where none was set there are zeros; large holes take next to no memory.
+/// The names of a file's blocks. Where none was set there are zeros; holes take no memory, however large a file says it is.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Hashes(Vec<Vec<Hash>>);
+pub(super) struct Hashes(BTreeMap<u64, Vec<Hash>>);
 
 impl Hashes {
     pub fn at(&self, block: u64) -> Hash {
-        let group = self.0.get((block / GROUP) as usize);
+        let group = self.0.get(&(block / GROUP));
         group.and_then(|group| group.get((block % GROUP) as usize)).copied().unwrap_or(ZEROS)
     }
 
     pub fn set(&mut self, block: u64, hash: Hash) {
-        let (index, within) = ((block / GROUP) as usize, (block % GROUP) as usize);
-        if hash == ZEROS && self.0.get(index).is_none_or(|group| group.len() <= within) {
+        let (index, within) = (block / GROUP, (block % GROUP) as usize);
+        if hash == ZEROS && self.0.get(&index).is_none_or(|group| group.len() <= within) {
             return;
         }
-        if self.0.len() <= index {
-            self.0.resize_with(index + 1, Vec::new);
-        }
-        let group = &mut self.0[index];
+        let group = self.0.entry(index).or_default();
         if group.len() <= within {
             group.resize(within + 1, ZEROS);
         }
@@ -84,9 +83,9 @@ impl Hashes {
 
     /// Forgets all but the first `blocks`.
     pub fn truncate(&mut self, blocks: u64) {
-        self.0.truncate(blocks.div_ceil(GROUP) as usize);
+        drop(self.0.split_off(&blocks.div_ceil(GROUP)));
         if !blocks.is_multiple_of(GROUP)
-            && let Some(last) = self.0.get_mut((blocks / GROUP) as usize)
+            && let Some(last) = self.0.get_mut(&(blocks / GROUP))
         {
             last.truncate((blocks % GROUP) as usize);
         }
@@ -94,21 +93,12 @@ impl Hashes {
 
     /// The first block from `from` on and before `end` that is not known to be zeros.
     pub fn next_content(&self, from: u64, end: u64) -> Option<u64> {
-        let mut block = from;
-        while block < end {
-            match self.0.get((block / GROUP) as usize) {
-                None => return None,
-                Some(group) => {
-                    let within = (block % GROUP) as usize;
-                    let rest = group.get(within..).unwrap_or_default();
-                    if let Some(found) = rest.iter().position(|hash| *hash != ZEROS) {
-                        return Some(block + found as u64).filter(|block| *block < end);
-                    }
-                    block = (block / GROUP + 1) * GROUP;
-                }
-            }
-        }
-        None
+        self.0.range(from / GROUP..).take_while(|(index, _)| *index * GROUP < end).find_map(|(index, group)| {
+            let first = index * GROUP;
+            let within = usize::try_from(from.saturating_sub(first)).unwrap_or(usize::MAX);
+            let found = group.get(within..)?.iter().position(|hash| *hash != ZEROS)?;
+            Some(first + (within + found) as u64).filter(|block| *block < end)
+        })
     }
 }
 
@@ -130,6 +120,8 @@ mod tests {
         assert_eq!(hashes.next_content(4, u64::MAX), Some(255));
         assert_eq!(hashes.next_content(256, u64::MAX), Some(100_000));
         assert_eq!((hashes.next_content(4, 255), hashes.next_content(100_001, u64::MAX)), (None, None));
+        hashes.set(u64::MAX / BLOCK as u64, [9; 16]);
+        assert_eq!(hashes.0.len(), 3, "a hole takes no memory");
         hashes.truncate(255);
         assert_eq!((hashes.at(3), hashes.at(255), hashes.at(100_000)), ([3; 16], ZEROS, ZEROS));
     }

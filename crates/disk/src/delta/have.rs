@@ -35,8 +35,12 @@ const READ: usize = 1 << 20;
 const MOST_NAMES: usize = READ / BLOCK;
 /// What is believed at most: 64 Mi blocks, 256 GiB of files, take 1 GiB of memory on the source.
 const MOST_BLOCKS: u64 = 1 << 26;
+/// And so many names of one file: about as many as file systems allow.
+const MOST_NAMES_OF_ONE: usize = 1 << 16;
 /// And so many entries.
 const MOST_ENTRIES: u64 = 1 << 24;
+/// And so many bytes of paths, in all: each file's are kept whole.
+const MOST_PATH_BYTES: usize = 1 << 30;
 
 /// What the target has of each tree.
 #[derive(Debug, Default)]
@@ -168,7 +172,7 @@ pub fn hear(input: impl Read) -> Result<Having, LayerError> {
     if read_array(&mut input)? != MAGIC {
         return Err(LayerError::Malformed("what the target has begins with something else"));
     }
-    let mut hearing = Hearing { blocks: 0, entries: 0 };
+    let mut hearing = Hearing { blocks: 0, entries: 0, paths: 0 };
     let mut having = Having::default();
     while read_array(&mut input)? != [0] {
         let [tree] = read_array(&mut input)?;
@@ -186,9 +190,19 @@ pub fn hear(input: impl Read) -> Result<Having, LayerError> {
 struct Hearing {
     blocks: u64,
     entries: u64,
+    paths: usize,
 }
 
 impl Hearing {
+    fn path(&mut self, input: &mut impl Read) -> Result<TreePath, LayerError> {
+        let path = read_path(input)?;
+        self.paths += path.as_bytes().len();
+        if self.paths > MOST_PATH_BYTES {
+            return Err(LayerError::Malformed("the target tells of too many files"));
+        }
+        Ok(path)
+    }
+
     fn tree(&mut self, input: &mut impl Read) -> Result<Known, LayerError> {
         let mut known = Known::default();
         loop {
@@ -202,14 +216,14 @@ impl Hearing {
             }
             match mark {
                 1 => self.entry(&mut known, input)?,
-                2 => link(&mut known, read_path(input)?, &read_path(input)?)?,
+                2 => link(&mut known, self.path(input)?, &read_path(input)?)?,
                 _ => return Err(LayerError::Malformed("the target tells of something unknown")),
             }
         }
     }
 
     fn entry(&mut self, known: &mut Known, input: &mut impl Read) -> Result<(), LayerError> {
-        let (kind, path) = (read_kind(input)?, read_path(input)?);
+        let (kind, path) = (read_kind(input)?, self.path(input)?);
         let name = read_array(input)?;
         place(known, &path, kind)?;
         let content = if kind == Kind::Directory {
@@ -221,7 +235,7 @@ impl Hearing {
             }
             Content::File(number)
         };
-        known.put(&path, Node { look: Look::NEVER, kind, attributes: name, content });
+        known.put_new(&path, Node { look: Look::NEVER, kind, attributes: name, content });
         Ok(())
     }
 
@@ -271,8 +285,11 @@ fn link(known: &mut Known, path: TreePath, first: &TreePath) -> Result<(), Layer
     let malformed = || LayerError::Malformed("the target tells of a link to nothing");
     let node = known.node(first).ok_or_else(malformed)?;
     let Content::File(number) = node.content else { return Err(malformed()) };
+    if known.files.get(&number).is_none_or(|file| file.paths.len() >= MOST_NAMES_OF_ONE) {
+        return Err(LayerError::Malformed("the target tells of a file with too many names"));
+    }
     let node = Node { look: Look::NEVER, kind: node.kind, attributes: node.attributes, content: Content::File(number) };
     place(known, &path, node.kind)?;
-    known.put(&path, node);
+    known.put_new(&path, node);
     Ok(())
 }

@@ -157,13 +157,29 @@ impl Known {
     }
 
     /// Puts an entry at a path. A directory that is there keeps what is in it.
-    pub fn put(&mut self, path: &TreePath, mut node: Node) {
+    pub fn put(&mut self, path: &TreePath, node: Node) {
+        let number = match node.content {
+            Content::File(number) => Some(number),
+            Content::Directory(_) => None,
+        };
+        if number.and_then(|number| self.files.get(&number)).is_some_and(|file| file.paths.contains(path)) {
+            self.place(path, node);
+        } else {
+            self.put_new(path, node);
+        }
+    }
+
+    /// Puts an entry at a path that nothing is at: a file with many names is not looked through for it.
+    pub fn put_new(&mut self, path: &TreePath, node: Node) {
         if let Content::File(number) = node.content
             && let Some(file) = self.files.get_mut(&number)
-            && !file.paths.contains(path)
         {
             file.paths.push(path.clone());
         }
+        self.place(path, node);
+    }
+
+    fn place(&mut self, path: &TreePath, mut node: Node) {
         let slot = if path.is_top() {
             &mut self.top
         } else {

@@ -30,14 +30,17 @@ pub struct Place {
 }
 
 /// Makes the trees at these places as the stream says; `stored` is called when all of a round has arrived. `bases` gives the
-/// layers of the container's image, in the order in which the source has them, once they are needed.
+/// layers of the container's image, in the order in which the source has them, once they are needed. `room` is asked before
+/// so many bytes are written at one of the places, for a stream that unpacks to much is short.
 ///
 /// # Errors
-/// When the stream ends early or breaks the format, or something cannot be made. What was made until then stays.
+/// When the stream ends early or breaks the format, something cannot be made, or there is no room. What was made until then
+/// stays.
 pub fn receive(
     places: &[Place],
     bases: impl Fn() -> Vec<PathBuf>,
     input: impl Read,
+    room: impl FnMut(&Place, u64) -> io::Result<()>,
     mut stored: impl FnMut(),
 ) -> Result<Sent, LayerError> {
     let mut input = Unblocked::new(input).map_err(LayerError::Read)?;
@@ -48,8 +51,8 @@ pub fn receive(
         return Err(LayerError::Malformed("it has a version that is not known here"));
     }
     let trees = places.iter().map(Receiving::open).collect::<Result<Vec<_>, _>>()?;
-    let mut receiver =
-        Receiver { trees, bases: Bases::new(bases), tree: 0, buffer: vec![0; LONGEST_DATA], sent: Sent::default() };
+    let (bases, buffer, sent) = (Bases::new(bases), vec![0; LONGEST_DATA], Sent::default());
+    let mut receiver = Receiver { places, trees, bases, room, tree: 0, buffer, sent };
     loop {
         match Record::read(&mut input)? {
             Record::Round => {
@@ -72,9 +75,14 @@ pub fn receive(
     }
 }
 
-struct Receiver<F> {
+/// What an entry takes of a file system beside its content, in bytes: an inode.
+const ENTRY: u64 = 256;
+
+struct Receiver<'a, F, R> {
+    places: &'a [Place],
     trees: Vec<Receiving>,
     bases: Bases<F>,
+    room: R,
     tree: usize,
     buffer: Vec<u8>,
     sent: Sent,
@@ -122,8 +130,16 @@ impl Receiving {
     }
 }
 
-impl<F: Fn() -> Vec<PathBuf>> Receiver<F> {
+impl<F: Fn() -> Vec<PathBuf>, R: FnMut(&Place, u64) -> io::Result<()>> Receiver<'_, F, R> {
     fn take(&mut self, record: Record, input: &mut impl Read) -> Result<(), LayerError> {
+        let needed = match &record {
+            Record::Data(_, length) => *length as u64,
+            Record::Copy(_, copied) => copied.length.into(),
+            // A hole that has to be filled is asked for when that is known.
+            Record::Hole(..) | Record::Attributes(_) => 0,
+            _ => ENTRY,
+        };
+        (self.room)(&self.places[self.tree], needed).map_err(LayerError::Room)?;
         let goes_on = matches!(record, Record::Data(..) | Record::Copy(..) | Record::Hole(..) | Record::Attributes(_));
         if !goes_on {
             self.finish_file()?;
@@ -140,7 +156,13 @@ impl<F: Fn() -> Vec<PathBuf>> Receiver<F> {
                 let file = self.bases.open(copied.base, &copied.path)?;
                 return filling(tree)?.copy(offset, &copied, file, &mut self.buffer);
             }
-            Record::Hole(offset, length) => return filling(tree)?.make_hole(offset, length),
+            Record::Hole(offset, length) => {
+                if !filling(tree)?.make_hole(offset, length)? {
+                    (self.room)(&self.places[self.tree], length).map_err(LayerError::Room)?;
+                    filling(&self.trees[self.tree])?.fill_hole(offset, length)?;
+                }
+                return Ok(());
+            }
             Record::Attributes(attributes) => {
                 let path = filling(tree)?.path.clone();
                 tree.file = None;
@@ -250,23 +272,26 @@ impl Filling {
         Ok(())
     }
 
-    fn make_hole(&self, offset: u64, length: u64) -> Result<(), LayerError> {
+    /// Whether the file system has holes.
+    fn make_hole(&self, offset: u64, length: u64) -> Result<bool, LayerError> {
         self.fits(offset, length)?;
-        let failed = |errno| LayerError::file("write", &self.path, errno);
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         match rustix::fs::fallocate(&self.file, flags, offset, length) {
-            Ok(()) => Ok(()),
-            // A file system without holes.
-            Err(Errno::OPNOTSUPP) => {
-                let zeros = vec![0; LONGEST_DATA];
-                for start in (0..length).step_by(LONGEST_DATA) {
-                    let piece = (length - start).min(LONGEST_DATA as u64) as usize;
-                    write_at(&self.file, &zeros[..piece], offset + start).map_err(failed)?;
-                }
-                Ok(())
-            }
-            Err(errno) => Err(failed(errno)),
+            Ok(()) => Ok(true),
+            Err(Errno::OPNOTSUPP) => Ok(false),
+            Err(errno) => Err(LayerError::file("write", &self.path, errno)),
         }
+    }
+
+    /// Writes zeros, where there are no holes.
+    fn fill_hole(&self, offset: u64, length: u64) -> Result<(), LayerError> {
+        let zeros = vec![0; LONGEST_DATA];
+        for start in (0..length).step_by(LONGEST_DATA) {
+            let piece = (length - start).min(LONGEST_DATA as u64) as usize;
+            let written = write_at(&self.file, &zeros[..piece], offset + start);
+            written.map_err(|errno| LayerError::file("write", &self.path, errno))?;
+        }
+        Ok(())
     }
 }
 

@@ -212,7 +212,7 @@ impl Journey {
 
     fn receive(&self, stream: &[u8]) -> Result<usize, LayerError> {
         let mut rounds = 0;
-        receive(&[self.place()], || self.bases(), stream, || rounds += 1)?;
+        receive(&[self.place()], || self.bases(), stream, |_, _| Ok(()), || rounds += 1)?;
         assert_eq!(fs::read_dir(self.target.path().join("aside")).unwrap().count(), 0, "nothing stays aside");
         Ok(rounds)
     }
@@ -409,8 +409,56 @@ proptest! {
 
 impl Journey {
     fn receive_hostile(&self, stream: &[u8]) -> Result<Sent, LayerError> {
-        receive(&[self.place()], || self.bases(), stream, || ())
+        receive(&[self.place()], || self.bases(), stream, |_, _| Ok(()), || ())
     }
+}
+
+/// The records of a stream in one block, as they are.
+fn block(records: &[super::record::Record]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    records.iter().for_each(|record| record.write(&mut bytes).unwrap());
+    let length = (bytes.len() as u32).to_le_bytes();
+    [b"DRVDELTA", &1_u32.to_le_bytes()[..], &[0], &length, &length, &bytes].concat()
+}
+
+#[test]
+fn more_than_there_is_room_for_is_refused_before_it_is_written() {
+    use super::record::{Copied, Record};
+    use crate::layer::TreePath;
+    let journey = Journey::new();
+    let tree_path = |text: &str| TreePath::parse(text.as_bytes().to_vec()).unwrap();
+    let copied = Copied { base: 0, path: tree_path("x"), from: 0, length: 4 << 20, name: [0; 16] };
+    let stream = block(&[Record::Tree(0), Record::File(tree_path("f"), 1 << 40), Record::Copy(0, copied), Record::End]);
+    let mut asked = Vec::new();
+    let room = |_: &Place, bytes: u64| {
+        asked.push(bytes);
+        if bytes > 1 << 20 { Err(io::ErrorKind::QuotaExceeded.into()) } else { Ok(()) }
+    };
+    let refused = receive(&[journey.place()], || journey.bases(), &stream[..], room, || ()).unwrap_err();
+    assert!(matches!(refused, LayerError::Room(_)), "{refused}");
+    assert_eq!(asked, [256, 4 << 20], "an entry, and what was to be copied");
+}
+
+#[test]
+fn a_file_that_is_said_to_be_endless_takes_no_memory() {
+    let entry = |kind: u8, path: &[u8]| {
+        let length = (path.len() as u16).to_le_bytes();
+        [&[1, kind][..], &length, path, &[7; 16]].concat()
+    };
+    let size: u64 = 1 << 60;
+    let last = size / 4096 - 1;
+    let file = [&size.to_le_bytes()[..], &1_u32.to_le_bytes(), &last.to_le_bytes(), &[9; 16], &0_u32.to_le_bytes()];
+    let told = [b"DRVHAVE\x01", &[1, 0][..], &entry(1, b""), &entry(2, b"f"), &file.concat(), &[0, 0]].concat();
+    let having = hear(&told[..]).unwrap();
+    let journey = Journey::new();
+    fs::write(journey.root().join("f"), [1; 5000]).unwrap();
+    let mut stream = Vec::new();
+    let mut source = Source::beyond(having, &mut stream, Compression::None, &[journey.tree()]).unwrap();
+    source.round().unwrap();
+    source.last().unwrap();
+    drop(source);
+    journey.receive(&stream).unwrap();
+    journey.check();
 }
 
 /// What a peer could say who means harm: every one of these is refused, and the file outside stays as it is.

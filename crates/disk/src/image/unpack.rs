@@ -25,6 +25,13 @@ use crate::place::{self, Links, open_directory, open_top};
 
 /// The most entries of a tar, directories that it does not list among them.
 const MOST_ENTRIES: usize = 10_000_000;
+/// The most bytes that files with holes may say they have together: their holes cost nothing on the wire, and are looked at
+/// like content.
+const MOST_SPARSE: u64 = 8 << 30;
+/// The most bytes that paths and extended attributes of directories may take together, which wait for the end of the tar.
+const MOST_WAITING: usize = 256 << 20;
+/// A piece of a hole.
+static ZEROS: [u8; CHUNK] = [0; CHUNK];
 /// Beside the tree while it is made: contents that later entries took the place of.
 const SPARED: &str = "spared";
 
@@ -59,6 +66,8 @@ pub(super) fn unpack(layer: &Path, tar: impl Read) -> Result<Unpacked, ImageErro
         spared: BTreeMap::new(),
         last: None,
         bytes: 0,
+        sparse: 0,
+        waiting: 0,
         buffer,
     };
     let mut archive = Archive::new(TapeReader(Rc::clone(&tape)));
@@ -101,6 +110,10 @@ struct Unpacking<R> {
     /// The directory that was needed last, by the path in the tar.
     last: Option<(TreePath, Parent)>,
     bytes: u64,
+    /// What files with holes say they have.
+    sparse: u64,
+    /// What is kept of directories until the end.
+    waiting: usize,
     buffer: Vec<u8>,
 }
 
@@ -152,6 +165,10 @@ impl<R: Read> Unpacking<R> {
             if !path.is_top() {
                 self.make_directory(parent, name).map_err(failed)?;
             }
+            self.waiting += path.as_bytes().len() + attributes.xattr_bytes();
+            if self.waiting > MOST_WAITING {
+                return Err(wrong("paths and attributes of directories are too large at", None));
+            }
             self.directories.insert(path, attributes);
             return Ok(());
         }
@@ -160,6 +177,10 @@ impl<R: Read> Unpacking<R> {
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
                 let file = place::make_file(parent, name).map_err(failed)?;
                 if kind == EntryType::GNUSparse {
+                    self.sparse = self.sparse.saturating_add(entry.size());
+                    if self.sparse > MOST_SPARSE {
+                        return Err(wrong("files with holes are too large at", None));
+                    }
                     let size = entry.header().entry_size().unwrap_or(0);
                     self.tape.borrow_mut().expect_bytes(size);
                 } else if entry.size() > 0 {
@@ -233,6 +254,10 @@ impl<R: Read> Unpacking<R> {
             Err(errno) => return Err(errno),
         }
         self.make_directory(&above, path.name())?;
+        self.waiting += path.as_bytes().len();
+        if self.waiting > MOST_WAITING {
+            return Err(Errno::NOMEM);
+        }
         self.directories.entry(path.clone()).or_insert_with(implied);
         open_directory(&self.top, path, OFlags::RDONLY, Links::Inside)
     }
@@ -329,7 +354,10 @@ impl<R: Read> Unpacking<R> {
                 // The reader takes the end of the input for the end of the file.
                 return if offset == size { Ok(rustix::fs::ftruncate(file, offset)?) } else { Err(cut_off()) };
             }
-            for (start, end) in runs(&self.buffer[..length]) {
+            // Holes are passed over at the speed of memory: a tar may say that there is a lot of them.
+            let content = &self.buffer[..length];
+            let pieces = if content == &ZEROS[..length] { Vec::new() } else { runs(content) };
+            for (start, end) in pieces {
                 write_at(file, &self.buffer[start..end], offset + start as u64)?;
                 self.bytes += (end - start) as u64;
             }

@@ -54,6 +54,9 @@ pub enum LayerError {
     /// The stream could not be written.
     #[error("cannot write a stream of files")]
     Write(#[source] io::Error),
+    /// There is no room for what it holds.
+    #[error("cannot take in more files")]
+    Room(#[source] io::Error),
     /// The stream breaks the format.
     #[error("cannot accept a stream of files: {0}")]
     Malformed(&'static str),

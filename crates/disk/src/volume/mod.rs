@@ -31,7 +31,7 @@ use drover_model::{ContainerId, Driver, UserName, VolumeName, VolumeSpec};
 use serde::{Deserialize, Serialize};
 
 pub use error::VolumeError;
-pub use mounted::{FileSystem, at as mounted_at};
+pub use mounted::{FileSystem, at as mounted_at, parse as mount_in};
 pub use proof::{ProofError, Token, recognise};
 pub use shared::{Shared, SharedError};
 

@@ -63,8 +63,9 @@ fn mounts() -> io::Result<Vec<(PathBuf, FileSystem)>> {
     Ok(std::fs::read_to_string("/proc/self/mountinfo")?.lines().filter_map(parse).collect())
 }
 
-/// A line of the list (`proc_pid_mountinfo(5)`).
-fn parse(line: &str) -> Option<(PathBuf, FileSystem)> {
+/// A line of the list (`proc_pid_mountinfo(5)`): where what is mounted.
+#[must_use]
+pub fn parse(line: &str) -> Option<(PathBuf, FileSystem)> {
     let (before, after) = line.split_once(" - ")?;
     let mut fields = before.split(' ').skip(2);
     let (device, root, point) = (fields.next()?, fields.next()?, fields.next()?);

@@ -35,6 +35,19 @@ fn undone(report: &Value) -> String {
     report["reason"].as_str().unwrap().to_owned()
 }
 
+/// CRIU, which is root, mounts on the target what was mounted from `/dev`, by its name there.
+#[test]
+fn what_a_program_puts_in_the_place_of_a_device_leads_nowhere() {
+    let lab = Lab::up();
+    let witness = Witness::of_redis(&lab, 1);
+    // The kernel calls a deleted device `NAME//deleted` in its list of mounts.
+    lab.inside("web", "rm /dev/null && mkdir /dev/null && ln -s /etc/passwd /dev/null/deleted");
+    let error = refused(&lab);
+    assert!(error.contains("has removed from /dev"), "{error}");
+    stayed(&lab);
+    witness.content();
+}
+
 #[test]
 fn nothing_moves_to_a_node_whose_agent_is_away() {
     let lab = Lab::up();

@@ -54,7 +54,9 @@ impl Hierarchies {
         Ok(found)
     }
 
-    fn parse(root: &Path, base: &str, mountinfo: &str, memberships: &str) -> Self {
+    /// The same from the two files' texts; without hierarchies when none is mounted.
+    #[must_use]
+    pub fn parse(root: &Path, base: &str, mountinfo: &str, memberships: &str) -> Self {
         let memberships: Vec<Membership<'_>> = memberships.lines().filter_map(Membership::parse).collect();
         let mut found = Self { legacy: Vec::new(), unified: None };
         for mount in mountinfo.lines().filter_map(Mount::parse) {

@@ -1,0 +1,4 @@
+//! The target `config` of `drover_fuzzing::TARGETS`.
+#![no_main]
+
+drover_fuzz::target!("config");

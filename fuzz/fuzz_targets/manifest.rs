@@ -1,0 +1,4 @@
+//! The target `manifest` of `drover_fuzzing::TARGETS`.
+#![no_main]
+
+drover_fuzz::target!("manifest");
