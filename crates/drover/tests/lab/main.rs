@@ -5,6 +5,7 @@
 mod connection;
 mod count;
 mod doubt;
+mod faults;
 mod harness;
 mod images;
 mod leftovers;
