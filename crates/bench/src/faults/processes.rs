@@ -41,7 +41,7 @@ impl NodeProcesses {
     /// Those whose program is CRIU.
     pub fn criu(&self) -> Vec<u32> {
         // The name first: there is no time to lose.
-        let named = pids().filter(|pid| read(*pid, "comm").trim_end() == "criu");
+        let named = pids().filter(|pid| is_criu(*pid));
         named.filter(|pid| self.has(*pid) && !is_dead(*pid)).collect()
     }
 
@@ -64,6 +64,11 @@ impl NodeProcesses {
         let end = path.find(&self.group).map_or(path.len(), |at| at + self.group.len() - 1);
         Some(Path::new("/sys/fs/cgroup").join(hierarchy).join(path[..end].trim_start_matches('/')))
     }
+}
+
+/// Whether a process is CRIU, or is being made by it and is no program of a container yet.
+pub fn is_criu(pid: u32) -> bool {
+    read(pid, "comm").trim_end() == "criu"
 }
 
 fn pids() -> impl Iterator<Item = u32> {

@@ -14,7 +14,7 @@ use rustix::process::Signal;
 use super::ground::{DISK, Ground, GroundError, LOOK, STATE};
 use super::moment::{AFTER, Log};
 use super::plan::{Fault, Side};
-use super::processes::{NodeProcesses, signal};
+use super::processes::{NodeProcesses, is_criu, signal};
 use crate::command::Running;
 use crate::lab::{SHORT, SOURCE, TARGET, TARGET_ADDRESS, script};
 
@@ -216,7 +216,9 @@ impl Search {
     }
 
     fn kill(&self) -> bool {
-        let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        // A process of the container has CRIU's name while it is being made, and its own from then on.
+        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        found.retain(|pid| is_criu(*pid));
         found.iter().for_each(|pid| signal(*pid, Signal::KILL));
         !found.is_empty()
     }
