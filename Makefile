@@ -24,6 +24,8 @@ SHARE := $(DESTDIR)$(PREFIX)/share
 BENCH_OUT ?= docs/benchmarks
 BENCH_REPEAT ?= 5
 BENCH := $(RELEASE)/drover-bench
+# In how many labs at a time the faults are brought in.
+FAULTS_JOBS ?= 3
 
 .PHONY: help
 help: ## List the targets
@@ -98,6 +100,10 @@ bench-tracking: images ## Measure what it costs a redis server to be followed (n
 .PHONY: bench-synthesis
 bench-synthesis: lab-base build ## Measure what overlays of images save (needs root; the network the first time)
 	@scripts/bench-synthesis.sh $(RELEASE)/drover
+
+.PHONY: faults
+faults: images build ## Bring every fault into every phase of a move, and render docs/faults.md (half an hour)
+	$(BENCH) faults --image $(DROVER_HOME)/cache/images/toolbox --base $(DROVER_HOME)/base --jobs $(FAULTS_JOBS) --document docs/faults.md
 
 .PHONY: bench-many
 bench-many: images build ## Drain a node with 50 containers at several limits, and render docs/many.md (minutes)

@@ -78,12 +78,22 @@ impl Running {
 
     /// Waits until it ends.
     pub fn wait(&mut self, patience: Duration) -> Result<ExitStatus, CommandError> {
+        self.wait_unless(patience, &INTERRUPTED)
+    }
+
+    /// Waits for a success even when somebody wants the end, as for what takes things away.
+    pub fn outlast(mut self, patience: Duration) -> Result<(), CommandError> {
+        let status = self.wait_unless(patience, &AtomicBool::new(false))?;
+        if status.success() { Ok(()) } else { Err(self.failure(status)) }
+    }
+
+    fn wait_unless(&mut self, patience: Duration, interrupted: &AtomicBool) -> Result<ExitStatus, CommandError> {
         let begin = Instant::now();
         loop {
             if let Some(status) = self.ended()? {
                 return Ok(status);
             }
-            if INTERRUPTED.load(Ordering::Relaxed) {
+            if interrupted.load(Ordering::Relaxed) {
                 return Err(CommandError::Interrupted(self.line.clone()));
             }
             if begin.elapsed() >= patience {

@@ -41,6 +41,17 @@ pub struct Lab {
     pub base: PathBuf,
 }
 
+/// An image that cannot be imported.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// It cannot be made.
+    #[error("cannot make the image of the containers")]
+    Make(#[source] std::io::Error),
+    /// It was refused.
+    #[error(transparent)]
+    Command(#[from] CommandError),
+}
+
 #[derive(Debug, Deserialize)]
 struct Status {
     hosts: Vec<Host>,
@@ -66,9 +77,29 @@ pub struct Pids {
 impl Lab {
     /// Makes it anew.
     pub fn up(&self) -> Result<(), CommandError> {
+        self.up_with(&[])
+    }
+
+    /// The same, with these variables in the environment of its agents.
+    pub fn up_with(&self, variables: &[(&str, &str)]) -> Result<(), CommandError> {
         self.down()?;
         let base = self.base.to_string_lossy();
-        self.run(&["lab", "up", "--nodes", "2", "--base", &base], LONG).map(drop)
+        let mut command = self.command(&["lab", "up", "--nodes", "2", "--base", &base]);
+        command.envs(variables.iter().copied());
+        Running::start(command, "drover lab up".into(), None)?.finish(LONG).map(drop)
+    }
+
+    /// Imports an image with the witness in it, under this name.
+    pub fn import_witness(&self, name: &str, image: &Path, programs: &Path) -> Result<(), ImageError> {
+        let directory = tempfile::tempdir().map_err(ImageError::Make)?;
+        let root = directory.path().join("root");
+        for (from, to) in [(image.to_owned(), root.clone()), (programs.join("drover-check"), root.join("usr/bin"))] {
+            let copied = Command::new("cp").arg("-a").args([from, to]).status();
+            if !copied.map_err(ImageError::Make)?.success() {
+                return Err(ImageError::Make(std::io::Error::other("cp failed")));
+            }
+        }
+        Ok(self.run(&["image", "import", name, &root.to_string_lossy()], LONG).map(drop)?)
     }
 
     /// Whether there is one of this name.
@@ -78,7 +109,7 @@ impl Lab {
 
     /// Takes it away.
     pub fn down(&self) -> Result<(), CommandError> {
-        self.run(&["lab", "down"], REMOVAL).map(drop)
+        self.start(&["lab", "down"], None)?.outlast(REMOVAL)
     }
 
     /// Sets the rate of the nodes' links.
@@ -107,9 +138,14 @@ impl Lab {
 
     /// Starts a command of drover.
     pub fn start(&self, arguments: &[&str], input: Option<File>) -> Result<Running, CommandError> {
+        Running::start(self.command(arguments), format!("drover {}", arguments.join(" ")), input)
+    }
+
+    /// A command of drover in this lab.
+    fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.drover);
         command.args(arguments).env("DROVER_LAB", &self.name).env_remove("DROVER_CONTEXT");
-        Running::start(command, format!("drover {}", arguments.join(" ")), input)
+        command
     }
 
     /// Runs a program on a host.

@@ -5,6 +5,7 @@
 mod client;
 mod command;
 mod disk;
+mod faults;
 mod hosts;
 mod lab;
 mod machine;
@@ -39,6 +40,10 @@ enum Command {
     Run(run::Options),
     /// Drain a node with many containers at several limits, while a client talks to each of them
     Many(many::Options),
+    /// Bring every fault into every phase of a move, and write what came of it
+    Faults(faults::Options),
+    /// Pass connections on, and turn one bit over when a file appears
+    Flip(faults::flip::Options),
     /// Draw pictures and fill in tables from the rows that there are
     Report(report::Options),
 }
@@ -54,6 +59,8 @@ fn main() -> ExitCode {
     let done = match &arguments.command {
         Command::Run(options) => run::run(options).map_err(|error| run::chain(&error)),
         Command::Many(options) => many::run(options).map_err(|error| run::chain(&error)),
+        Command::Faults(options) => faults::run(options).map_err(|error| run::chain(&error)),
+        Command::Flip(options) => faults::flip::run(options).map_err(|error| run::chain(&error)),
         Command::Report(options) => report::run(options).map_err(|error| run::chain(&error)),
     };
     match done {

@@ -123,9 +123,11 @@ impl Container {
         matches!(self.state(), ContainerState::Running | ContainerState::Frozen)
     }
 
-    /// Whether any of its processes is there; true as long as nobody can tell.
+    /// Whether any of its processes is there; true as long as nobody can tell. A node that was started anew has neither
+    /// its group nor anything else of it that does not outlast the node.
     pub fn lives(&self) -> bool {
-        self.cgroup.is_populated().unwrap_or(true)
+        let gone = !self.cgroup.exists() && !self.layout.run.exists();
+        !gone && self.cgroup.is_populated().unwrap_or(true)
     }
 
     /// What it uses.

@@ -88,6 +88,7 @@ impl Lead {
         // What had crossed when the container could run on the target: what comes later follows it.
         let mut frozen = None;
         let mut tick = tokio::time::interval(TICK);
+        tracing::debug!(migration = %self.id, phase = %machine.phase(), "phase begins");
         loop {
             while let Some(output) = machine.poll() {
                 match output {
@@ -400,6 +401,9 @@ impl Lead {
             }
             let changed = state.phase != phase || state.in_doubt != in_doubt || state.bytes_sent != bytes;
             let changed = changed || state.delayed != delayed;
+            if state.phase != phase {
+                tracing::debug!(migration = %self.id, %phase, "phase begins");
+            }
             state.phase = phase;
             state.in_doubt = in_doubt;
             state.delayed = delayed;

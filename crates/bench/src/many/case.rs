@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::Options;
 use crate::command::{CommandError, Running};
-use crate::lab::{CLIENT, LONG, Lab, SHORT, SOURCE, TARGET};
+use crate::lab::{CLIENT, ImageError, Lab, SHORT, SOURCE, TARGET};
 
 /// How long a drain may take.
 const DRAIN: Duration = Duration::from_secs(900);
@@ -25,8 +25,8 @@ pub enum CaseError {
     #[error(transparent)]
     Command(#[from] CommandError),
     /// The image.
-    #[error("cannot make the image of the containers")]
-    Image(#[source] std::io::Error),
+    #[error(transparent)]
+    Image(#[from] ImageError),
     /// A container did not leave.
     #[error("container {0} did not move: {1}")]
     Stayed(String, String),
@@ -105,16 +105,7 @@ struct Peer {
 impl<'a> Case<'a> {
     /// Imports the image and starts the containers.
     pub fn make(lab: &'a Lab, programs: &Path, options: &Options) -> Result<Self, CaseError> {
-        let directory = tempfile::tempdir().map_err(CaseError::Image)?;
-        let root = directory.path().join("root");
-        for (from, to) in [(options.image.clone(), root.clone()), (programs.join("drover-check"), root.join("usr/bin"))]
-        {
-            let copied = std::process::Command::new("cp").arg("-a").args([from, to]).status();
-            if !copied.map_err(CaseError::Image)?.success() {
-                return Err(CaseError::Image(std::io::Error::other("cp failed")));
-            }
-        }
-        lab.run(&["image", "import", "echo", &root.to_string_lossy()], LONG)?;
+        lab.import_witness("echo", &options.image, programs)?;
         let mut containers = BTreeMap::new();
         for number in 1..=options.containers {
             let (name, address) = (format!("c{number:03}"), format!("10.77.9.{number}"));

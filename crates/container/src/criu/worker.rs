@@ -218,7 +218,8 @@ impl Worker {
     }
 
     fn receive(&self, patience: Duration) -> Result<(Response, Option<OwnedFd>), CriuError> {
-        await_readable(&self.socket, patience)?;
+        let ended = self.handle().map_err(CriuError::Died)?;
+        await_readable(&self.socket, &ended, patience)?;
         let mut buffer = vec![0; LONGEST];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
@@ -273,15 +274,25 @@ fn answer(calls: &Calls, criu: u32, known: &OnceLock<Known>) {
     }
 }
 
-fn await_readable(socket: impl AsFd, patience: Duration) -> Result<(), CriuError> {
+/// Waits for a message. Whether CRIU has `ended` counts, too: the processes that it makes have its end of the socket, and
+/// live on without it.
+fn await_readable(socket: impl AsFd, ended: impl AsFd, patience: Duration) -> Result<(), CriuError> {
     let until = Instant::now() + patience;
     loop {
         let left = until.saturating_duration_since(Instant::now());
         let left = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
-        let mut waiting = [PollFd::new(&socket, PollFlags::IN)];
+        let mut waiting = [PollFd::new(&socket, PollFlags::IN), PollFd::new(&ended, PollFlags::IN)];
         match poll(&mut waiting, Some(&left)) {
             Ok(0) => return Err(CriuError::Silent(patience)),
-            Ok(_) => return Ok(()),
+            Ok(_) if !waiting[0].revents().is_empty() => return Ok(()),
+            // Nothing is said after its end; what it said just before that was there already.
+            Ok(_) => {
+                let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+                return match poll(&mut [PollFd::new(&socket, PollFlags::IN)], Some(&now)) {
+                    Ok(1) => Ok(()),
+                    _ => Err(CriuError::Died(io::ErrorKind::UnexpectedEof.into())),
+                };
+            }
             Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(CriuError::Died(error.into())),
         }
@@ -322,4 +333,26 @@ pub fn version() -> Result<(u32, u32, u32), CriuError> {
     let version = worker.receive(PATIENCE)?.0.version.unwrap_or_default();
     let part = |number: i32| u32::try_from(number).unwrap_or(0);
     Ok((part(version.major), part(version.minor), part(version.sublevel.unwrap_or(0))))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    /// A restore whose CRIU was killed while processes that it had made lived on was waited for to the end of all patience,
+    /// and the container stood still as long.
+    #[test]
+    fn a_criu_that_has_died_is_noticed_though_what_it_has_made_lives_on() {
+        let directory = tempfile::tempdir().unwrap();
+        let script = directory.path().join("criu");
+        fs::write(&script, "#!/bin/sh\ncat <&3 >/dev/null &\n").unwrap();
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+        let worker = Worker::spawn(Command::new(&script), Vec::new()).unwrap();
+        let begin = Instant::now();
+        let patience = Duration::from_secs(60);
+        assert!(matches!(worker.receive(patience), Err(CriuError::Died(_))));
+        assert!(begin.elapsed() < patience / 2);
+    }
 }

@@ -171,7 +171,9 @@ fn lose_power(lab: &Lab, node: &str) {
     lab.on(node, kill).well();
     let gone = format!("! grep -qs {container} /proc/[0-9]*/cgroup");
     until("a node without processes of the container", || (lab.on(node, &gone).status == 0).then_some(()));
+    // Its control groups, too: that nobody could read one that is not there was once taken for a sign of life.
     let run = "for mount in $(grep -o ' /run/drover[^ ]*' /proc/mounts | tac); do umount -l $mount; done; \
-               rm -rf /run/drover/containers/*";
+               rm -rf /run/drover/containers/*; \
+               find /sys/fs/cgroup -depth -type d -path '*/drover/*' -exec rmdir {} + 2>/dev/null; true";
     lab.on(node, run).well();
 }

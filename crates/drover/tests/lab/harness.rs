@@ -467,6 +467,17 @@ pub fn image_root(image: &str) -> PathBuf {
     root
 }
 
+/// Where the programs are that are built together with the binary under test.
+pub fn programs() -> PathBuf {
+    let directory = Path::new(DROVER).parent().expect("a program is in a directory").to_owned();
+    for program in ["drover-bench", "drover-check"] {
+        let path = directory.join(program);
+        assert!(path.exists(), "these tests need {}: build with --workspace", path.display());
+    }
+    check_machine();
+    directory
+}
+
 /// The witness, beside the binary under test: hosts see both in /opt/drover.
 pub fn witness() -> PathBuf {
     let path = Path::new(DROVER).with_file_name("drover-check");

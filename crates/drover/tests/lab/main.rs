@@ -7,6 +7,7 @@ mod cluster;
 mod connection;
 mod count;
 mod doubt;
+mod faults;
 mod harness;
 mod images;
 mod leftovers;
