@@ -23,11 +23,13 @@ use crate::{ApiError, NodeEndpoint};
 /// How long connecting may take, and after it the TLS handshake.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// Silence after which the other side is asked whether it is still there.
-const KEEP_ALIVE_IDLE: Duration = Duration::from_secs(15);
+const KEEP_ALIVE_IDLE: Duration = Duration::from_secs(5);
 /// Time between such questions.
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(2);
 /// Unanswered questions after which the connection counts as broken.
 const KEEP_ALIVE_COUNT: u32 = 3;
+/// For so long what was sent may stay unacknowledged.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(10);
 
 /// A request's body.
 pub(crate) type Outgoing = UnsyncBoxBody<Bytes, io::Error>;
@@ -182,7 +184,9 @@ fn is_early_end(error: &(dyn Error + 'static)) -> bool {
     false
 }
 
-/// Has the kernel find out within half a minute that the other side of a silent connection is gone.
+/// Has the kernel find out within about ten seconds that the other side of a connection is gone, be it that nothing is said or
+/// that what was sent is not acknowledged. Without the latter it would go on sending for a quarter of an hour, with a
+/// container that stands still.
 ///
 /// # Errors
 /// When the socket does not let it be set.
@@ -190,7 +194,8 @@ pub fn keep_alive(socket: impl AsFd) -> io::Result<()> {
     sockopt::set_socket_keepalive(&socket, true)?;
     sockopt::set_tcp_keepidle(&socket, KEEP_ALIVE_IDLE)?;
     sockopt::set_tcp_keepintvl(&socket, KEEP_ALIVE_INTERVAL)?;
-    Ok(sockopt::set_tcp_keepcnt(&socket, KEEP_ALIVE_COUNT)?)
+    sockopt::set_tcp_keepcnt(&socket, KEEP_ALIVE_COUNT)?;
+    Ok(sockopt::set_tcp_user_timeout(&socket, u32::try_from(UNACKNOWLEDGED.as_millis()).unwrap_or(u32::MAX))?)
 }
 
 /// Connects to a node and is ready to send one request.

@@ -4,7 +4,7 @@
 //! sleeps with nothing but nanosleep, and keeps no output back: each number is one `write` to each place.
 
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -13,6 +13,9 @@ use serde::Serialize;
 
 use crate::connection::{CONNECT, connect};
 use crate::stop::{Stop, WatchError};
+
+/// Time between two looks whether a full disk has room again.
+const ROOM_PAUSE: Duration = Duration::from_millis(50);
 
 /// Where to write.
 #[derive(Debug, Clone, clap::Args)]
@@ -77,13 +80,28 @@ fn count(options: &Options, pipe: &mut dyn Write, stop: &Stop) -> Result<Report,
         number += 1;
         let line = format!("{number}\n");
         let failed = |place| move |source| CountError::Write { number, place, source };
-        file.write_all(line.as_bytes()).map_err(failed("the file"))?;
+        write_when_there_is_room(&mut file, line.as_bytes(), stop).map_err(failed("the file"))?;
         pipe.write_all(line.as_bytes()).and_then(|()| pipe.flush()).map_err(failed("standard output"))?;
         connection.write_all(line.as_bytes()).map_err(failed("the connection"))?;
         next = (next + interval).max(Instant::now());
         stop.sleep_until(next);
     }
     Ok(Report { last: number })
+}
+
+/// Waits while the disk is full: a witness that ended then could not tell what else went wrong.
+fn write_when_there_is_room(file: &mut impl Write, mut rest: &[u8], stop: &Stop) -> io::Result<()> {
+    while !rest.is_empty() {
+        match file.write(rest) {
+            Ok(written) => rest = &rest[written..],
+            Err(error) if error.kind() == io::ErrorKind::StorageFull && !stop.asked() => {
+                stop.sleep_until(Instant::now() + ROOM_PAUSE);
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 fn open(path: &PathBuf) -> Result<File, CountError> {
@@ -135,6 +153,33 @@ mod tests {
         assert_eq!(std::fs::read_to_string(file).unwrap(), expected);
         assert_eq!(String::from_utf8(pipe).unwrap(), expected);
         assert_eq!(received.join().unwrap(), expected);
+    }
+
+    /// Takes a few bytes, has no room for a while, and then takes all.
+    #[derive(Default)]
+    struct Full(Vec<u8>, usize);
+
+    impl Write for Full {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.1 += 1;
+            let room = if self.1 == 1 { 2 } else { bytes.len() };
+            if (2..5).contains(&self.1) {
+                return Err(std::io::ErrorKind::StorageFull.into());
+            }
+            self.0.extend_from_slice(&bytes[..room]);
+            Ok(room)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_full_disk_is_waited_for_and_no_byte_is_lost_or_repeated() {
+        let mut disk = Full::default();
+        write_when_there_is_room(&mut disk, b"1041\n", &Stop::on_file(None)).unwrap();
+        assert_eq!(disk.0, b"1041\n");
     }
 
     #[test]
