@@ -204,12 +204,33 @@ impl Inner {
             tracing::warn!(container = %spec.name, %error, "cannot write the container's record");
         }
         if again {
-            let pause = FIRST_PAUSE.saturating_mul(1 << restarts.min(16)).min(LONGEST_PAUSE);
-            let (inner, container) = (Arc::clone(self), Arc::clone(container));
-            tokio::spawn(async move {
-                tokio::time::sleep(pause).await;
-                inner.restart(&container, restarts + 1).await;
-            });
+            self.restart_later(container, restarts);
+        }
+    }
+
+    /// Starts a container again, which was restarted so often in a row; the pause before that grows.
+    fn restart_later(self: &Arc<Self>, container: &Arc<Container>, restarts: u32) {
+        let pause = FIRST_PAUSE.saturating_mul(1 << restarts.min(16)).min(LONGEST_PAUSE);
+        let (inner, container) = (Arc::clone(self), Arc::clone(container));
+        tokio::spawn(async move {
+            tokio::time::sleep(pause).await;
+            inner.restart(&container, restarts + 1).await;
+        });
+    }
+
+    /// Its policy wants it to run, for the so many-th time: it is started, and again if that fails, for what is in its
+    /// way may go, such as a network that the kernel has not let go of yet. Its operation lock is held by the caller.
+    pub(crate) async fn launch_by_policy(self: &Arc<Self>, container: &Arc<Container>, restarts: u32) {
+        let launched = match container.change(|stored| stored.restarts = restarts) {
+            Ok(()) => self.launch(container).await,
+            Err(error) => Err(failure("cannot write the container's record", &error)),
+        };
+        let Err(why) = launched else { return };
+        let spec = container.spec();
+        let again = spec.restart.restarts_after_exit(KILLED, restarts);
+        tracing::warn!(container = %spec.name, %why, again, "cannot restart");
+        if again {
+            self.restart_later(container, restarts);
         }
     }
 
@@ -226,14 +247,7 @@ impl Inner {
             if !known || stored.stopped || !matches!(stored.state, ContainerState::Exited { .. }) {
                 return;
             }
-            let counted = container.change(|stored| stored.restarts = restarts);
-            let launched = match counted {
-                Ok(()) => self.launch(container).await,
-                Err(error) => Err(failure("cannot write the container's record", &error)),
-            };
-            if let Err(error) = launched {
-                tracing::warn!(container = %stored.spec.name, %error, "cannot restart");
-            }
+            self.launch_by_policy(container, restarts).await;
         })
     }
 

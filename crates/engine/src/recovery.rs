@@ -148,20 +148,22 @@ impl Inner {
             // It ran, and neither it nor its shim is there: the node went down.
             (None, _) => 137,
         };
-        let was_running = !matches!(state, ContainerState::Exited { .. });
         let (inner, own) = (Arc::clone(self), Arc::clone(container));
         let cleaned =
             blocking(move || place::end(&own, true).and_then(|()| place::unmake_run(&own, &inner.runc))).await;
-        let changed = container.change(|stored| stored.state = ContainerState::Exited { status });
+        let again = match spec.restart {
+            RestartPolicy::Always => true,
+            policy => !stopped && policy.restarts_after_exit(status, restarts),
+        };
+        let changed = container.change(|stored| {
+            stored.state = ContainerState::Exited { status };
+            stored.stopped &= !again;
+        });
         if let Err(error) = cleaned.map_err(|why| why.reason).and(changed.map_err(|error| error.to_string())) {
             tracing::warn!(container = %spec.name, %error, "cannot clean up after a container");
         }
-        let again = match spec.restart {
-            RestartPolicy::Always => true,
-            policy => !stopped && was_running && policy.restarts_after_exit(status, restarts),
-        };
-        if again && let Err(why) = self.launch(container).await {
-            tracing::warn!(container = %spec.name, %why, "cannot restart");
+        if again {
+            self.launch_by_policy(container, restarts).await;
         }
     }
 

@@ -19,6 +19,9 @@ use crate::supervise::{Agent, supervise};
 /// What it writes to its standard output when the host is made.
 pub(crate) const READY: &str = "ready\n";
 
+/// No machine loses its first process when memory runs out.
+const FIRST_PROCESS_SCORE: i32 = -1000;
+
 /// Everything that the first process of a host must know.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct HostSpec {
@@ -110,7 +113,14 @@ fn prepare(spec: &HostSpec) -> Result<Option<Agent>, StepError> {
     let cgroups = root::make_cgroups(&spec.cgroups, AGENT)?;
     sethostname(spec.name.as_bytes()).map_err(StepError::of("set the host name", &spec.name))?;
     raise_descriptor_limit();
+    protect("self", FIRST_PROCESS_SCORE);
     Ok(spec.agent.clone().zip(log).map(|(command, log)| Agent { command, log, cgroups }))
+}
+
+/// Says how willingly the kernel ends a process (`self` or a pid) when memory runs out: from 1000 to -1000, never.
+/// Without CAP_SYS_RESOURCE it stays as it was.
+pub(crate) fn protect(process: &str, score: i32) {
+    let _ = fs::write(format!("/proc/{process}/oom_score_adj"), score.to_string());
 }
 
 fn append(path: &Path) -> Result<File, StepError> {

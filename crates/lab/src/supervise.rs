@@ -12,12 +12,15 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep_until};
 
 use crate::cgroup;
+use crate::host::protect;
 use crate::root::PROGRAMS;
 
 /// While this file exists in a host, its agent is not started.
 pub(crate) const STOPPED: &str = "/run/drover-lab/agent.stopped";
 /// The agent's pid as the host sees it, while the agent runs.
 pub(crate) const RUNNING: &str = "/run/drover-lab/agent.pid";
+/// How willingly the kernel ends the agent when memory runs out: as the agent's systemd unit has it.
+const AGENT_SCORE: i32 = -500;
 /// How long the agent has to end when the host is asked to.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -136,6 +139,7 @@ fn start(agent: &Agent) -> io::Result<Pid> {
     command.stdin(Stdio::null()).stdout(agent.log.try_clone()?).stderr(agent.log.try_clone()?);
     let cgroups = cgroup::entrances(agent.cgroups.iter().cloned()).map_err(io::Error::other)?;
     let child = spawn(command, Namespaces::Same, cgroups)?;
+    protect(&child.id().to_string(), AGENT_SCORE);
     fs::write(RUNNING, child.id().to_string())?;
     Ok(Pid::from_child(&child))
 }

@@ -155,8 +155,8 @@ fn the_target_has_a_container_whose_source_is_lost_when_an_operator_says_so() {
     counts_on(&lab);
 }
 
-/// What a loss of power takes from a node: every process of its containers and all that must not survive it.
-fn lose_power(lab: &Lab, node: &str) {
+/// What a loss of power takes from a node: every process of container `web` and all that must not survive it.
+pub fn lose_power(lab: &Lab, node: &str) {
     let container = lab.id("web");
     lab.drover(format!("lab agent {node} stop")).well();
     let kill = format!(

@@ -282,6 +282,14 @@ impl Lab {
         self.drover((format!("exec {container} sh -c"), script)).well()
     }
 
+    /// Makes the file for which a container's program waits to end. When that ends at once the kernel ends all that is in
+    /// the container with it, the one that has just made the file too (137).
+    #[track_caller]
+    pub fn let_end(&self, container: &str) {
+        let ended = self.drover(format!("exec {container} touch /end"));
+        assert!(matches!(ended.status, 0 | 137), "{ended:?}");
+    }
+
     /// The directory with its hosts' files, below that of all labs.
     pub fn directory(&self) -> String {
         format!("lab-{}", self.name)

@@ -1,5 +1,6 @@
 //! A container on one node, from its start to its removal.
 
+use crate::doubt::lose_power;
 use crate::harness::{Lab, until};
 
 #[test]
@@ -158,6 +159,26 @@ fn restart_goes_on_until_a_user_stops_it() {
     assert_eq!(lab.logs("box").lines().count(), 3);
 }
 
+/// It was tried once, and then the container stayed away for good.
+#[test]
+fn what_is_in_the_way_of_a_restart_after_a_loss_of_power_may_go() {
+    let lab = Lab::with_toolbox();
+    lab.drover("run --node n1 --name web --ip 10.77.0.50/24 --restart always -d toolbox sleep 1000").well();
+    let mac = lab.inspect("web")["spec"]["interface"]["mac"].as_str().unwrap().to_owned();
+    lose_power(&lab, "n1");
+    // As if the kernel had not let go of the container's network yet.
+    lab.on(
+        "n1",
+        format!("ip link add link eth0 name old address {mac} type macvlan mode bridge && ip link set old up"),
+    )
+    .well();
+    lab.restart_agent("n1");
+    until("a second attempt", || (lab.inspect("web")["restarts"].as_u64() > Some(1)).then_some(()));
+    assert_eq!(lab.inspect("web")["state"], "exited");
+    lab.on("n1", "ip link del old").well();
+    until("a running program", || (lab.inspect("web")["state"] == "running").then_some(()));
+}
+
 #[test]
 fn run_interactively_passes_standard_input_on() {
     let lab = Lab::with_toolbox();
@@ -197,7 +218,8 @@ fn following_a_log_ends_with_the_program() {
     lab.drover(("run --node n1 --name box -d toolbox sh -c", "echo begun; until test -e /end; do :; done")).well();
     lab.await_log("box", "begun\n");
     let following = lab.start("logs -f box");
-    lab.inside("box", "echo more >/proc/1/fd/1; touch /end");
+    lab.inside("box", "echo more >/proc/1/fd/1");
+    lab.let_end("box");
     assert_eq!(following.end().well(), "begun\nmore\n");
 }
 
@@ -215,7 +237,7 @@ fn a_container_outlives_its_agent() {
     let seen = last_number(&lab.logs("box"));
     until("more numbers", || (last_number(&lab.logs("box")) > seen + 20).then_some(()));
     let attached = lab.start("attach box");
-    lab.inside("box", "touch /end");
+    lab.let_end("box");
     let attached = attached.end();
     assert_eq!(attached.status, 9, "{attached:?}");
     assert!(attached.stdout.lines().count() > 0);

@@ -26,7 +26,7 @@ fn a_container_is_used_as_before_after_a_move_there_and_back() {
         assert_eq!(lab.json("ps").as_array().unwrap().len(), 1);
     }
     let attached = lab.start("attach box");
-    lab.inside("box", "touch /end");
+    lab.let_end("box");
     assert_eq!(attached.end().status, 9);
     assert_eq!(lab.await_exit("box"), 9);
     last_number(&lab.logs("box"));
@@ -45,7 +45,7 @@ fn followers_and_the_attached_travel_along() {
         assert!(following.runs(), "following ended: {:?}", following.end());
         assert!(attached.runs(), "attached ended: {:?}", attached.end());
     }
-    lab.inside("box", "touch /end");
+    lab.let_end("box");
     let log = lab.start("logs -f box").end().well();
     assert_eq!(last_number(&following.end().well()), last_number(&log));
     assert_eq!(attached.end().status, 9);
@@ -212,7 +212,7 @@ fn processes_and_the_pipes_between_them_travel() {
         until("more numbers", || (last_number(&lab.logs("box")) > seen + 10).then_some(()));
         until("the same processes", || (processes() == "4\n").then_some(()));
     }
-    lab.inside("box", "touch /end");
+    lab.let_end("box");
     assert_eq!(lab.await_exit("box"), 0);
     last_number(&lab.logs("box"));
 }

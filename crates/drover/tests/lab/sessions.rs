@@ -120,7 +120,7 @@ fn an_agent_that_stops_does_not_wait_for_those_who_wait() {
     assert!(run.runs());
     lab.restart_agent("n1");
     // Who waits asks the next agent.
-    lab.inside("other", "touch /end");
+    lab.let_end("other");
     assert_eq!(run.end().status, 5);
 }
 
