@@ -105,6 +105,11 @@ bench-synthesis: lab-base build ## Measure what overlays of images save (needs r
 faults: images build ## Bring every fault into every phase of a move, and render docs/faults.md (half an hour)
 	$(BENCH) faults --image $(DROVER_HOME)/cache/images/toolbox --base $(DROVER_HOME)/base --jobs $(FAULTS_JOBS) --document docs/faults.md
 
+.PHONY: compat
+compat: images build-tests ## Move containers between this release and an older one: make compat OLD=REVISION (needs root)
+	@test -n "$(OLD)" || { echo 'say which: make compat OLD=REVISION' >&2; exit 2; }
+	scripts/compat.sh $(OLD)
+
 .PHONY: bench-many
 bench-many: images build ## Drain a node with 50 containers at several limits, and render docs/many.md (minutes)
 	$(BENCH) many --image $(DROVER_HOME)/cache/images/toolbox --base $(DROVER_HOME)/base --document docs/many.md

@@ -13,6 +13,7 @@ use crate::host::HostSpec;
 use crate::place::Place;
 use crate::plan::{HostPlan, Plan, USERS};
 use crate::record::{Record, make_directory, write_file};
+use crate::request;
 use crate::up::UpError;
 
 /// Writes the files of all hosts and of the user.
@@ -72,16 +73,21 @@ fn write_host(
         let identity = authority.host(host).map_err(UpError::Certificate)?;
         write_identity(&etc.join("drover/tls"), "node", &authority.pem(), &identity)?;
     }
+    let wanted = &record.wanted;
+    let other = wanted.others.get(&host.name);
     let spec = HostSpec {
         name: host.name.to_string(),
-        base: record.wanted.base.clone().unwrap_or_else(|| place.base()),
+        base: wanted.base.clone().unwrap_or_else(|| place.base()),
         upper: directory.join("upper"),
         work: directory.join("work"),
         root: directory.join("root"),
         state: directory.join("state"),
-        programs: record.wanted.programs.clone(),
+        programs: other.map_or_else(|| wanted.programs.clone(), |other| request::directory(other)),
         cgroups: record.cgroups.clone(),
-        agent: record.wanted.agent.clone().filter(|_| host.number.is_some()),
+        agent: other
+            .map(|other| request::agent(other))
+            .or_else(|| wanted.agent.clone())
+            .filter(|_| host.number.is_some()),
         agent_log: place.agent_log(&host.name),
     };
     let text = serde_json::to_vec_pretty(&spec).expect("a spec is always JSON");

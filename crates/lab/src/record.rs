@@ -1,5 +1,6 @@
 //! The record of a lab: what `up` was asked for and where the lab's cgroups are.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -40,6 +41,9 @@ pub(crate) struct Wanted {
     /// The root that the hosts share, when it is not the usual one.
     #[serde(default)]
     pub base: Option<PathBuf>,
+    /// The executables of nodes that run another release than the rest.
+    #[serde(default)]
+    pub others: BTreeMap<NodeName, PathBuf>,
 }
 
 impl Record {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use drover_model::{Bandwidth, NodeName};
+use drover_model::NodeName;
 use drover_sys::launch::{Namespaces, spawn};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::geteuid;
@@ -23,6 +23,7 @@ use crate::place::{Place, PlaceError};
 use crate::plan::{HostPlan, LARGEST, Plan};
 use crate::prepare::write_files;
 use crate::record::{Record, Wanted, make_directory};
+use crate::request::UpRequest;
 
 /// How long a host has to make itself.
 const HOST_PATIENCE: Duration = Duration::from_secs(15);
@@ -31,42 +32,6 @@ const AGENT_PATIENCE: Duration = Duration::from_secs(15);
 /// How long one attempt to connect may take, and the pause after it.
 const ATTEMPT: Duration = Duration::from_millis(250);
 const PAUSE: Duration = Duration::from_millis(50);
-
-/// What a lab shall be.
-#[derive(Debug, Clone)]
-pub struct UpRequest {
-    /// The number of nodes, 1 to [`LARGEST`].
-    pub nodes: u8,
-    /// The rate of each node's link in each direction; none for no limit.
-    pub link: Option<Bandwidth>,
-    /// The command that runs [`host_main`](crate::host_main) when `--spec FILE` is added: the absolute path of the
-    /// executable and its hidden subcommand.
-    pub host_command: Vec<String>,
-    /// The directory that hosts see as `/opt/drover`.
-    pub programs: PathBuf,
-    /// The agent's command in a host; none for hosts without agents.
-    pub agent: Option<Vec<String>>,
-    /// The root that the hosts share; none for the one that scripts/install-base.sh has made.
-    pub base: Option<PathBuf>,
-}
-
-impl UpRequest {
-    /// The usual lab of the executable `drover`: its directory becomes `/opt/drover`, its subcommand `lab-host` runs the
-    /// hosts, and `agent --config /etc/drover/agent.toml` is each node's agent.
-    #[must_use]
-    pub fn of(drover: &Path, nodes: u8, link: Option<Bandwidth>) -> Self {
-        let name = drover.file_name().unwrap_or_default().to_string_lossy();
-        let agent = [&format!("/opt/drover/{name}"), "agent", "--config", "/etc/drover/agent.toml"];
-        Self {
-            nodes,
-            link,
-            host_command: vec![drover.to_string_lossy().into_owned(), "lab-host".into()],
-            programs: drover.parent().unwrap_or(Path::new("/")).to_owned(),
-            agent: Some(agent.map(str::to_owned).to_vec()),
-            base: None,
-        }
-    }
-}
 
 /// A lab that is up.
 #[derive(Debug, Clone)]
@@ -90,6 +55,9 @@ pub enum UpError {
     /// The number of nodes is out of range.
     #[error("cannot make a lab of {0} nodes")]
     Nodes(u8),
+    /// A program is meant for a node that there is not.
+    #[error("cannot give {0} a program: the lab has no such node")]
+    NoNode(NodeName),
     /// The environment names no place.
     #[error("cannot place the lab")]
     Place(#[from] PlaceError),
@@ -134,6 +102,7 @@ impl UpError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::NotRoot => Some("run it with sudo".into()),
+            Self::NoNode(_) => Some("its nodes are n1, n2, …; --nodes says how many".into()),
             Self::Nodes(_) => Some(format!("use 1 to {LARGEST} nodes")),
             Self::Place(error) => error.hint(),
             Self::NoBase(_) => Some("run scripts/install-base.sh (make lab-base)".into()),
@@ -170,7 +139,12 @@ pub fn up(request: &UpRequest) -> Result<Lab, UpError> {
         agent: request.agent.clone(),
         programs: request.programs.clone(),
         base: request.base.clone(),
+        others: request.others.clone(),
     };
+    let plan = Plan::of(request.nodes);
+    if let Some(stranger) = wanted.others.keys().find(|name| plan.nodes().all(|node| node.name != **name)) {
+        return Err(UpError::NoNode(stranger.clone()));
+    }
     if let Some(lab) = existing(&place, &wanted, start)? {
         return Ok(lab);
     }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use drover_lab::AgentState;
-use drover_model::Bandwidth;
+use drover_model::{Bandwidth, NodeName};
 
 use crate::failure::{Doing, Failure, Hinted};
 use crate::print::Printer;
@@ -38,6 +38,16 @@ pub struct UpArgs {
     /// The root that the hosts share, made from the usual one with more programs in it
     #[arg(long, value_name = "DIR")]
     pub base: Option<PathBuf>,
+    /// The executable that a node runs instead of this one, such as one of another release
+    #[arg(long = "program", value_name = "NODE=FILE", value_parser = program)]
+    pub programs: Vec<(NodeName, PathBuf)>,
+}
+
+fn program(text: &str) -> Result<(NodeName, PathBuf), String> {
+    let (node, file) = text.split_once('=').ok_or("it has the form NODE=FILE")?;
+    let node = node.parse().map_err(|error: drover_model::InvalidName| error.to_string())?;
+    let file = std::fs::canonicalize(file).map_err(|error| format!("{file}: {error}"))?;
+    Ok((node, file))
 }
 
 /// The rate of a link.
@@ -144,6 +154,7 @@ fn up(args: &UpArgs, printer: Printer) -> Result<(), Failure> {
     let program = std::env::current_exe().doing(action)?;
     let mut request = drover_lab::UpRequest::of(&program, args.nodes, args.link.rate());
     request.base = args.base.as_deref().map(std::path::absolute).transpose().doing(action)?;
+    request.others = args.programs.iter().cloned().collect();
     let lab = drover_lab::up(&request).map_err(|error| Hinted::new(&error, error.hint())).doing(action)?;
     for warning in &lab.warnings {
         printer.warning(warning);

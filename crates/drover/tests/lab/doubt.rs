@@ -11,9 +11,14 @@ const COUNTS: &str = "for i in $(seq 150); do sleep 100000 & done; n=0; \
 /// A container that counts, on n1.
 fn counting() -> Lab {
     let lab = Lab::with_toolbox();
+    count_in(&lab);
+    lab
+}
+
+/// The same in a lab that is up.
+pub fn count_in(lab: &Lab) {
     lab.drover(("run --node n1 --name web -d toolbox sh -c", COUNTS)).well();
     lab.await_log("web", "20\n");
-    lab
 }
 
 /// No number is missing in what it has printed, and none came twice; the last one.
@@ -26,7 +31,7 @@ fn counted(lab: &Lab) -> u64 {
 
 /// It counts on from where it was.
 #[track_caller]
-fn counts_on(lab: &Lab) {
+pub fn counts_on(lab: &Lab) {
     let before = counted(lab);
     until("more numbers", || (counted(lab) > before + 5).then_some(()));
 }
@@ -43,7 +48,7 @@ const ATTEMPTS: usize = 10;
 
 /// Moves the container to n2, and lets the source's agent hear that it is restored there only when it cannot tell the target
 /// any more what it has decided. The migration.
-fn in_doubt(lab: &Lab) -> String {
+pub fn in_doubt(lab: &Lab) -> String {
     for _ in 0..ATTEMPTS {
         let begun = lab.json("migrate web --to n2 --mode stop-and-copy --detach");
         let id = begun["id"].as_str().unwrap().to_owned();
@@ -83,7 +88,7 @@ fn is_in_doubt(lab: &Lab, id: &str) -> bool {
     })
 }
 
-fn outcome(lab: &Lab, id: &str) -> (Value, Value) {
+pub fn outcome(lab: &Lab, id: &str) -> (Value, Value) {
     let report = lab.await_report(id);
     (report["outcome"].clone(), report["reason"].clone())
 }

@@ -14,7 +14,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// The pause between two looks.
 const PAUSE: Duration = Duration::from_millis(20);
 /// The binary under test.
-const DROVER: &str = env!("CARGO_BIN_EXE_drover");
+pub const DROVER: &str = env!("CARGO_BIN_EXE_drover");
 
 /// Waits until `look` sees what is `awaited`.
 pub fn until<T>(awaited: &str, mut look: impl FnMut() -> Option<T>) -> T {
@@ -193,6 +193,14 @@ impl Lab {
     /// Brings it up.
     pub fn up() -> Self {
         Self::up_with(&[])
+    }
+
+    /// Brings it up with nodes that run other executables than this one (`NODE=FILE`), and the image `toolbox`.
+    pub fn of_programs(programs: &[(&str, &Path)]) -> Self {
+        let given = programs.iter().map(|(node, file)| format!(" --program {node}={}", file.display()));
+        let lab = Self::up_as(&format!("lab up{}", given.collect::<String>()), &[]);
+        lab.import("toolbox");
+        lab
     }
 
     /// Brings it up with so many nodes.

@@ -4,6 +4,7 @@
 
 mod access;
 mod cluster;
+mod compat;
 mod connection;
 mod count;
 mod doubt;
