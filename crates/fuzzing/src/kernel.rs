@@ -19,8 +19,8 @@ pub fn criu_image(bytes: &[u8]) -> bool {
     }
     let (first, image) = bytes.split_first().unwrap_or((&0, &[]));
     let code = [0xb8, *first, 0, 0, 0, 0x0f, 0x05];
-    let known = (first % 2 == 0).then_some(u64::from(*first));
-    let changed = begin_anew(image, known, |address| address.checked_sub(7).map(|_| code));
+    let known = (first % 2 == 0).then(|| Call::parse(&format!("{first} 0x0 0x0 0x0 0x0 0x0 0x0 0x0 0x0"))).flatten();
+    let changed = begin_anew(image, known.as_ref(), |address| address.checked_sub(7).map(|_| code));
     if let Some(changed) = &changed {
         let (before, after) = (Fields::parse(&image[12..][..length(image)]), Fields::parse(&changed[12..]));
         assert!(before.is_some() && after.is_some() && length(changed) == changed.len() - 12);

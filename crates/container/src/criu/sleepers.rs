@@ -23,12 +23,17 @@ const AX: u64 = 11;
 const SI: u64 = 14;
 const DX: u64 = 13;
 const R10: u64 = 8;
+const R9: u64 = 9;
+const R8: u64 = 10;
 const DI: u64 = 15;
 const ORIG_AX: u64 = 16;
 const IP: u64 = 17;
+const SP: u64 = 20;
 
 /// The result -EINTR.
 const INTERRUPTED: u64 = -4_i64 as u64;
+/// What `orig_ax` is of a thread that came into the kernel otherwise than by a call.
+const IN_NO_CALL: u64 = u64::MAX;
 const POLL: u64 = 7;
 const NANOSLEEP: u64 = 35;
 const RESTART: u64 = 219;
@@ -78,9 +83,7 @@ pub(crate) fn let_sleep(pid: u32, images: &Path, sleepers: &Sleepers) -> io::Res
         }
         let bytes = fs::read(&image)?;
         let id = thread.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok());
-        let call = Call::of(&thread);
         let known = id.and_then(|id: u32| sleepers.0.get(&id));
-        let known = known.filter(|known| call.is_some_and(|call| call.goes_on(known))).map(|known| known.number);
         if let Some(changed) = begin_anew(&bytes, known, |address| code_before(&thread, address)) {
             let temporary = PathBuf::from(format!("{}.new", image.display()));
             fs::write(&temporary, changed)?;
@@ -88,6 +91,21 @@ pub(crate) fn let_sleep(pid: u32, images: &Path, sleepers: &Sleepers) -> io::Res
         }
     }
     Ok(())
+}
+
+/// The call that a thread is in by its registers in the image, as the kernel would tell it. The kernel itself is not asked: of
+/// a thread that CRIU has just let go it may say that it runs.
+fn in_call(registers: &Fields) -> Option<Call> {
+    let place = [DI, SI, DX, R10, R8, R9, SP, IP].map(|register| Some(format!("{:#x}", registers.number(register)?)));
+    Some(Call { number: registers.number(ORIG_AX)?, place: place.into_iter().collect::<Option<_>>()? })
+}
+
+/// Whether an interrupted call is `clock_nanosleep(2)` for some time: of the calls that the kernel takes up again it alone
+/// begins with a number, the clock, and has an address in the third place. (`poll(2)` of nothing has its timeout there.)
+fn sleeps_by_a_clock(registers: &Fields) -> Option<bool> {
+    const CLOCKS: u64 = 16;
+    let [clock, flags, request] = [DI, SI, DX].map(|register| registers.number(register));
+    Some(clock? < CLOCKS && flags? == 0 && request? > u64::from(u32::MAX))
 }
 
 fn line<'a>(status: &'a str, name: &str) -> Option<&'a str> {
@@ -109,9 +127,9 @@ fn code_before(thread: &Path, address: u64) -> Option<[u8; 7]> {
 }
 
 /// The image of a thread (`core-N.img`) with the call begun anew that it is in, if there is one that must not fail. `known` is
-/// the call's number if somebody saw it, `code_before` gives the seven bytes of code before an address.
+/// the call in which somebody saw the thread, `code_before` gives the seven bytes of code before an address.
 #[must_use]
-pub fn begin_anew(image: &[u8], known: Option<u64>, code_before: impl Fn(u64) -> Option<[u8; 7]>) -> Option<Vec<u8>> {
+pub fn begin_anew(image: &[u8], known: Option<&Call>, code_before: impl Fn(u64) -> Option<[u8; 7]>) -> Option<Vec<u8>> {
     let (head, body) = image.split_at_checked(HEAD)?;
     let length = u32::from_le_bytes(head[8..].try_into().expect("four bytes"));
     let mut core = Fields::parse(body.get(..usize::try_from(length).ok()?)?)?;
@@ -127,12 +145,19 @@ pub fn begin_anew(image: &[u8], known: Option<u64>, code_before: impl Fn(u64) ->
     if code[5..] != SYSCALL {
         return None;
     }
-    let number = match registers.number(ORIG_AX)? {
+    let number = match (registers.number(AX)?, registers.number(ORIG_AX)?) {
         // Interrupted before, it was `restart_syscall` since. Somebody saw which one it was at first, or it stands in the
-        // code.
-        RESTART if known.is_some() => known?,
-        RESTART if code[0] == 0xb8 => u64::from(u32::from_le_bytes(code[1..5].try_into().expect("four bytes"))),
-        number => number,
+        // code, or nothing else has such arguments.
+        (_, RESTART) | (RESTART, IN_NO_CALL) => {
+            let call = in_call(&registers);
+            match known.filter(|known| call.is_some_and(|call| call.goes_on(known))) {
+                Some(known) => known.number,
+                None if code[0] == 0xb8 => u64::from(u32::from_le_bytes(code[1..5].try_into().expect("four bytes"))),
+                None if sleeps_by_a_clock(&registers)? => CLOCK_NANOSLEEP,
+                None => RESTART,
+            }
+        }
+        (_, number) => number,
     };
     let times = |request: u64, remaining: u64| Some((registers.number(request)?, registers.number(remaining)?));
     let anew = match number {
@@ -167,6 +192,10 @@ mod tests {
     struct Registers {
         #[prost(uint64, required, tag = "8")]
         r10: u64,
+        #[prost(uint64, required, tag = "9")]
+        r9: u64,
+        #[prost(uint64, required, tag = "10")]
+        r8: u64,
         #[prost(uint64, required, tag = "11")]
         ax: u64,
         #[prost(uint64, required, tag = "13")]
@@ -179,6 +208,8 @@ mod tests {
         orig_ax: u64,
         #[prost(uint64, required, tag = "17")]
         ip: u64,
+        #[prost(uint64, required, tag = "20")]
+        sp: u64,
     }
 
     #[derive(Clone, PartialEq, prost::Message)]
@@ -199,13 +230,19 @@ mod tests {
 
     /// What becomes of the registers; `None` when nothing changes. The code is `mov $CALL, %eax; syscall`.
     fn changed(registers: Registers, call: u8) -> Option<Registers> {
+        changed_with(registers, None, [0xb8, call, 0, 0, 0])
+    }
+
+    /// The same with what is known of the thread, and the code before `syscall`.
+    fn changed_with(registers: Registers, known: Option<&Call>, code: [u8; 5]) -> Option<Registers> {
         let core = Core { machine: 1, thread: Thread { clear: 5, registers } };
         let body = core.encode_to_vec();
         let length = u32::try_from(body.len()).unwrap().to_le_bytes();
         let image = [&[9_u8; 8][..], &length, &body].concat();
-        let changed = begin_anew(&image, None, |address| {
+        let changed = begin_anew(&image, known, |address| {
             assert_eq!(address, 0x4000);
-            Some([0xb8, call, 0, 0, 0, 0x0f, 0x05])
+            let [a, b, c, d, e] = code;
+            Some([a, b, c, d, e, 0x0f, 0x05])
         })?;
         assert_eq!(changed[..8], [9; 8]);
         let core = Core::decode(&changed[HEAD..]).unwrap();
@@ -214,7 +251,38 @@ mod tests {
     }
 
     fn asleep(orig_ax: u64) -> Registers {
-        Registers { ax: INTERRUPTED, orig_ax, ip: 0x4000, dx: 0x10, r10: 0x10, di: 0, si: 0 }
+        Registers { ax: INTERRUPTED, orig_ax, ip: 0x4000, dx: 0x10, r10: 0x10, sp: 0x7ffd00, ..Registers::default() }
+    }
+
+    /// The kernel was asked what it did, and said that it ran: busybox's `sleep 1000` ended once in 300 moves on a busy machine.
+    #[test]
+    fn a_sleep_is_known_by_its_registers_when_its_thread_was_let_go_a_moment_ago() {
+        let call = |text| Call::parse(text).unwrap();
+        let known = call("230 0x0 0x0 0x10 0x10 0x0 0x0 0x7ffd00 0x4000");
+        let after = changed_with(asleep(RESTART), Some(&known), [0; 5]).unwrap();
+        assert_eq!((after.ax, after.ip), (CLOCK_NANOSLEEP, 0x3ffe));
+        let elsewhere = call("230 0x0 0x0 0x10 0x10 0x0 0x0 0x7ffe00 0x4000");
+        assert_eq!(changed_with(asleep(RESTART), Some(&elsewhere), [0; 5]), None);
+    }
+
+    #[test]
+    fn a_sleep_is_begun_anew_although_its_thread_has_left_the_kernel_already() {
+        let known = Call::parse("230 0x0 0x0 0x10 0x10 0x0 0x0 0x7ffd00 0x4000").unwrap();
+        let left = Registers { ax: RESTART, ip: 0x4000 - 2, ..asleep(IN_NO_CALL) };
+        assert_eq!(changed_with(left, Some(&known), [0; 5]).unwrap().ax, CLOCK_NANOSLEEP);
+        assert_eq!(changed_with(asleep(IN_NO_CALL), Some(&known), [0; 5]), None, "it has failed before");
+    }
+
+    #[test]
+    fn a_sleep_of_which_nothing_is_known_is_told_by_its_arguments() {
+        let sleeping = Registers { dx: 0x7ffd_0012_1138, r10: 0, ..asleep(RESTART) };
+        assert_eq!(changed_with(sleeping.clone(), None, [0; 5]).unwrap().ax, CLOCK_NANOSLEEP);
+        let polls = Registers { dx: 5000, ..sleeping.clone() };
+        let until = Registers { si: 1, ..sleeping.clone() };
+        let futex = Registers { di: 0x7f00_0000_0000, ..sleeping };
+        for other in [polls, until, futex] {
+            assert_eq!(changed_with(other, None, [0; 5]), None);
+        }
     }
 
     #[test]
