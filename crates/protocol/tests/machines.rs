@@ -225,6 +225,30 @@ fn a_target_of_another_version_is_refused_before_anything_is_frozen() {
     assert_eq!(target.poll(), Some(TargetOutput::Finish(false)));
 }
 
+/// As a release meets one that speaks a version more or less.
+#[test]
+fn an_older_and_a_newer_release_find_the_version_that_both_speak() {
+    let now = Moment::default();
+    let newest = drover_protocol::VERSIONS.1;
+    for versions in [(newest - 1, newest), (newest, newest), (newest, newest + 1)] {
+        let mut target = Target::new(now, "n2".parse().unwrap());
+        target.handle(now, TargetInput::Heard(ToTarget::Hello { versions, node: "n1".parse().unwrap() }));
+        let welcome = ToSource::Welcome { version: newest, node: "n2".parse().unwrap() };
+        assert_eq!(target.poll(), Some(TargetOutput::Send(welcome)), "for {versions:?}");
+    }
+}
+
+#[test]
+fn a_source_begins_nothing_with_a_target_that_chooses_a_version_it_does_not_speak() {
+    let mut source = source_of(Settings::default());
+    let version = drover_protocol::VERSIONS.1 + 1;
+    let welcome = ToSource::Welcome { version, node: "n2".parse().unwrap() };
+    let done = hear(&mut source, [SourceInput::Filled, SourceInput::Connected, SourceInput::Heard(welcome)]);
+    let reason = outcome(&done).unwrap();
+    assert!(reason.0 == Outcome::RolledBack && reason.1.contains("version"), "{reason:?}");
+    assert!(!done.iter().any(|output| matches!(output, SourceOutput::Send(ToTarget::Offer(_)) | SourceOutput::Freeze)));
+}
+
 #[test]
 fn a_promised_target_keeps_the_container_for_as_long_as_the_verdict_is_unknown() {
     let now = Moment::default();

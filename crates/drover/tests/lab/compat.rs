@@ -42,7 +42,7 @@ fn a_container_goes_from_the_old_release_to_the_new_and_back() {
     let installed = Installed::new(&old());
     let lab = Lab::of_programs(&[("n1", &installed.program())]);
     assert_eq!(lab.on("n1", "ls /opt/drover").well(), "drover\n", "n1 runs its own program");
-    lab.drover("volume create data").well();
+    lab.drover("volume create data --node n1").well();
     let script =
         "echo kept >/data/kept; echo layer >/root/layer; n=0; while :; do n=$((n+1)); echo $n; sleep 0.01; done";
     let run =

@@ -130,7 +130,22 @@ fn tree() -> TempDir {
     symlink("d/file", top.join("link")).unwrap();
     rustix::fs::mkfifoat(rustix::fs::CWD, top.join("fifo"), 0o600.into()).unwrap();
     fs::set_permissions(top.join("d"), fs::Permissions::from_mode(0o1755)).unwrap();
+    date(top);
     directory
+}
+
+/// Gives all in a tree the same time, so that what is said of it is always the same.
+fn date(top: &Path) {
+    use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
+    let time = Timespec { tv_sec: 1_700_000_000, tv_nsec: 7 };
+    for entry in fs::read_dir(top).unwrap().map(|entry| entry.unwrap()) {
+        if entry.file_type().unwrap().is_dir() {
+            date(&entry.path());
+        }
+        let times = Timestamps { last_access: time, last_modification: time };
+        utimensat(CWD, entry.path(), &times, AtFlags::SYMLINK_NOFOLLOW).unwrap();
+    }
+    utimensat(CWD, top, &Timestamps { last_access: time, last_modification: time }, AtFlags::empty()).unwrap();
 }
 
 pub fn layer_streams() -> Seeds {
@@ -158,6 +173,7 @@ fn change(top: &Path) {
     fs::rename(top.join("again"), top.join("d/moved")).unwrap();
     fs::remove_file(top.join("fifo")).unwrap();
     fs::write(top.join("new"), words(5_000)).unwrap();
+    date(top);
 }
 
 pub fn havings() -> Seeds {
