@@ -1,14 +1,10 @@
 //! From a request to a migration that is led: it waits for its turn, looks again, and asks the target for a place.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use drover_api::MigrateRequest;
-use drover_model::{
-    Bytes, ContainerState, Explained, MigrationId, MigrationState, Mode, NodeName, Outcome, PackedPages, Priority,
-    Report, Settings,
-};
+use drover_model::{ContainerState, Explained, MigrationId, MigrationState, Mode, NodeName, Priority, Settings};
 use drover_protocol::{Answer, Question, Source};
 use tokio::sync::{OwnedMutexGuard, mpsc, watch};
 
@@ -252,27 +248,7 @@ impl Departing {
     fn stay(self, why: Explained) {
         let before = self.state.borrow().clone();
         let mode = if self.settings.mode == Mode::Auto { Mode::PreCopy } else { self.settings.mode };
-        let report = Report {
-            id: before.id,
-            container: before.container,
-            from: before.from,
-            to: before.to,
-            outcome: Outcome::RolledBack,
-            downtime_ms: Some(0.0),
-            total_ms: 0.0,
-            phases: BTreeMap::new(),
-            rounds: Vec::new(),
-            bytes_sent: Bytes(0),
-            bytes_memory: Bytes(0),
-            bytes_disk: Bytes(0),
-            bytes_image: Bytes(0),
-            packed: PackedPages::default(),
-            mode,
-            exposure_ms: None,
-            files_frozen_ms: None,
-            reason: why.reason,
-            hint: why.hint,
-        };
+        let report = before.undone(mode, why);
         tracing::info!(
             migration = %report.id, container = %report.container, reason = %report.reason, "migration did not begin"
         );

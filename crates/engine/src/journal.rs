@@ -70,7 +70,14 @@ mod tests {
 
     fn entry(migration: &str, mark: Mark) -> Entry {
         let container = "c0".parse().unwrap();
-        Entry { migration: migration.parse().unwrap(), container, peer: "n2".parse().unwrap(), mark, decided: None }
+        Entry {
+            migration: migration.parse().unwrap(),
+            container,
+            peer: "n2".parse().unwrap(),
+            mark,
+            decided: None,
+            began_at: None,
+        }
     }
 
     #[test]

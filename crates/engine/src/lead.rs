@@ -378,7 +378,7 @@ impl Lead {
         decided: Option<Decided>,
     ) -> impl FnOnce() -> Result<(), Explained> + Send + 'static {
         let (inner, container, peer) = (Arc::clone(&self.inner), self.container.id.clone(), self.peer.name.clone());
-        let entry = Entry { migration: self.id.clone(), container, peer, mark, decided };
+        let entry = Entry { migration: self.id.clone(), container, peer, mark, decided, began_at: None };
         move || inner.journal().append(entry).map_err(|error| failure("cannot write the journal", &error))
     }
 

@@ -11,7 +11,7 @@ use crate::container::Container;
 use crate::crossing;
 use crate::error::failure;
 use crate::journal::{Entry, Mark};
-use crate::node::Inner;
+use crate::node::{Inner, now};
 
 impl Inner {
     /// What is offered to the target, with the beginning in the journal, and the marks on shared volumes.
@@ -51,6 +51,7 @@ impl Inner {
             peer: to.clone(),
             mark: Mark::Began,
             decided: None,
+            began_at: Some(now()),
         };
         self.journal().append(entry).map_err(|error| failure("cannot write the journal", &error))?;
         Ok((offer, tokens))

@@ -5,12 +5,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use drover_model::NodeName;
+use drover_model::{Explained, MigrationState, Mode, NodeName, Report};
 use drover_protocol::{ToSource, ToTarget, Verdict, decode, encode, ends_recall};
 
 use crate::journal::{Entry, Mark};
 use crate::link::{Link, PATIENCE};
-use crate::node::{Inner, Peer};
+use crate::node::{Inner, Peer, since};
 
 /// The pauses between attempts; they double.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -55,6 +55,21 @@ async fn tell(inner: &Inner, peer: &Peer, entry: &Entry) -> bool {
 }
 
 impl Inner {
+    /// Lists a migration that a stopped agent left undecided: its user may be waiting to hear of it. What is known of it is in
+    /// the journal alone. One of a container that is gone since has nobody left who would ask.
+    pub(crate) fn report_undone(&self, entry: &Entry) {
+        let Ok(container) = self.registry.find(entry.container.as_str()) else { return };
+        let Some(began_at) = entry.began_at.clone() else { return };
+        let (from, to, id) = (self.config.name.clone(), entry.peer.clone(), entry.migration.clone());
+        let total = since(&began_at);
+        let begun = MigrationState::begun(id, container.name(), container.spec().owner, from, to, began_at);
+        let reason = format!("the agent of {} was restarted before it was decided", begun.from);
+        let why = Explained { reason, hint: None };
+        let ms = total.as_secs_f64() * 1e3;
+        let report = Report { downtime_ms: None, total_ms: ms.round(), ..begun.undone(Mode::Auto, why) };
+        drop(self.remember(container.id.clone(), MigrationState { report: Some(report), ..begun }));
+    }
+
     pub(crate) fn peer(&self, name: &NodeName) -> Option<Peer> {
         self.config.peers().iter().find(|peer| &peer.name == name).cloned()
     }

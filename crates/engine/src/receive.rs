@@ -364,7 +364,8 @@ impl Session {
         move || {
             let nothing = || Explained { reason: "nothing has arrived".into(), hint: None };
             let (migration, container) = (migration.ok_or_else(nothing)?, container.ok_or_else(nothing)?);
-            let appended = inner.journal().append(Entry { migration, container, peer, mark, decided: None });
+            let appended =
+                inner.journal().append(Entry { migration, container, peer, mark, decided: None, began_at: None });
             appended.map_err(|error| failure("cannot write the journal", &error))
         }
     }
@@ -473,7 +474,14 @@ mod tests {
         let peer: NodeName = "n2".parse().unwrap();
         let (migration, container) = (promised.clone(), "11".parse().unwrap());
         journal
-            .append(Entry { migration, container, peer: peer.clone(), mark: Mark::Promised, decided: None })
+            .append(Entry {
+                migration,
+                container,
+                peer: peer.clone(),
+                mark: Mark::Promised,
+                decided: None,
+                began_at: None,
+            })
             .unwrap();
         let coming = Coming { peer, word: mpsc::channel(1).0, state: watch::channel(None).1 };
         let arrivals = Arrivals::from([(arriving.clone(), coming)]);

@@ -24,6 +24,7 @@ impl Inner {
             // Before any of them is taken up: what is not taken up with them is unmounted.
             known.iter().for_each(|container| inner.volumes.adopt(&container.spec(), &container.layout));
             inner.volumes.shared.sweep();
+            drover_container::criu::remove_all_left();
             known
         });
         let known = known.await;
@@ -35,6 +36,7 @@ impl Inner {
         }
         for entry in unfinished {
             if entry.mark == Mark::Began {
+                self.report_undone(&entry);
                 // This concerns the target, whatever has become of the container here since.
                 tokio::spawn(recall(Arc::clone(self), entry));
                 continue;

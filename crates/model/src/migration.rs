@@ -1,11 +1,42 @@
 //! A migration under way, as its users see it.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{Bytes, ContainerName, MigrationId, NodeName, Phase, Priority, Report, UserName};
+use crate::{
+    Bytes, ContainerName, Explained, MigrationId, Mode, NodeName, Outcome, PackedPages, Phase, Priority, Report,
+    UserName,
+};
 
 impl MigrationState {
+    /// The report of one that was undone before anything came of it, or of which nothing else is known.
+    #[must_use]
+    pub fn undone(&self, mode: Mode, why: Explained) -> Report {
+        Report {
+            id: self.id.clone(),
+            container: self.container.clone(),
+            from: self.from.clone(),
+            to: self.to.clone(),
+            outcome: Outcome::RolledBack,
+            downtime_ms: Some(0.0),
+            total_ms: 0.0,
+            phases: BTreeMap::new(),
+            rounds: Vec::new(),
+            bytes_sent: Bytes(0),
+            bytes_memory: Bytes(0),
+            bytes_disk: Bytes(0),
+            bytes_image: Bytes(0),
+            packed: PackedPages::default(),
+            mode,
+            exposure_ms: None,
+            files_frozen_ms: None,
+            reason: why.reason,
+            hint: why.hint,
+        }
+    }
+
     /// One that begins, at that time (RFC 3339, UTC), and of which nothing was done yet.
     #[must_use]
     pub fn begun(

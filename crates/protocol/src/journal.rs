@@ -65,6 +65,9 @@ pub struct Entry {
     /// Of the mark `Commit`: what a restarted agent reports.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decided: Option<Decided>,
+    /// Of the mark `Began`: when that was. RFC 3339, in UTC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub began_at: Option<String>,
 }
 
 /// A migration by the time of its decision. The times are RFC 3339, in UTC.
@@ -252,7 +255,14 @@ mod tests {
 
     fn entry(migration: &str, mark: Mark) -> Entry {
         let container = "c0".parse().unwrap();
-        Entry { migration: migration.parse().unwrap(), container, peer: "n2".parse().unwrap(), mark, decided: None }
+        Entry {
+            migration: migration.parse().unwrap(),
+            container,
+            peer: "n2".parse().unwrap(),
+            mark,
+            decided: None,
+            began_at: None,
+        }
     }
 
     #[test]

@@ -169,7 +169,8 @@ impl World {
         mark: Mark,
         decided: Option<Decided>,
     ) -> Result<(), Explained> {
-        let entry = Entry { migration: migration(number), container: container(), peer: name(peer), mark, decided };
+        let (migration, container) = (migration(number), container());
+        let entry = Entry { migration, container, peer: name(peer), mark, decided, began_at: None };
         let Some(agent) = self.nodes[node].agent.as_mut() else { return Err(chance_failed()) };
         let written = agent.journal.append(entry).map_err(|_| chance_failed());
         self.writes.push(self.handled);

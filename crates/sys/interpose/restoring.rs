@@ -1,7 +1,11 @@
-//! A library that is loaded into a CRIU that restores: it hands out shared memory whose content is there already.
+//! A library that is loaded into a CRIU that restores: it hands out shared memory whose content is there already, and names
+//! a directory so that it can be found.
 //!
 //! For each memfd CRIU makes one, and then opens the image that says which pages it has. When there is a link beside that
 //! image to the same memory, filled beforehand, this takes the place of the new memfd under its number.
+//!
+//! CRIU puts mounts together below a directory of its own in `/tmp` (`mkdtemp(3)`) and removes that in the end. Its name says
+//! here which CRIU has made it: one that is killed leaves it behind, and somebody else removes it.
 //!
 //! It runs in the restored tasks as well, whose descriptors it does not know: it asks nobody.
 #![no_std]
@@ -11,7 +15,7 @@ mod call;
 use core::ffi::{c_char, c_int, c_uint};
 use core::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 
-use call::call;
+use call::{call, fail, own_pid};
 
 #[cfg(target_arch = "x86_64")]
 mod number {
@@ -19,17 +23,21 @@ mod number {
     pub const FSTAT: i64 = 5;
     pub const OPENAT: i64 = 257;
     pub const DUP3: i64 = 292;
+    pub const MKDIRAT: i64 = 258;
+    pub const UNLINKAT: i64 = 263;
     pub const MEMFD_CREATE: i64 = 319;
 }
 #[cfg(target_arch = "aarch64")]
 mod number {
     pub const DUP3: i64 = 24;
+    pub const MKDIRAT: i64 = 34;
+    pub const UNLINKAT: i64 = 35;
     pub const OPENAT: i64 = 56;
     pub const CLOSE: i64 = 57;
     pub const FSTAT: i64 = 80;
     pub const MEMFD_CREATE: i64 = 279;
 }
-use number::{CLOSE, DUP3, FSTAT, MEMFD_CREATE, OPENAT};
+use number::{CLOSE, DUP3, FSTAT, MEMFD_CREATE, MKDIRAT, OPENAT, UNLINKAT};
 
 /// Images of the pages of shared memory: this, its number, and the ending.
 const IMAGE: &[u8] = b"pagemap-shmem-";
@@ -98,6 +106,45 @@ pub unsafe extern "C" fn openat64(directory: c_int, path: *const c_char, flags: 
 pub unsafe extern "C" fn openat(directory: c_int, path: *const c_char, flags: c_int, mode: c_uint) -> c_int {
     // SAFETY: the arguments are the caller's.
     unsafe { openat64(directory, path, flags, mode) }
+}
+
+/// `mkdtemp(3)`: in the place of the six letters stand a dash, which the C library never puts there, and five digits
+/// (`src/interpose.rs`).
+///
+/// # Safety
+/// As for the C library's function.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mkdtemp(template: *mut c_char) -> *mut c_char {
+    const PLACE: usize = 6;
+    const INVALID: c_int = 22;
+    const HERE: u64 = -100_i64 as u64;
+    const OWNER_ALONE: u64 = 0o700;
+    const DIRECTORY: u64 = 0x200;
+    // SAFETY: the template is a string that the caller may change; nothing behind its end is touched.
+    unsafe {
+        let mut length = 0;
+        while template.add(length).read() != 0 {
+            length += 1;
+        }
+        let Some(place) = length.checked_sub(PLACE).map(|start| template.add(start)) else {
+            fail(INVALID);
+            return core::ptr::null_mut();
+        };
+        if (0..PLACE).any(|index| place.add(index).read() as u8 != b'X') {
+            fail(INVALID);
+            return core::ptr::null_mut();
+        }
+        place.write(b'-' as c_char);
+        let mut rest = own_pid();
+        for index in (1..PLACE).rev() {
+            place.add(index).write(b"0123456789abcdefghijklmnopqrstuvwxyz"[(rest % 36) as usize] as c_char);
+            rest /= 36;
+        }
+        // Only one that had this number before can have left it, and that is gone.
+        call(UNLINKAT, [HERE, template as u64, DIRECTORY, 0, 0, 0]);
+        let made = call(MKDIRAT, [HERE, template as u64, OWNER_ALONE, 0, 0, 0]);
+        if made == 0 { template } else { core::ptr::null_mut() }
+    }
 }
 
 /// Puts what the link leads to, if there is one, in the place of a descriptor.

@@ -139,6 +139,21 @@ pub fn hand_out_shared(command: &mut Command) -> io::Result<(OwnedFd, RawFd)> {
     preload(command, RESTORING)
 }
 
+/// What stands at the end of the names of directories that a CRIU that restores makes for itself: a dash, and its process id in
+/// five digits of base 36 (`interpose/restoring.rs`).
+#[must_use]
+pub fn mark_of(criu: u32) -> String {
+    let digit = |place: u32| char::from_digit(criu / 36_u32.pow(place) % 36, 36).expect("it is below the base");
+    std::iter::once('-').chain((0..5).rev().map(digit)).collect()
+}
+
+/// The process id that such a mark says.
+#[must_use]
+pub fn marked(mark: &str) -> Option<u32> {
+    let pid = u32::from_str_radix(mark.strip_prefix('-')?, 36).ok()?;
+    (mark_of(pid) == mark).then_some(pid)
+}
+
 fn preload(command: &mut Command, library: &[u8]) -> io::Result<(OwnedFd, RawFd)> {
     let mut file = std::fs::File::from(memfd_create("drover-interpose", MemfdFlags::CLOEXEC)?);
     file.write_all(library)?;

@@ -12,6 +12,7 @@ mod sleepers;
 mod starting;
 mod wire;
 mod worker;
+mod yard;
 
 pub use calls::Call;
 pub use conntrack::counts_nothing;
@@ -25,3 +26,4 @@ pub use starting::is_starting;
 pub use wire::Fields;
 pub(crate) use worker::Known;
 pub use worker::{CriuError, Notification, RequestKind, Worker, version};
+pub use yard::remove_all_left;

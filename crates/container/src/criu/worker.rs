@@ -24,6 +24,7 @@ use super::coverage::Coverage;
 use super::mappings::{Mappings, Teller, Told};
 use super::rlimits;
 use super::rpc::{Features, Options, Request, Response};
+use super::yard;
 
 /// What is asked of CRIU; the numbers are `criu_req_type`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -243,6 +244,7 @@ impl Drop for Worker {
         // Both fail once it has ended and been waited for, which is what is wanted.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        yard::remove(self.child.id());
     }
 }
 

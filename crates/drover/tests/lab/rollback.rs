@@ -82,9 +82,13 @@ fn the_source_goes_on_when_its_own_agent_is_killed_in_the_middle() {
     let lab = Lab::up();
     let witness = Witness::of_redis(&lab, LOAD_MIB);
     lab.drover("lab link 100mbit").well();
-    lab.migrate_halfway("web", "n2", SOME);
+    let id = lab.migrate_halfway("web", "n2", SOME);
     lab.restart_agent("n1");
     until("a container that goes on", || (lab.inspect("web")["state"] == "running").then_some(()));
+    // Whoever ordered it finds it in the list.
+    let report = lab.await_report(&id);
+    let reason = report["reason"].as_str().unwrap();
+    assert!(report["outcome"] == "rolled_back" && reason.contains("agent of n1 was restarted"), "{report}");
     stayed(&lab);
     lab.drover("lab link none").well();
     until("a second attempt", || (lab.drover("migrate web --to n2").status == 0).then_some(()));

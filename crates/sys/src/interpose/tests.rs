@@ -164,3 +164,37 @@ fn a_program_that_reads_its_page_map_does_not_see_what_is_covered() {
     assert_eq!(asked, 3);
     assert_eq!(present_of_three(), [true; 3], "nobody covers anything here");
 }
+
+/// The program of the next test.
+#[test]
+#[ignore = "a program, not a test"]
+fn makes_a_directory() {
+    let mut template = *b"yard.XXXXXX\0";
+    // SAFETY: the template is a string of ours.
+    let made = unsafe { libc::mkdtemp(template.as_mut_ptr().cast()) };
+    assert!(!made.is_null(), "{}", std::io::Error::last_os_error());
+}
+
+#[test]
+fn a_directory_of_a_criu_that_restores_is_named_after_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "interpose::tests::makes_a_directory", "--ignored"]).current_dir(&directory);
+    let passed = hand_out_shared(&mut command).unwrap();
+    pass_descriptors(&mut command, vec![passed]);
+    let child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let made = directory.path().join(format!("yard.{}", mark_of(child.id())));
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    assert!(made.is_dir(), "{:?}", std::fs::read_dir(&directory).unwrap().collect::<Vec<_>>());
+}
+
+#[test]
+fn a_mark_tells_its_process_and_nothing_else_is_one() {
+    for pid in [1, 35, 36, 4_194_304] {
+        assert_eq!(marked(&mark_of(pid)), Some(pid));
+    }
+    for other in ["-0000", "-00000A", "00001", "a00001", "-+0001", "-0000Z", ""] {
+        assert_eq!(marked(other), None, "{other}");
+    }
+}
