@@ -95,6 +95,8 @@ impl Known {
 
 /// The number at which the worker finds its end of the socket pair.
 const SOCKET: RawFd = 3;
+/// How willingly the kernel ends a process when memory runs out.
+const NEVER: &str = "-1000";
 /// The longest message: responses are small, error messages included.
 const LONGEST: usize = 64 << 10;
 
@@ -117,6 +119,9 @@ impl Worker {
         descriptors.extend(passed);
         let worker = Self::spawn(command, descriptors)?;
         let (criu, known) = (worker.pid(), Arc::clone(&worker.known));
+        // What it dumps runs code of CRIU's for a while, and not all of that comes to an end without it. Without CAP_SYS_RESOURCE
+        // it is as likely to be chosen as the agent is.
+        let _ = fs::write(format!("/proc/{criu}/oom_score_adj"), NEVER);
         // It ends with CRIU: then nobody is left to ask.
         let answering =
             std::thread::Builder::new().name("criu-calls".into()).spawn(move || answer(&calls, criu, &known));
