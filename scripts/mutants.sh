@@ -12,11 +12,11 @@ export CARGO_TARGET_DIR=${DROVER_MUTANTS_TARGET:-$copy/target}
 # NAME@@FILE below crates/protocol/src@@TEXT@@WHAT STANDS THERE INSTEAD: fixed strings, the first occurrence.
 breaks='
 commit without a record@@source.rs@@(Step::Restoring, In::Heard(ToSource::Restored)) => {@@(Step::Restoring, In::Heard(ToSource::Restored)) if true => { self.commit(now); } (Step::Restoring, In::Heard(ToSource::Restored)) => {
-unknown is absent@@source.rs@@self.failure = Some(why);\n                self.read_record(now);@@self.roll_back(now, why);
+unknown is absent@@source.rs@@self.failure = Some(why);\n                self.read_record();@@self.roll_back(now, why);
 a cancel after the decision@@source/decided.rs@@In::Connected => {@@In::Cancelled => { self.roll_back(now, explained("broken")); } In::Connected => {
-a lost link after the decision thaws@@source/decided.rs@@In::LinkLost(_) => {\n                self.link_up = false;\n                self.reconnect(now);@@In::LinkLost(why) => {\n                self.link_up = false;\n                self.roll_back(now, why);
+a lost link after the decision thaws@@source/decided.rs@@In::LinkLost(_) => {\n                self.link_up = false;\n                self.reconnect();@@In::LinkLost(why) => {\n                self.link_up = false;\n                self.roll_back(now, why);
 destroyed when resumed@@source/decided.rs@@In::Heard(ToSource::Resumed) => {@@In::Heard(ToSource::Resumed) if true => { self.settle(now); } In::Heard(ToSource::Resumed) => {
-no recall without a link@@source.rs@@} else {\n            self.reconnect(now);\n        }\n    }\n\n    fn reconnect@@} else {\n            self.finish();\n        }\n    }\n\n    fn reconnect
+no recall without a link@@source.rs@@} else {\n            self.reconnect();\n        }\n    }\n\n    fn reconnect@@} else {\n            self.finish();\n        }\n    }\n\n    fn reconnect
 restored before promised@@target.rs@@(Step::Restoring, In::Restored) => self.order(now, Step::Promising, TargetOutput::RecordPromise),@@(Step::Restoring, In::Restored) => { self.say(ToSource::Restored); self.order(now, Step::Promising, TargetOutput::RecordPromise); }
 a promise ends with silence@@target.rs@@self.step = Step::Promised;\n                self.deadline = None;@@self.step = Step::Restoring;
 owned before the last page@@target.rs@@self.order(now, Step::Following, TargetOutput::AwaitArrival);@@self.order(now, Step::Owning, TargetOutput::RecordOwned);

@@ -107,9 +107,12 @@ pub fn run(ground: &Ground, cell: Cell, name: &str) -> Result<Row, GroundError> 
     ground.await_answers()?;
     let mut row = Row { came, ..Row::of(cell) };
     settle(ground, &witness, doubted, &mut row)?;
-    row.doubled = watch.end();
-    if row.doubled {
-        row.wrong.push("it ran on the source after it had run on the target".to_owned());
+    if row.node.as_deref() == Some(TARGET) && !watch.sees_arrival(SHORT) {
+        row.wrong.push("nobody saw it run on the target, so nobody would have seen it run twice".to_owned());
+    }
+    if let Some(seen) = watch.end() {
+        row.doubled = true;
+        row.wrong.push(format!("it ran on the source after it had run on the target: {seen}"));
     }
     let died_with_its_node = row.node.is_some() && row.node.as_deref() == cell.fault.node_without_power();
     let findings = if row.node.is_some() { Some(witness.end(ground, died_with_its_node)?) } else { None };
@@ -133,7 +136,9 @@ fn endure(ground: &Ground, fault: Fault, name: &str) -> Result<bool, GroundError
         if asked {
             let state = state(ground, name);
             doubted |= state.as_ref().is_some_and(|state| state["in_doubt"] == true);
-            let decided = doubted || state.is_some_and(|state| !state["report"].is_null());
+            // In `settle` it is known to run on the target, and its source waits to hear that it will after a restart, too.
+            let known = |state: Value| !state["report"].is_null() || state["phase"] == "settle";
+            let decided = doubted || state.is_some_and(known);
             if fault == Fault::CutForEver && decided {
                 return Ok(doubted);
             }

@@ -66,6 +66,11 @@ impl NodeProcesses {
     }
 }
 
+/// Whether a process is one of the witness's programs.
+pub fn is_witness(pid: u32) -> bool {
+    read(pid, "comm").trim_end() == "drover-check"
+}
+
 /// Whether a process is CRIU, or is being made by it and is no program of a container yet.
 pub fn is_criu(pid: u32) -> bool {
     read(pid, "comm").trim_end() == "criu"
