@@ -120,12 +120,15 @@ impl Gate {
     }
 
     /// What the path names, and whose it is.
-    async fn find(&self, names: Names, name: &str) -> Result<Found, NodeError> {
+    async fn find(&self, caller: &Caller, names: Names, name: &str) -> Result<Found, NodeError> {
         let invalid = |_| NodeError::no_container(name);
         match names {
             Names::Nothing => Ok(Found::default()),
             Names::Container => {
-                let spec = self.node.container(name)?.spec;
+                // What is another's is found as well, by its whole id or name: the log shall say that somebody tried.
+                let others = || self.node.container(name).map_err(|_| NodeError::no_container(name));
+                let own = self.node.container_of(caller, name);
+                let spec = if caller.has_only_own() { own.or_else(|_| others())? } else { own? }.spec;
                 Ok(Found { owner: spec.owner, container: Some((spec.id, spec.name)) })
             }
             Names::Migration => {
@@ -152,7 +155,7 @@ impl Gate {
             return Err(refused());
         }
         let Some(name) = named.filter(|_| rule.names != Names::Nothing) else { return Ok(Found::default()) };
-        let found = self.find(rule.names, name).await;
+        let found = self.find(caller, rule.names, name).await;
         let found = found.map_err(|error| Refused { refusal: error.into(), is_audited: false })?;
         match decide(caller, rule.action, Object::One(found.owner.as_ref())) {
             Verdict::Allowed => Ok(found),

@@ -419,8 +419,8 @@ fn make_known(inner: &Inner, container: &Arc<Container>) -> Result<(), Explained
     let begun = Instant::now();
     loop {
         let Err(error) = inner.registry.insert(container) else { return Ok(()) };
-        let known = inner.registry.find(container.id.as_str());
-        let leaves = known.is_ok_and(|known| known.state() == ContainerState::Arriving);
+        let known = inner.registry.of_id(&container.id);
+        let leaves = known.is_some_and(|known| known.state() == ContainerState::Arriving);
         if !leaves || begun.elapsed() > DISCARD {
             return Err(error.explained().clone());
         }

@@ -234,6 +234,9 @@ fn write_record(layout: &Layout, stored: &Stored) -> io::Result<()> {
     durable::replace(&layout.record(), &serde_json::to_vec_pretty(stored)?)
 }
 
+/// So many digits of an id are enough to mean it.
+const LEAST_BEGINNING: usize = 4;
+
 /// The containers of a node.
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
@@ -256,7 +259,8 @@ impl Registry {
             }
             let has = |mine: &&IpNet| other.addresses.iter().any(|theirs| theirs.addr() == mine.addr());
             if let Some(taken) = container.addresses.iter().find(has) {
-                let reason = format!("cannot make container {name}: {} has {}", other.name, taken.addr());
+                // Not whose: not everybody may know of the other.
+                let reason = format!("cannot make container {name}: another one here has {}", taken.addr());
                 return Err(NodeError::conflict(reason, "choose another address with --ip"));
             }
         }
@@ -272,17 +276,34 @@ impl Registry {
         lock(&self.containers).values().cloned().collect()
     }
 
-    /// By name, id, or the beginning of an id that is no other's.
+    /// By its id, whatever else has that for a name.
+    pub fn of_id(&self, id: &ContainerId) -> Option<Arc<Container>> {
+        lock(&self.containers).get(id).cloned()
+    }
+
+    /// Whether this very container is here: one that has left and come back since is another.
+    pub fn has(&self, container: &Arc<Container>) -> bool {
+        self.of_id(&container.id).is_some_and(|known| Arc::ptr_eq(&known, container))
+    }
+
+    /// By id, name, or the beginning of an id that is no other's. The whole id first: what was decided about one by its id must
+    /// not be done to another one that has it for a name.
     pub fn find(&self, wanted: &str) -> Result<Arc<Container>, NodeError> {
+        self.find_among(wanted, |_| true)
+    }
+
+    /// The same among some of them; the others do not exist.
+    pub fn find_among(&self, wanted: &str, exists: impl Fn(&Container) -> bool) -> Result<Arc<Container>, NodeError> {
         let containers = lock(&self.containers);
-        let named = containers.values().find(|container| container.name.as_str() == wanted);
-        let by_id = || wanted.parse().ok().and_then(|id: ContainerId| containers.get(&id));
-        if let Some(found) = named.or_else(by_id) {
+        let known = || containers.values().filter(|container| exists(container));
+        let by_id = known().find(|container| container.id.as_str() == wanted);
+        if let Some(found) = by_id.or_else(|| known().find(|container| container.name.as_str() == wanted)) {
             return Ok(Arc::clone(found));
         }
-        let mut begun = containers.values().filter(|container| container.id.as_str().starts_with(wanted));
+        let begins = |id: &str| wanted.len() >= LEAST_BEGINNING && id.starts_with(wanted);
+        let mut begun = known().filter(|container| begins(container.id.as_str()));
         match (begun.next(), begun.next()) {
-            (Some(found), None) if wanted.len() >= 4 => Ok(Arc::clone(found)),
+            (Some(found), None) => Ok(Arc::clone(found)),
             (Some(_), Some(_)) => Err(NodeError::conflict(
                 format!("cannot tell which container {wanted:?} means: several ids begin so"),
                 "give more of the id",

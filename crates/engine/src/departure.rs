@@ -414,7 +414,7 @@ impl Departure {
         // The kernel takes its time to end what told us of pages.
         let files = self.files.take();
         std::thread::spawn(move || drop(files));
-        if self.inner.registry.find(self.container.id.as_str()).is_ok() {
+        if self.inner.registry.has(&self.container) {
             place::remove_checkpoint(&self.container.layout);
         }
     }

@@ -137,7 +137,7 @@ impl Emptying {
 
     /// A container has not left.
     fn stays(&self, container: &Container, why: Explained) {
-        let ended = self.inner.registry.find(container.id.as_str()).is_err() || !container.runs();
+        let ended = self.inner.registry.of_id(&container.id).is_none() || !container.runs();
         let why = match self.state.borrow().cancelled && why.reason == CANCELLED {
             true => cancelled(),
             false => why,

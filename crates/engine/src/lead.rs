@@ -453,7 +453,7 @@ impl Lead {
             migration = %report.id, container = %report.container, to = %report.to, outcome = ?report.outcome,
             downtime_ms = report.downtime_ms, reason = %report.reason, "migration ended"
         );
-        if report.outcome == Outcome::Failed && self.inner.registry.find(self.container.id.as_str()).is_ok() {
+        if report.outcome == Outcome::Failed && self.inner.registry.has(&self.container) {
             self.container.show(ContainerState::Frozen);
         }
         self.state.send_modify(|state| {

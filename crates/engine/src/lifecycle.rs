@@ -172,8 +172,7 @@ impl Inner {
     async fn ended(self: &Arc<Self>, container: &Arc<Container>, ran_well: bool) {
         let _operation = container.operation.lock().await;
         // Moved away, removed, or restarted by somebody else: then its end is not ours to deal with.
-        let known = self.registry.find(container.id.as_str()).is_ok();
-        if !known || container.state() != ContainerState::Running {
+        if !self.registry.has(container) || container.state() != ContainerState::Running {
             return;
         }
         let shim = container.shim();
@@ -242,10 +241,11 @@ impl Inner {
     ) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
         Box::pin(async move {
             let _operation = container.operation.lock().await;
-            let known = self.registry.find(container.id.as_str()).is_ok();
             let stored = container.stored();
-            if !known || stored.stopped || !matches!(stored.state, ContainerState::Exited { .. }) {
-                return;
+            // It may have left and come back meanwhile, as another one.
+            if !self.registry.has(container) || stored.stopped || !matches!(stored.state, ContainerState::Exited { .. })
+            {
+                return tracing::debug!(container = %stored.spec.name, "a restart is not wanted any more");
             }
             self.launch_by_policy(container, restarts).await;
         })
@@ -367,7 +367,7 @@ impl Inner {
             if let ContainerState::Exited { status } = container.state() {
                 return Ok(status);
             }
-            let gone = self.registry.find(container.id.as_str()).is_err();
+            let gone = !self.registry.has(&container);
             if gone || changes.changed().await.is_err() {
                 let reason = format!("cannot wait for container {wanted}: it is no longer on this node");
                 return Err(NodeError::not_found(reason, "it was moved or removed"));
@@ -385,13 +385,11 @@ impl Inner {
             NodeError::conflict(reason, "a migration, start or removal is under way; see `drover migrations`")
         })?;
         // It may have left while this waited.
-        match self.registry.find(container.id.as_str()) {
-            Ok(known) if Arc::ptr_eq(&known, container) => Ok(held),
-            _ => {
-                let reason = format!("cannot change container {name}: it is not on this node any more");
-                Err(NodeError::conflict(reason, "`drover ps -a` shows where it is, if it was not removed"))
-            }
+        if self.registry.has(container) {
+            return Ok(held);
         }
+        let reason = format!("cannot change container {name}: it is not on this node any more");
+        Err(NodeError::conflict(reason, "`drover ps -a` shows where it is, if it was not removed"))
     }
 }
 

@@ -409,6 +409,17 @@ impl Node {
         self.inner.registry.find(name).map(|container| self.record(&container))
     }
 
+    /// One container that `caller` means: for whoever has only its own, others do not exist.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn container_of(&self, caller: &Caller, name: &str) -> Result<ContainerRecord, NodeError> {
+        let exists = |container: &Container| {
+            !caller.has_only_own() || caller.sees(Action::LookAtContainer, container.spec().owner.as_ref())
+        };
+        self.inner.registry.find_among(name, exists).map(|container| self.record(&container))
+    }
+
     /// Starts a container whose program has ended.
     ///
     /// # Errors

@@ -58,7 +58,7 @@ impl Inner {
     /// Lists a migration that a stopped agent left undecided: its user may be waiting to hear of it. What is known of it is in
     /// the journal alone. One of a container that is gone since has nobody left who would ask.
     pub(crate) fn report_undone(&self, entry: &Entry) {
-        let Ok(container) = self.registry.find(entry.container.as_str()) else { return };
+        let Some(container) = self.registry.of_id(&entry.container) else { return };
         let Some(began_at) = entry.began_at.clone() else { return };
         let (from, to, id) = (self.config.name.clone(), entry.peer.clone(), entry.migration.clone());
         let total = since(&began_at);

@@ -11,9 +11,9 @@ use crate::container::{Container, Stored, lock};
 use crate::departure::Departure;
 use crate::journal::{Decided, Entry, Mark};
 use crate::node::{Inner, blocking, now, since};
+use crate::place;
 use crate::recall::recall;
 use crate::receive::take_up_arrival;
-use crate::{NodeError, place};
 
 impl Inner {
     pub(crate) async fn recover(self: &Arc<Self>) {
@@ -46,7 +46,7 @@ impl Inner {
                 self.close_entry(entry);
                 continue;
             }
-            let container = self.registry.find(entry.container.as_str());
+            let container = self.registry.of_id(&entry.container);
             self.finish(entry, container).await;
         }
     }
@@ -170,16 +170,16 @@ impl Inner {
     }
 
     /// Sees a migration through that a stopped agent left behind.
-    async fn finish(self: &Arc<Self>, entry: Entry, container: Result<Arc<Container>, NodeError>) {
+    async fn finish(self: &Arc<Self>, entry: Entry, container: Option<Arc<Container>>) {
         match (entry.mark, container) {
-            (Mark::Commit, Ok(container)) => self.tell_commit(entry, container),
-            (Mark::Promised | Mark::Accepted, Ok(container)) => {
+            (Mark::Commit, Some(container)) => self.tell_commit(entry, container),
+            (Mark::Promised | Mark::Accepted, Some(container)) => {
                 let ownership = Self::ownership(&container, Some(&entry));
                 let arrival = Arrival::recovered(self, container);
                 tokio::spawn(take_up_arrival(Arc::clone(self), entry, arrival, ownership));
             }
             // It was destroyed or discarded, and only the last line was not written.
-            (_, Err(_)) if !self.has_files(&entry.container) => drop(self.close_entry(entry)),
+            (_, None) if !self.has_files(&entry.container) => drop(self.close_entry(entry)),
             (mark, _) => {
                 tracing::warn!(migration = %entry.migration, ?mark, "a migration of a container that cannot be read");
             }

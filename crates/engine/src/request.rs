@@ -81,6 +81,7 @@ impl Inner {
         let view = view.map_err(|error| NodeError::failed("cannot look into the image", &error))?;
         let process = process(&request, &image.config, &view.path())?;
         let stop_signal = stop_signal(&image.config)?;
+        refuse_likeness(&request, caller)?;
         let interface = self.interface(&request, &id)?;
         let hostname = request.hostname.unwrap_or_else(|| request.name.to_string());
         if hostname.is_empty()
@@ -118,6 +119,22 @@ impl Inner {
             owner: caller.user().cloned(),
         })
     }
+}
+
+/// Refuses what could be taken for another container: a name that looks like an id, as `ps` shows it, for what is meant for
+/// that one would be done to this; an Ethernet address, which on another node could be in use.
+fn refuse_likeness(request: &RunRequest, caller: &Caller) -> Result<(), NodeError> {
+    const SHOWN: usize = 12;
+    let name = request.name.as_str();
+    if name.len() >= SHOWN && name.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte)) {
+        let reason = format!("cannot make container {name}: its name looks like an id");
+        return Err(NodeError::invalid(reason, "choose a name with another letter than a to f in it"));
+    }
+    if request.mac.is_some() && caller.has_only_own() {
+        let reason = format!("cannot make container {name}: an owner may not choose its Ethernet address");
+        return Err(NodeError::invalid(reason, "leave it out, or ask an operator"));
+    }
+    Ok(())
 }
 
 /// The signal that asks the image's program to end, if it names one.
@@ -200,6 +217,8 @@ fn read_inside(rootfs: &Path, path: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use drover_model::Role;
+
     use super::*;
 
     #[test]
@@ -213,6 +232,25 @@ mod tests {
         assert_eq!(resolve_user("web:staff", root.path()).unwrap(), (33, 50));
         assert_eq!(resolve_user("7:8", root.path()).unwrap(), (7, 8));
         assert!(resolve_user("nobody-here", root.path()).is_err());
+    }
+
+    /// It cut another user's container off, and kept it from moving.
+    #[test]
+    fn an_owner_chooses_neither_an_ethernet_address_nor_a_name_like_an_id() {
+        let request = |name: &str, mac: Option<&str>| -> RunRequest {
+            serde_json::from_value(serde_json::json!({ "name": name, "image": "toolbox", "mac": mac })).unwrap()
+        };
+        let caller = |role| Caller::User { name: "ada".parse().unwrap(), role };
+        let refused = |request: &RunRequest, role| refuse_likeness(request, &caller(role)).is_err();
+        let mac = Some("02:1d:70:00:00:32");
+        assert!(refused(&request("web", mac), Role::Owner));
+        assert!(!refused(&request("web", mac), Role::Operator));
+        assert!(!refused(&request("web", None), Role::Owner));
+        for role in [Role::Owner, Role::Admin] {
+            assert!(refused(&request("5252992eb4ed", None), role));
+            assert!(!refused(&request("5252992eb4e", None), role));
+            assert!(!refused(&request("5252992eb4ed-x", None), role));
+        }
     }
 
     #[test]

@@ -35,7 +35,7 @@ impl Inner {
     /// A decided migration that ended without an answer: its container is still frozen here.
     async fn take_up_failed(self: &Arc<Self>, id: &MigrationId, verdict: Verdict) -> Result<(), NodeError> {
         let entry = self.journal().latest(id).cloned().ok_or_else(|| NodeError::no_migration(id))?;
-        let container = self.registry.find(entry.container.as_str()).ok();
+        let container = self.registry.of_id(&entry.container);
         match container.filter(|_| entry.mark == Mark::Commit) {
             Some(container) => self.tell_commit(entry, container),
             None => return Err(not_in_doubt(id, "`drover migrations` shows how it ended")),

@@ -124,7 +124,7 @@ impl Inner {
         }
         let mut all = true;
         for user in &attached.users {
-            let Ok(container) = self.registry.find(user.as_str()) else { continue };
+            let Some(container) = self.registry.of_id(user) else { continue };
             all &= match attached.spec.when_lost {
                 WhenLost::Freeze => self.hold_still(&container, name).await,
                 WhenLost::Stop => self.stop_user(user, &container),
@@ -180,7 +180,7 @@ impl Inner {
         let name = &attached.spec.name;
         let mut all = true;
         for user in &attached.users {
-            let Ok(container) = self.registry.find(user.as_str()) else { continue };
+            let Some(container) = self.registry.of_id(user) else { continue };
             let Ok(_operation) = Arc::clone(&container.operation).try_lock_owned() else {
                 all = false;
                 continue;

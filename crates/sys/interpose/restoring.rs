@@ -15,7 +15,7 @@ mod call;
 use core::ffi::{c_char, c_int, c_uint};
 use core::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 
-use call::{call, fail, own_pid};
+use call::{call, error, fail, own_pid};
 
 #[cfg(target_arch = "x86_64")]
 mod number {
@@ -25,6 +25,7 @@ mod number {
     pub const DUP3: i64 = 292;
     pub const MKDIRAT: i64 = 258;
     pub const UNLINKAT: i64 = 263;
+    pub const GETRANDOM: i64 = 318;
     pub const MEMFD_CREATE: i64 = 319;
 }
 #[cfg(target_arch = "aarch64")]
@@ -35,9 +36,10 @@ mod number {
     pub const OPENAT: i64 = 56;
     pub const CLOSE: i64 = 57;
     pub const FSTAT: i64 = 80;
+    pub const GETRANDOM: i64 = 278;
     pub const MEMFD_CREATE: i64 = 279;
 }
-use number::{CLOSE, DUP3, FSTAT, MEMFD_CREATE, MKDIRAT, OPENAT, UNLINKAT};
+use number::{CLOSE, DUP3, FSTAT, GETRANDOM, MEMFD_CREATE, MKDIRAT, OPENAT, UNLINKAT};
 
 /// Images of the pages of shared memory: this, its number, and the ending.
 const IMAGE: &[u8] = b"pagemap-shmem-";
@@ -108,42 +110,81 @@ pub unsafe extern "C" fn openat(directory: c_int, path: *const c_char, flags: c_
     unsafe { openat64(directory, path, flags, mode) }
 }
 
+/// The letters that `mkdtemp` replaces.
+const PLACE: usize = 6;
+/// How many names it tries.
+const ATTEMPTS: usize = 100;
+
 /// `mkdtemp(3)`: in the place of the six letters stand a dash, which the C library never puts there, and five digits
-/// (`src/interpose.rs`).
+/// (`src/interpose.rs`). Anybody may have made that one beforehand: then other names are tried, which nobody can know, and with
+/// which nobody finds what was left.
 ///
 /// # Safety
 /// As for the C library's function.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mkdtemp(template: *mut c_char) -> *mut c_char {
-    const PLACE: usize = 6;
     const INVALID: c_int = 22;
-    const HERE: u64 = -100_i64 as u64;
-    const OWNER_ALONE: u64 = 0o700;
-    const DIRECTORY: u64 = 0x200;
+    const EXISTS: c_int = 17;
     // SAFETY: the template is a string that the caller may change; nothing behind its end is touched.
     unsafe {
         let mut length = 0;
         while template.add(length).read() != 0 {
             length += 1;
         }
-        let Some(place) = length.checked_sub(PLACE).map(|start| template.add(start)) else {
+        let place = length.checked_sub(PLACE).map(|start| template.add(start));
+        let Some(place) = place.filter(|place| (0..PLACE).all(|index| place.add(index).read() as u8 == b'X')) else {
             fail(INVALID);
             return core::ptr::null_mut();
         };
-        if (0..PLACE).any(|index| place.add(index).read() as u8 != b'X') {
-            fail(INVALID);
-            return core::ptr::null_mut();
+        for attempt in 0..ATTEMPTS {
+            name(place, attempt);
+            if make_directory(template) {
+                return template;
+            }
+            if error() != EXISTS {
+                break;
+            }
         }
-        place.write(b'-' as c_char);
-        let mut rest = own_pid();
+    }
+    core::ptr::null_mut()
+}
+
+/// Writes the six letters: at first those that say whose the directory is, then chance.
+///
+/// # Safety
+/// There is room for them.
+unsafe fn name(place: *mut c_char, attempt: usize) {
+    const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
+    let mut number = own_pid();
+    let mut first = b'-';
+    if attempt > 0 {
+        // SAFETY: there is room for what the call writes.
+        unsafe { call(GETRANDOM, [(&raw mut number) as u64, size_of::<u64>() as u64, 0, 0, 0, 0]) };
+        first = DIGITS[(number % 36) as usize];
+        number /= 36;
+    }
+    // SAFETY: as above.
+    unsafe {
+        place.write(first as c_char);
         for index in (1..PLACE).rev() {
-            place.add(index).write(b"0123456789abcdefghijklmnopqrstuvwxyz"[(rest % 36) as usize] as c_char);
-            rest /= 36;
+            place.add(index).write(DIGITS[(number % 36) as usize] as c_char);
+            number /= 36;
         }
-        // Only one that had this number before can have left it, and that is gone.
-        call(UNLINKAT, [HERE, template as u64, DIRECTORY, 0, 0, 0]);
-        let made = call(MKDIRAT, [HERE, template as u64, OWNER_ALONE, 0, 0, 0]);
-        if made == 0 { template } else { core::ptr::null_mut() }
+    }
+}
+
+/// Makes a directory for its owner alone; an empty one of this name goes: whoever had this number before has left it.
+///
+/// # Safety
+/// The path is a string.
+unsafe fn make_directory(path: *const c_char) -> bool {
+    const HERE: u64 = -100_i64 as u64;
+    const OWNER_ALONE: u64 = 0o700;
+    const DIRECTORY: u64 = 0x200;
+    // SAFETY: as above.
+    unsafe {
+        call(UNLINKAT, [HERE, path as u64, DIRECTORY, 0, 0, 0]);
+        call(MKDIRAT, [HERE, path as u64, OWNER_ALONE, 0, 0, 0]) == 0
     }
 }
 

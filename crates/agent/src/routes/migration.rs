@@ -35,7 +35,7 @@ pub(super) async fn begin(
     By(caller): By,
     JsonBody(request): JsonBody<MigrateRequest>,
 ) -> Result<(StatusCode, Extension<Concerns>, Json<MigrationState>), Refusal> {
-    let spec = node.container(&request.container)?.spec;
+    let spec = node.container_of(&caller, &request.container)?.spec;
     if !caller.sees(Action::MoveContainer, spec.owner.as_ref()) {
         return Err(NodeError::no_container(&request.container).into());
     }

@@ -1,5 +1,6 @@
 //! `drover lab` and the hosts of a lab.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -46,8 +47,9 @@ pub struct UpArgs {
 fn program(text: &str) -> Result<(NodeName, PathBuf), String> {
     let (node, file) = text.split_once('=').ok_or("it has the form NODE=FILE")?;
     let node = node.parse().map_err(|error: drover_model::InvalidName| error.to_string())?;
-    let file = std::fs::canonicalize(file).map_err(|error| format!("{file}: {error}"))?;
-    Ok((node, file))
+    let path = std::fs::canonicalize(file).map_err(|error| format!("{file}: {error}"))?;
+    let executable = path.metadata().is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0);
+    if executable { Ok((node, path)) } else { Err(format!("{file} is no executable file")) }
 }
 
 /// The rate of a link.

@@ -40,6 +40,28 @@ fn an_owner_has_only_what_is_its_own_and_it_stays_so_over_a_move() {
     lab.by("alice", "run --node n2 --name again -v data:/srv -d toolbox sleep 1000").well();
 }
 
+/// What was ordered for one was done to another user's container that had its id for a name.
+#[test]
+fn a_container_cannot_have_another_one_s_id_for_a_name() {
+    let lab = Lab::with_toolbox();
+    lab.by("bob", "run --node n1 --name his -d toolbox sleep 1000").well();
+    let id = lab.id("his");
+    for name in [&id, &id[..12]] {
+        let error =
+            lab.by("alice", format!("run --node n1 --name {name} -d toolbox sleep 1000")).hinted_refusal_with(125);
+        assert!(error.contains("looks like an id"), "{error}");
+    }
+    // Short words are names before they are the beginning of an id, but never instead of a whole one.
+    let begins = &id[..4];
+    lab.by("alice", format!("run --node n1 --name {begins} -d toolbox sleep 1000")).well();
+    assert_eq!(lab.inspect(begins)["spec"]["owner"], "alice");
+    assert_eq!(lab.inspect(&id)["spec"]["owner"], "bob");
+    assert_eq!(lab.inspect(&id[..12])["spec"]["owner"], "bob");
+    // And for bob hers does not exist.
+    let his: Value = serde_json::from_str(&lab.by("bob", format!("inspect {begins} --json")).well()).unwrap();
+    assert_eq!(his["spec"]["owner"], "bob");
+}
+
 #[test]
 fn a_viewer_looks_and_changes_nothing() {
     let lab = Lab::with_toolbox();

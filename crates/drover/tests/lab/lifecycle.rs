@@ -179,6 +179,27 @@ fn what_is_in_the_way_of_a_restart_after_a_loss_of_power_may_go() {
     until("a running program", || (lab.inspect("web")["state"] == "running").then_some(()));
 }
 
+/// It came although the container had been started by its user, had left and come back, and killed it, again and again.
+#[test]
+fn a_restart_that_nobody_wants_any_more_does_not_come() {
+    let lab = Lab::up_with(&[("RUST_LOG", "info,drover_engine::lifecycle=debug")]);
+    lab.import("toolbox");
+    let script = "echo run; test -e /ok || exit 3; exec sleep 1000";
+    lab.drover(("run --node n1 --name box --restart always -d toolbox sh -c", script)).well();
+    // The next pause is of 6.4 s.
+    until("six restarts", || (lab.logs("box").lines().count() == 7).then_some(()));
+    lab.await_exit("box");
+    let files = format!("/var/lib/drover/containers/{}/upper", lab.id("box"));
+    lab.on("n1", format!("touch {files}/ok")).well();
+    lab.drover("start box").well();
+    let began = || (lab.inspect("box")["started_at"].clone(), lab.inside("box", "cut -d ' ' -f 22 /proc/1/stat"));
+    lab.migrate("box", "n2");
+    lab.migrate("box", "n1");
+    let before = began();
+    until("a restart that is given up", || lab.agent_log("n1").contains("not wanted any more").then_some(()));
+    assert_eq!((lab.inspect("box")["state"].clone(), began()), ("running".into(), before));
+}
+
 #[test]
 fn run_interactively_passes_standard_input_on() {
     let lab = Lab::with_toolbox();

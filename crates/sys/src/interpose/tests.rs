@@ -175,18 +175,41 @@ fn makes_a_directory() {
     assert!(!made.is_null(), "{}", std::io::Error::last_os_error());
 }
 
-#[test]
-fn a_directory_of_a_criu_that_restores_is_named_after_it() {
+/// Has a program make a directory after a shell has done something in its place, under its number. What there is then, and the
+/// name after the program.
+fn made_after(before: &str) -> (std::collections::BTreeSet<String>, String) {
     let directory = tempfile::tempdir().unwrap();
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", "interpose::tests::makes_a_directory", "--ignored"]).current_dir(&directory);
+    let mut command = Command::new("sh");
+    let script = format!("{before}\nexec \"$0\" --exact interpose::tests::makes_a_directory --ignored");
+    command.args(["-c", &script]).arg(std::env::current_exe().unwrap()).current_dir(&directory);
     let passed = hand_out_shared(&mut command).unwrap();
     pass_descriptors(&mut command, vec![passed]);
     let child = command.stdout(Stdio::piped()).spawn().unwrap();
-    let made = directory.path().join(format!("yard.{}", mark_of(child.id())));
+    let name = format!("yard.{}", mark_of(child.id()));
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
-    assert!(made.is_dir(), "{:?}", std::fs::read_dir(&directory).unwrap().collect::<Vec<_>>());
+    let names = std::fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    (names.collect(), name)
+}
+
+/// The name of the process that runs it, for a shell: `mark_of`.
+const OWN_NAME: &str = "n=$$; m=; for i in 1 2 3 4 5; do d=$((n % 36)); n=$((n / 36)); \
+    m=$(printf %s 0123456789abcdefghijklmnopqrstuvwxyz | cut -c $((d + 1)))$m; done; name=yard.-$m";
+
+#[test]
+fn a_directory_of_a_criu_that_restores_is_named_after_it() {
+    let (names, name) = made_after("true");
+    assert_eq!(names, [name.clone()].into());
+    // One that had this number before has left it.
+    let (names, name) = made_after(&format!("{OWN_NAME}; mkdir $name"));
+    assert_eq!(names, [name].into());
+}
+
+/// Whoever could make that name beforehand kept every container from being restored.
+#[test]
+fn a_directory_whose_name_is_taken_gets_another() {
+    let (names, name) = made_after(&format!("{OWN_NAME}; mkdir $name; touch $name/in_the_way"));
+    assert!(names.len() == 2 && names.contains(&name), "{names:?}");
 }
 
 #[test]
