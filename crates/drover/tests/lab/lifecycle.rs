@@ -64,7 +64,7 @@ fn what_cannot_be_run_is_refused_with_a_hint() {
     let error = lab.drover("run --node n1 --name box -d toolbox sleep 1000").hinted_refusal_with(125);
     assert!(error.contains("name is taken"), "{error}");
     let error = lab.drover("run --node n1 --name other --ip 10.77.0.50 -d toolbox sleep 1000").hinted_refusal_with(125);
-    assert!(error.contains("box has 10.77.0.50"), "{error}");
+    assert!(error.contains("another one here has 10.77.0.50"), "{error}");
     let error = lab.drover("run --node n1 --name other -d no-such-image").hinted_refusal_with(125);
     assert!(error.contains("no-such-image"), "{error}");
     let error = lab.drover("run --node n1 --name other -d toolbox no-such-program").hinted_refusal_with(127);
