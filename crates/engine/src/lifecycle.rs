@@ -24,6 +24,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// A program that ran this long is taken to have started well: the count of restarts begins anew.
 const WELL: Duration = Duration::from_secs(10);
 
+/// How long it takes at most until it is known that a program has ended whose shim is gone already.
+const JUST_ENDED: Duration = Duration::from_secs(5);
+
 /// The status of a program whose own is not known.
 const KILLED: i32 = 137;
 /// The stack of a thread that waits for a shim; its receive buffer is on the heap.
@@ -281,15 +284,17 @@ impl Inner {
                 .map_err(|error| NodeError::failed("cannot write the container's record", &error))?;
         }
         let mut patience = patience;
+        let mut unheard = false;
         let softly = container.spec().stop_signal.unwrap_or(TERM);
         for signal in [softly, KILL] {
             if container.state() != ContainerState::Running {
                 break;
             }
             let shim = container.shim();
-            // A shim that is gone means that the program has just ended.
-            let _ = blocking(move || shim.order(&Request::Signal(signal))).await;
-            if tokio::time::timeout(patience, wait_for_end(&container)).await.is_ok() {
+            // A shim that is gone means that the program has just ended, or that somebody has killed the shim.
+            unheard = blocking(move || shim.order(&Request::Signal(signal))).await.is_err();
+            let patience_now = if unheard { patience.min(JUST_ENDED) } else { patience };
+            if tokio::time::timeout(patience_now, wait_for_end(&container)).await.is_ok() || unheard {
                 break;
             }
             patience = Duration::from_secs(20);
@@ -300,7 +305,10 @@ impl Inner {
                 // It stays as it was: its restart policy holds again, and it may move.
                 let _ = container.change(|stored| stored.stopped = false);
                 let reason = format!("cannot stop container {}: it is {state}", container.spec().name);
-                let hint = "a process in uninterruptible sleep (state D) cannot be killed";
+                let asleep = "a process in uninterruptible sleep (state D) cannot be killed";
+                let alone =
+                    "its shim is gone, so nobody can pass a signal on; it runs on until `drover rm --force` ends it";
+                let hint = if unheard { alone } else { asleep };
                 let hint = (state == ContainerState::Running).then(|| hint.to_owned());
                 let waits = "it waits for a volume that is lost: `drover rm --force` ends it";
                 let hint = if container.awaits().is_empty() { hint } else { Some(waits.to_owned()) };

@@ -179,6 +179,25 @@ fn what_is_in_the_way_of_a_restart_after_a_loss_of_power_may_go() {
     until("a running program", || (lab.inspect("web")["state"] == "running").then_some(()));
 }
 
+/// It waited for half a minute, and then spoke of uninterruptible sleep.
+#[test]
+fn a_container_whose_shim_was_killed_says_so_and_can_be_removed() {
+    let lab = Lab::with_toolbox();
+    lab.drover("run --node n1 --name box -d toolbox sleep 1000").well();
+    let id = lab.id("box");
+    let kill = format!(
+        "for p in /proc/[0-9]*; do tr '\\0' ' ' <$p/cmdline 2>/dev/null | grep -q '[s]him.*{id}' && kill -KILL ${{p#/proc/}}; \
+         done; true"
+    );
+    lab.on("n1", kill).well();
+    until("an agent that knows", || lab.agent_log("n1").contains("shim is gone").then_some(()));
+    let error = lab.drover("stop box").hinted_refusal();
+    assert!(error.contains("its shim is gone"), "{error}");
+    assert_eq!(lab.inspect("box")["state"], "running");
+    lab.drover("rm -f box").well();
+    assert!(lab.traces("n1", &id).is_empty());
+}
+
 /// It came although the container had been started by its user, had left and come back, and killed it, again and again.
 #[test]
 fn a_restart_that_nobody_wants_any_more_does_not_come() {
