@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use drover_model::{
-    AuditRecord, ContainerId, ContainerRecord, ContainerStats, CopyRecord, Digest, DrainState, MigrationId,
+    AuditRecord, Check, ContainerId, ContainerRecord, ContainerStats, CopyRecord, Digest, DrainState, MigrationId,
     MigrationState, NodeFeatures, NodeInfo, NodeName, Side, UserName, VolumeName, VolumeRecord,
 };
 use http::header::{CONNECTION, CONTENT_TYPE, HOST, UPGRADE};
@@ -307,6 +307,11 @@ impl Client {
     /// Begins a migration away from the node.
     pub async fn migrate(&self, request: &MigrateRequest) -> Result<MigrationState, ClientError> {
         self.ask(Method::POST, routes::MIGRATIONS.into(), self.json(request)?, WORK).await
+    }
+
+    /// Whether a container can be moved so; nothing is.
+    pub async fn check(&self, request: &MigrateRequest) -> Result<Check, ClientError> {
+        self.ask(Method::POST, routes::CHECK.into(), self.json(request)?, WORK).await
     }
 
     /// All migrations away from the node.

@@ -64,6 +64,8 @@ pub const PUSH: &str = "/v1/registry/push";
 pub const MIGRATIONS: &str = "/v1/migrations";
 /// `GET`: one migration, when it changes; `DELETE`: cancel it.
 pub const MIGRATION: &str = "/v1/migrations/{id}";
+/// `POST`: whether a container can be moved.
+pub const CHECK: &str = "/v1/check";
 /// `POST`: say whose the container of one in doubt is.
 pub const RESOLVE: &str = "/v1/migrations/{id}/resolve";
 /// `POST`: take nothing new, and move what runs elsewhere; `GET`: how that goes; `DELETE`: take what comes again.
@@ -84,7 +86,7 @@ pub const COPY: &str = "/v1/copies/{id}";
 pub const OVERLAY: &str = "/v1/overlay";
 
 /// Every pattern.
-pub const ALL: [&str; 38] = [
+pub const ALL: [&str; 39] = [
     NODE,
     FEATURES,
     OPENAPI,
@@ -116,6 +118,7 @@ pub const ALL: [&str; 38] = [
     OVERLAY,
     MIGRATIONS,
     MIGRATION,
+    CHECK,
     RESOLVE,
     DRAIN,
     CANCEL_DRAIN,

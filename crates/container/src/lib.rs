@@ -14,6 +14,7 @@ mod externals;
 mod layout;
 mod log;
 mod notes;
+pub mod preflight;
 mod refused;
 mod runc;
 mod seccomp;

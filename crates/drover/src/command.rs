@@ -2,6 +2,7 @@
 
 mod agent;
 mod audit;
+mod check;
 mod cluster;
 mod commit;
 mod completions;
@@ -84,6 +85,8 @@ pub enum Command {
     /// Volumes on the nodes
     #[command(subcommand)]
     Volume(volume::VolumeCommand),
+    /// Say whether a container can be moved to another node, and what is in the way
+    Check(check::CheckArgs),
     /// Move a running container to another node
     Migrate(migrate::MigrateArgs),
     /// Send a container's files to another node, ahead of a move: only what changes after that crosses then
@@ -179,6 +182,7 @@ pub fn execute(command: Command, printer: Printer) -> Result<ExitCode, Failure> 
         Command::Commit(args) => in_runtime(commit::execute(args, printer)).map(done),
         Command::Image(command) => in_runtime(image::execute(command, printer)).map(done),
         Command::Volume(command) => in_runtime(volume::execute(command, printer)).map(done),
+        Command::Check(args) => in_runtime(check::execute(args, printer)),
         Command::Migrate(args) => in_runtime(migrate::execute(args, printer)),
         Command::Sync(args) => in_runtime(sync::execute(args, printer)).map(done),
         Command::Copies(command) => in_runtime(copies::execute(command, printer)).map(done),

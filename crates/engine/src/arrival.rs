@@ -7,11 +7,11 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use drover_container::shim::{Request, Shim};
-use drover_container::{Notes, RuncError, criu, prepare_dev, prepare_template};
+use drover_container::{Notes, RuncError, prepare_dev, prepare_template};
 use drover_disk::delta::{self, Place};
 use drover_disk::{Claim, Fetch, layer};
 use drover_memory::{Arrived, Inflow, MachineMemory, Placed, Room};
-use drover_model::{Bytes, ContainerState, Explained};
+use drover_model::{ContainerState, Explained, Finding, objection};
 use drover_network::Gate;
 use drover_protocol::{Offer, Part, Stream, TargetInput, WantedLayer};
 use tokio::sync::OwnedMutexGuard;
@@ -27,12 +27,6 @@ use crate::place;
 use crate::trees;
 use crate::volumes::Fate;
 
-/// The oldest CRIU that can dump connections on present kernels and read our page maps.
-const OLDEST_CRIU: (u32, u32) = (4, 2);
-/// Disk room that is left to the node, in bytes.
-const SPARE: u64 = 64 << 20;
-/// What can be done where memory is short.
-const ANOTHER_NODE: &str = "choose another node, or free memory there";
 /// How long an arrival waits for one of the same container that is being discarded, and the pause between two looks.
 const DISCARD: Duration = Duration::from_secs(5);
 const DISCARD_PAUSE: Duration = Duration::from_millis(20);
@@ -67,12 +61,12 @@ impl Arrival {
     /// Checks the offer and makes the container's place; the network gate stays closed.
     pub fn prepare(inner: &Arc<Inner>, offer: &Offer) -> Result<(Self, Vec<WantedLayer>), Explained> {
         // It may have been drained since it granted a place, or the source does not ask for one.
-        if let Some(why) = inner.drain.refusal(&inner.config.name) {
-            return Err(why);
-        }
-        check_criu(&offer.criu)?;
+        let refuse = |findings: Vec<Finding>| objection(&findings).map_or(Ok(()), Err);
+        refuse(inner.examine(offer, 0))?;
         let fetch = crossing::begin(inner, offer)?;
-        check_machine(inner, offer, fetch.as_ref().map_or(0, |fetch| crossing::room(fetch, &offer.image)))?;
+        if let Some(fetch) = &fetch {
+            refuse(inner.examine(offer, crossing::room(fetch, &offer.image)))?;
+        }
         let stored = Stored {
             spec: offer.spec.clone(),
             state: ContainerState::Arriving,
@@ -426,54 +420,4 @@ fn make_known(inner: &Inner, container: &Arc<Container>) -> Result<(), Explained
         }
         std::thread::sleep(DISCARD_PAUSE);
     }
-}
-
-fn check_criu(theirs: &str) -> Result<(), Explained> {
-    let attempt = "cannot restore containers on this node";
-    let (major, minor, _) = criu::version().map_err(|error| failure(attempt, &error))?;
-    if (major, minor) < OLDEST_CRIU {
-        return Err(Explained {
-            reason: format!("{attempt}: its criu {major}.{minor} is too old"),
-            hint: Some(format!("install criu {}.{} or newer there", OLDEST_CRIU.0, OLDEST_CRIU.1)),
-        });
-    }
-    let their_version = theirs.split_once('.').and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
-    if their_version.is_none_or(|version: (u32, u32)| version > (major, minor)) {
-        return Err(Explained {
-            reason: format!("{attempt}: the source's criu {theirs} is newer than its criu {major}.{minor}"),
-            hint: Some("install the same version of criu on both nodes".into()),
-        });
-    }
-    Ok(())
-}
-
-fn check_machine(inner: &Inner, offer: &Offer, image: u64) -> Result<(), Explained> {
-    let refused = |reason: String, hint: &str| Explained { reason, hint: Some(hint.to_owned()) };
-    if offer.architecture != std::env::consts::ARCH {
-        let (theirs, ours) = (&offer.architecture, std::env::consts::ARCH);
-        return Err(refused(format!("the container runs on {theirs}, this node is {ours}"), "choose another node"));
-    }
-    let needed = offer.upper.saturating_add(image);
-    let free = inner.copies.room_for(&offer.spec.id, needed.saturating_add(SPARE));
-    let free = free.map_err(|error| failure("cannot see how much disk room is left", &error))?;
-    if free < needed.saturating_add(SPARE) {
-        let reason =
-            format!("not enough disk room: the container's files need {} and {} are free", Bytes(needed), Bytes(free));
-        return Err(refused(reason, "free disk space on that node, or remove images with `drover image rm`"));
-    }
-    if offer.settings.sync {
-        return inner.copies.check();
-    }
-    let memory = MachineMemory::look().map_err(|error| failure("cannot see how much memory is left", &error))?;
-    // The pages are held twice for a moment: in CRIU's images, and in the processes.
-    let needed = offer.memory.saturating_mul(2);
-    if memory.available < needed {
-        let reason = format!(
-            "not enough memory: the container holds {}, needs twice that for a moment, and {} are available",
-            Bytes(offer.memory),
-            Bytes(memory.available)
-        );
-        return Err(refused(reason, ANOTHER_NODE));
-    }
-    Ok(())
 }

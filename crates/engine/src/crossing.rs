@@ -73,6 +73,17 @@ pub(crate) fn room(fetch: &Fetch, offered: &OfferedImage) -> u64 {
     sizes.into_iter().fold(largest, u64::saturating_add)
 }
 
+/// The disk room that the offered image would take, in bytes, if all that is missing came from the source.
+pub(crate) fn room_for(images: &ImageStore, offer: &Offer) -> Result<u64, Explained> {
+    let digest = &offer.spec.image_digest;
+    if images.find(digest.as_str()).is_ok() {
+        return Ok(0);
+    }
+    let fetch = images.fetch(digest, offer.image.config.as_bytes());
+    let fetch = fetch.map_err(|error| failure("cannot use the image that is offered", &error))?;
+    Ok(room(&fetch, &offer.image))
+}
+
 /// Sends the layers that are wanted of an image.
 pub(crate) fn send(
     images: &ImageStore,

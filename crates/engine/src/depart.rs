@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use drover_api::MigrateRequest;
-use drover_model::{ContainerState, Explained, MigrationId, MigrationState, Mode, NodeName, Priority, Settings};
+use drover_model::{
+    ContainerState, Explained, MigrationId, MigrationState, Mode, NodeName, Priority, Settings, objection,
+};
 use drover_protocol::{Answer, Question, Source};
 use tokio::sync::{OwnedMutexGuard, mpsc, watch};
 
@@ -14,7 +16,6 @@ use crate::error::NodeError;
 use crate::lead::Lead;
 use crate::link::{Link, Traffic};
 use crate::node::{Inner, Order, Peer, blocking, fresh_id, now};
-use crate::offer::{refuse_strangers, refuse_traced_threads};
 use crate::room::ask;
 use crate::sharing::Flow;
 use crate::turns::{Slot, Turn};
@@ -62,17 +63,18 @@ impl Inner {
         // Another move may have been ordered while this waited.
         self.refuse_queued(&container, &attempt)?;
         refuse_resting(&container, &attempt)?;
-        let own = Arc::clone(&container);
-        let looked = blocking(move || refuse_strangers(&own).and_then(|()| refuse_traced_threads(&own))).await;
-        looked.map_err(|why| {
-            NodeError::Failed(Explained { reason: format!("{attempt}: {}", why.reason), hint: why.hint })
-        })?;
+        let (inner, own, settings) = (Arc::clone(self), Arc::clone(&container), request.settings);
+        let findings = blocking(move || inner.look(&own, settings)).await;
+        if let Some(why) = objection(&findings) {
+            let reason = format!("{attempt}: {}", why.reason);
+            return Err(NodeError::Failed(Explained { reason, hint: why.hint }));
+        }
         let id = fresh_id::<8>().parse().map_err(|error| NodeError::failed(&attempt, &error))?;
         Ok(self.depart(container, peer, id, request, operation))
     }
 
     /// Where it shall go, if the request makes sense.
-    fn destination(&self, request: &MigrateRequest, attempt: &str) -> Result<Peer, NodeError> {
+    pub(crate) fn destination(&self, request: &MigrateRequest, attempt: &str) -> Result<Peer, NodeError> {
         let own = &self.config.name;
         if request.to == *own {
             let reason = format!("{attempt} to {}: it is there already", request.to);
@@ -145,7 +147,7 @@ impl Inner {
 }
 
 /// A container that does not run cannot be moved.
-fn refuse_resting(container: &Container, attempt: &str) -> Result<(), NodeError> {
+pub(crate) fn refuse_resting(container: &Container, attempt: &str) -> Result<(), NodeError> {
     if container.stored().stopped && container.state() == ContainerState::Running {
         return Err(NodeError::conflict(format!("{attempt}: it is being stopped"), "start it again first"));
     }
@@ -219,7 +221,7 @@ impl Departing {
             Some(Answer::Granted) => Place::Granted(link),
             Some(Answer::Busy) => Place::Busy,
             Some(Answer::Closed(why)) => Place::Closed(why),
-            Some(Answer::Room(_)) | None => Place::Unknown,
+            Some(Answer::Room(_) | Answer::Checked { .. }) | None => Place::Unknown,
         }
     }
 

@@ -11,8 +11,8 @@ use drover_container::{Layout, Runc};
 use drover_disk::{ImageStore, Token};
 use drover_memory::Backend;
 use drover_model::{
-    Action, Bandwidth, Caller, ContainerId, ContainerRecord, ContainerStats, MigrationId, MigrationState, MoveLimits,
-    NodeFeatures, NodeInfo, NodeName, PageCount, Phase, Priority, Round, Side,
+    Action, Bandwidth, Caller, Check, ContainerId, ContainerRecord, ContainerStats, MigrationId, MigrationState,
+    MoveLimits, NodeFeatures, NodeInfo, NodeName, PageCount, Phase, Priority, Round, Side,
 };
 use drover_protocol::{FixedPart, Source, Verdict};
 use drover_registry::Access;
@@ -521,6 +521,15 @@ impl Node {
     pub async fn migrate(&self, request: MigrateRequest) -> Result<MigrationState, NodeError> {
         let inner = Arc::clone(&self.inner);
         to_the_end(async move { inner.migrate(&request).await }).await
+    }
+
+    /// Whether a container can be moved as the request says: nothing is.
+    ///
+    /// # Errors
+    /// When there is no such container or node, or the container does not run.
+    pub async fn check(&self, request: MigrateRequest) -> Result<Check, NodeError> {
+        let inner = Arc::clone(&self.inner);
+        to_the_end(async move { inner.check(&request).await }).await
     }
 
     /// Migrations away from this node: those under way, and the last that ended; and those towards it that are in doubt.

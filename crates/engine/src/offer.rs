@@ -2,14 +2,15 @@
 
 use std::path::Path;
 
-use drover_container::criu;
+use drover_container::{External, criu, preflight};
 use drover_disk::Token;
-use drover_model::{Explained, MigrationId, NodeName, Settings};
+use drover_model::{Explained, Finding, MigrationId, Mode, NodeName, Settings, Severity, objection};
 use drover_protocol::Offer;
 
 use crate::container::Container;
 use crate::crossing;
 use crate::error::failure;
+use crate::examination::{OLDEST_CRIU, processor};
 use crate::journal::{Entry, Mark};
 use crate::node::{Inner, now};
 
@@ -21,15 +22,35 @@ impl Inner {
         to: &NodeName,
         (migration, settings): (MigrationId, Settings),
     ) -> Result<(Offer, Vec<Token>), Explained> {
-        refuse_strangers(container)?;
-        refuse_traced_threads(container)?;
+        objection(&self.look(container, settings)).map_or(Ok(()), Err)?;
+        let candidate = self.candidate(container, migration, settings)?;
+        let tokens = container.volumes.mark(&candidate.spec, &candidate.migration)?;
+        let offer = Offer { shared: tokens.iter().map(|token| token.sighting.clone()).collect(), ..candidate };
+        let entry = Entry {
+            migration: offer.migration.clone(),
+            container: container.id.clone(),
+            peer: to.clone(),
+            mark: Mark::Began,
+            decided: None,
+            began_at: Some(now()),
+        };
+        self.journal().append(entry).map_err(|error| failure("cannot write the journal", &error))?;
+        Ok((offer, tokens))
+    }
+
+    /// What would be offered. Nothing is changed.
+    pub(crate) fn candidate(
+        &self,
+        container: &Container,
+        migration: MigrationId,
+        settings: Settings,
+    ) -> Result<Offer, Explained> {
         let (major, minor, _) = criu::version().map_err(|error| failure("cannot checkpoint on this node", &error))?;
         let usage = container.cgroup.stats().map_err(|error| failure("cannot measure the container", &error))?;
         let stored = container.stored();
         let mut files = container.volumes.files(&stored.spec);
         files.push(container.layout.upper());
-        let tokens = container.volumes.mark(&stored.spec, &migration)?;
-        let offer = Offer {
+        Ok(Offer {
             migration,
             image: crossing::offer(&self.images, &stored.spec)?,
             spec: stored.spec,
@@ -43,18 +64,40 @@ impl Inner {
             memory: usage.memory,
             resident: resident(container),
             upper: files.iter().map(|tree| tree_size(tree)).sum(),
-            shared: tokens.iter().map(|token| token.sighting.clone()).collect(),
-        };
-        let entry = Entry {
-            migration: offer.migration.clone(),
-            container: container.id.clone(),
-            peer: to.clone(),
-            mark: Mark::Began,
-            decided: None,
-            began_at: Some(now()),
-        };
-        self.journal().append(entry).map_err(|error| failure("cannot write the journal", &error))?;
-        Ok((offer, tokens))
+            processor: processor(),
+            shared: Vec::new(),
+        })
+    }
+
+    /// What on this node speaks against a move of a container.
+    pub(crate) fn look(&self, container: &Container, settings: Settings) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        let general = |kind: &str, why| Finding::general(Severity::Blocks, kind, why);
+        match criu::version() {
+            Ok((major, minor, _)) if (major, minor) < OLDEST_CRIU => {
+                let reason = format!("cannot checkpoint on this node: its criu {major}.{minor} is too old");
+                let hint = Some(format!("install criu {}.{} or newer there", OLDEST_CRIU.0, OLDEST_CRIU.1));
+                findings.push(general("criu", Explained { reason, hint }));
+            }
+            Ok(_) => {}
+            Err(error) => findings.push(general("criu", failure("cannot checkpoint on this node", &error))),
+        }
+        if settings.sync {
+            return findings;
+        }
+        let (Some(first), Ok(pids)) = (container.pid(), container.cgroup.pids()) else { return findings };
+        if let Err(error) = External::of(first, &container.layout) {
+            findings.push(general("mount", failure("a mount in it is in the way", &error)));
+        }
+        let deleted_files = settings.deleted_files();
+        findings.extend(preflight::examine(&preflight::Subject { pids, first, deleted_files }));
+        if self.backend.is_none() && matches!(settings.mode, Mode::PreCopy) {
+            let reason =
+                "this node's kernel cannot follow what a container writes: its memory crosses while it is frozen";
+            let hint = Some("`drover node features` shows what is missing".to_owned());
+            findings.push(Finding::general(Severity::Warns, "mode", Explained { reason: reason.to_owned(), hint }));
+        }
+        findings
     }
 }
 
@@ -74,49 +117,11 @@ fn held_in(status: &str) -> u64 {
     field("RssAnon:").saturating_add(field("VmSwap:")).saturating_mul(KIB)
 }
 
-/// Refuses when a process of the container has its parent outside: it was executed there by an agent, which waits for it,
-/// and cannot come along. Or when one is traced: CRIU would have to be its tracer.
+/// Refuses what is quickly seen while nothing in the container moves: a program that was executed in it just before, by an
+/// agent, which waits for it, so that it cannot come along; or a tracer, for CRIU would have to be that.
 pub(crate) fn refuse_strangers(container: &Container) -> Result<(), Explained> {
     let pids = container.cgroup.pids().map_err(|error| failure("cannot list the container's processes", &error))?;
-    for pid in &pids {
-        // A process that has just ended is no obstacle.
-        let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) else { continue };
-        if let Some(why) = objection(&status, &pids, Some(*pid) == container.pid()) {
-            return Err(why);
-        }
-    }
-    Ok(())
-}
-
-/// Refuses when a thread that is not the first of its process is traced. Of many threads that takes a while, and is left out
-/// while the container is frozen.
-pub(crate) fn refuse_traced_threads(container: &Container) -> Result<(), Explained> {
-    for pid in container.cgroup.pids().unwrap_or_default() {
-        for thread in std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
-            let status = std::fs::read_to_string(thread.path().join("status")).unwrap_or_default();
-            // Its parent was looked at with its process.
-            if let Some(why) = objection(&status, &[], true) {
-                return Err(why);
-            }
-        }
-    }
-    Ok(())
-}
-
-/// What a process's `/proc/PID/status` says against its move, among all processes of a container.
-fn objection(status: &str, pids: &[u32], is_first: bool) -> Option<Explained> {
-    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
-    let name = field("Name:").unwrap_or("?");
-    if let Some(tracer) = field("TracerPid:").filter(|tracer| *tracer != "0") {
-        let reason = format!("process {name} in it is traced by process {tracer}");
-        return Some(Explained { reason, hint: Some("end the debugger or tracer first".into()) });
-    }
-    let parent: u32 = field("PPid:")?.parse().ok()?;
-    if is_first || pids.contains(&parent) {
-        return None;
-    }
-    let reason = format!("process {name} in it was started from outside");
-    Some(Explained { reason, hint: Some("end running `drover exec` sessions first".into()) })
+    objection(&preflight::strangers(&pids, container.pid().unwrap_or(0))).map_or(Ok(()), Err)
 }
 
 /// The bytes that the files of a tree take on the disk. What vanishes meanwhile does not count.
@@ -139,16 +144,5 @@ mod tests {
     fn what_a_process_holds_is_what_is_its_own() {
         assert_eq!(held_in("Name:\tx\nRssAnon:\t    2048 kB\nRssFile:\t 9 kB\nVmSwap:\t       1 kB\n"), 2049 << 10);
         assert_eq!(held_in(""), 0);
-    }
-
-    /// CRIU waited for a tracer until the move was given up, with the container frozen.
-    #[test]
-    fn processes_that_are_traced_or_have_their_parent_outside_are_refused() {
-        let status = |parent: u32, tracer: u32| format!("Name:\tbox\nPid:\t7\nPPid:\t{parent}\nTracerPid:\t{tracer}\n");
-        let why = |status: String, is_first| objection(&status, &[6, 7], is_first).map(|why| why.reason);
-        assert_eq!(why(status(6, 0), false), None);
-        assert_eq!(why(status(1, 0), true), None);
-        assert_eq!(why(status(1, 0), false).unwrap(), "process box in it was started from outside");
-        assert_eq!(why(status(6, 9), false).unwrap(), "process box in it is traced by process 9");
     }
 }

@@ -19,7 +19,7 @@ use crate::following::Following;
 use crate::journal::{Entry, Journal, Mark};
 use crate::lead::{TICK, sleep_until};
 use crate::link::{Link, PATIENCE, Traffic};
-use crate::node::{Arrivals, Coming, Inner, now};
+use crate::node::{Arrivals, Coming, Inner, blocking, now};
 use crate::turns::Taken;
 
 /// How long a place is kept for a source that was granted it and says nothing.
@@ -90,6 +90,10 @@ pub(crate) async fn serve(
 async fn consider(inner: &Arc<Inner>, question: &Question, link: &mut Link) -> Option<(Taken, Bytes)> {
     let (answer, place) = match (question, inner.drain.refusal(&inner.config.name)) {
         (Question::Room, closed) => (Answer::Room(inner.room(closed)), None),
+        (Question::Check(offer), _) => {
+            let (inner, offer) = (Arc::clone(inner), offer.clone());
+            (Answer::Checked { findings: blocking(move || inner.answer_check(&offer)).await }, None)
+        }
         (Question::Reserve { .. }, Some(why)) => (Answer::Closed(why), None),
         (Question::Reserve { migration }, None) => match inner.places.reserve() {
             Some(place) => (Answer::Granted, Some(place)),

@@ -70,6 +70,12 @@ impl Volumes {
         claimed.map_err(|error| refused("cannot have the container's volumes", &error))
     }
 
+    /// Whether `claim` would be refused.
+    pub fn may_claim(&self, spec: &ContainerSpec, claim: Claim) -> Result<(), Explained> {
+        let may = self.store.may_claim(&spec.id, &Self::locals(spec), claim, spec.owner.as_ref());
+        may.map_err(|error| refused("cannot have the container's volumes", &error))
+    }
+
     /// Makes what the container mounts stand ready. It may be repeated.
     pub fn ready(&self, spec: &ContainerSpec, layout: &Layout) -> Result<(), Explained> {
         let attempt = "cannot mount the container's volumes";

@@ -26,5 +26,5 @@ mod wire;
 
 pub use frame::claim;
 pub use gate::Gate;
-pub use probe::{ProbeError, taken};
+pub use probe::{ProbeError, holders, taken};
 pub use wire::{Wire, WireError, remove};

@@ -39,27 +39,58 @@ pub enum ProbeError {
 /// # Errors
 /// When the uplink does not exist or the kernel refuses.
 pub fn taken(uplink: &str, addresses: &[IpAddr]) -> Result<Vec<IpAddr>, ProbeError> {
+    // Each answer says enough: nobody is waited for once all have one.
+    let found =
+        asked(uplink, addresses, |found| addresses.iter().all(|address| found.iter().any(|(has, _)| has == address)))?;
+    let mut taken: Vec<IpAddr> = found.into_iter().map(|(address, _)| address).collect();
+    taken.dedup();
+    Ok(taken)
+}
+
+/// Everybody who says to have one of `addresses`: this machine itself (no Ethernet address), and whoever answers on the
+/// network behind `uplink`. It always takes as long as an answer may take.
+///
+/// # Errors
+/// When the uplink does not exist or the kernel refuses.
+pub fn holders(uplink: &str, addresses: &[IpAddr]) -> Result<Vec<(IpAddr, Option<Mac>)>, ProbeError> {
+    asked(uplink, addresses, |_| false)
+}
+
+type Holder = (IpAddr, Option<Mac>);
+
+fn asked(
+    uplink: &str,
+    addresses: &[IpAddr],
+    enough: impl Fn(&[Holder]) -> bool + Send,
+) -> Result<Vec<Holder>, ProbeError> {
     let failed = |error| ProbeError::Kernel(uplink.to_owned(), error);
     // On a thread of its own, for the caller's may belong to a runtime.
-    let found = in_network(Path::new(HERE), || -> io::Result<Option<Vec<IpAddr>>> {
+    let found = in_network(Path::new(HERE), || -> io::Result<Option<Vec<Holder>>> {
         let Some(index) = link::index_of(uplink)? else { return Ok(None) };
         let (mac, own) = link::with_rtnetlink(async |handle| link::identity(handle, index).await)?;
-        let mut taken: Vec<IpAddr> = addresses.iter().filter(|address| own.contains(address)).copied().collect();
+        let own = addresses.iter().filter(|address| own.contains(address));
+        let mut found: Vec<Holder> = own.map(|address| (*address, None)).collect();
         // Without an Ethernet address, as on a tunnel, nobody can be asked.
         if let Some(mac) = mac {
-            ask(index, mac, addresses, &mut taken)?;
+            ask(index, mac, addresses, &mut found, enough)?;
         }
-        Ok(Some(taken))
+        Ok(Some(found))
     });
     let found = found.and_then(|found| found).map_err(failed)?;
     found.ok_or_else(|| ProbeError::NoUplink(uplink.to_owned()))
 }
 
-fn ask(link: u32, mac: Mac, addresses: &[IpAddr], taken: &mut Vec<IpAddr>) -> io::Result<()> {
+fn ask(
+    link: u32,
+    mac: Mac,
+    addresses: &[IpAddr],
+    found: &mut Vec<Holder>,
+    enough: impl Fn(&[Holder]) -> bool,
+) -> io::Result<()> {
     let socket = PacketSocket::listening(link)?;
     let mut frame = [0; LONGEST];
     for _ in 0..PROBES {
-        for address in addresses.iter().filter(|address| !taken.contains(address)) {
+        for address in addresses.iter().filter(|address| !found.iter().any(|(known, _)| known == *address)) {
             let probe = match address {
                 IpAddr::V4(address) => arp_probe(mac, *address),
                 IpAddr::V6(address) => neighbour_probe(mac, *address),
@@ -69,7 +100,7 @@ fn ask(link: u32, mac: Mac, addresses: &[IpAddr], taken: &mut Vec<IpAddr>) -> io
         let until = Instant::now() + PATIENCE;
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() || taken.len() >= addresses.len() {
+            if left.is_zero() || enough(found) {
                 break;
             }
             let length = match socket.receive(&mut frame, left) {
@@ -81,10 +112,13 @@ fn ask(link: u32, mac: Mac, addresses: &[IpAddr], taken: &mut Vec<IpAddr>) -> io
             if let Some((address, whose)) = claim(&frame[..length])
                 && whose != mac
                 && addresses.contains(&address)
-                && !taken.contains(&address)
+                && !found.contains(&(address, Some(whose)))
             {
-                taken.push(address);
+                found.push((address, Some(whose)));
             }
+        }
+        if addresses.iter().all(|address| found.iter().any(|(known, _)| known == address)) {
+            break;
         }
     }
     Ok(())

@@ -1,6 +1,6 @@
 //! The messages of the two machines. JSON on the wire: they are few and small, and a capture can be read.
 
-use drover_model::{ContainerSpec, Digest, Explained, MigrationId, NodeName, Settings, Sighting};
+use drover_model::{ContainerSpec, Digest, Explained, MigrationId, NodeName, Processor, Settings, Sighting};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -36,6 +36,9 @@ pub struct Offer {
     pub resident: u64,
     /// The size of the upper layer and of local volumes in bytes: the disk room that the target must have.
     pub upper: u64,
+    /// The processor on the source; unknown of an older source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub processor: Option<Processor>,
     /// By what the target can tell whether it has the same shared volumes.
     #[serde(default)]
     pub shared: Vec<Sighting>,

@@ -4,8 +4,10 @@
 //! A link on which a place was granted goes on with `hello`, and the place is taken for as long as the migration is under
 //! way. A target that does not know the question ends the link: then the move begins without.
 
-use drover_model::{Bytes, Explained, MigrationId};
+use drover_model::{Bytes, Explained, Finding, MigrationId};
 use serde::{Deserialize, Serialize};
+
+use crate::Offer;
 
 /// A question.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,6 +20,8 @@ pub enum Question {
     },
     /// How much room is there?
     Room,
+    /// What speaks against this container? It is not moved by that.
+    Check(Box<Offer>),
 }
 
 /// The answer.
@@ -32,6 +36,11 @@ pub enum Answer {
     Closed(Explained),
     /// There is so much room.
     Room(NodeRoom),
+    /// This does.
+    Checked {
+        /// All that was found.
+        findings: Vec<Finding>,
+    },
 }
 
 /// How much room a node has.

@@ -51,6 +51,7 @@ fn offer(settings: Settings) -> Offer {
         memory: 0,
         resident: 0,
         upper: 0,
+        processor: None,
         shared: vec![],
     }
 }

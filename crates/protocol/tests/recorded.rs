@@ -66,6 +66,7 @@ fn offer() -> Offer {
         memory: 1 << 20,
         resident: 1 << 21,
         upper: 4096,
+        processor: None,
         shared: vec![serde_json::from_value::<Sighting>(sighting).unwrap()],
     }
 }

@@ -415,6 +415,7 @@ fn offer(number: Number, settings: Settings) -> Offer {
         memory: 0,
         resident: 0,
         upper: 0,
+        processor: None,
         shared: vec![],
     }
 }

@@ -1,7 +1,7 @@
 //! Starting programs with more set up than the standard library offers, and what processes have in common.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -71,6 +71,31 @@ pub fn share_memory(pid: u32, other: u32) -> io::Result<bool> {
     }
 }
 
+/// The process that made the other end of a connected UNIX socket, while it lives: by a handle, for numbers are given out
+/// again. None when it has ended.
+///
+/// # Errors
+/// When it is no such socket, or the kernel is older than 6.5.
+pub fn peer_of(socket: impl AsFd) -> io::Result<Option<u32>> {
+    let mut handle: libc::c_int = -1;
+    let mut length = size_of::<libc::c_int>() as libc::socklen_t;
+    let descriptor = socket.as_fd().as_raw_fd();
+    // SAFETY: the kernel writes one descriptor, for which there is room.
+    let asked = unsafe {
+        libc::getsockopt(descriptor, libc::SOL_SOCKET, libc::SO_PEERPIDFD, (&raw mut handle).cast(), &raw mut length)
+    };
+    if asked < 0 {
+        let error = io::Error::last_os_error();
+        return if error.raw_os_error() == Some(libc::ESRCH) { Ok(None) } else { Err(error) };
+    }
+    // SAFETY: it is ours, and nobody else knows it.
+    let handle = unsafe { OwnedFd::from_raw_fd(handle) };
+    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", handle.as_raw_fd()))?;
+    let pid = text.lines().find_map(|line| line.strip_prefix("Pid:"));
+    // It says -1 of one that has ended, and 0 of one that this namespace does not see.
+    Ok(pid.and_then(|pid| pid.trim().parse().ok()).filter(|pid| *pid != 0))
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Read;
@@ -89,6 +114,14 @@ mod tests {
         let mut text = String::new();
         std::fs::File::from(read).read_to_string(&mut text).unwrap();
         assert_eq!(text, "here\n");
+    }
+
+    #[test]
+    fn the_other_end_of_a_socket_is_known_while_its_process_lives() {
+        let (own, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+        assert_eq!(peer_of(&own).unwrap(), Some(std::process::id()));
+        let (read, _write) = std::io::pipe().unwrap();
+        assert!(peer_of(&read).is_err());
     }
 
     #[test]

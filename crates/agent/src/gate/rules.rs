@@ -93,6 +93,7 @@ pub(crate) fn rules() -> impl Iterator<Item = Rule> {
         (POST, routes::OVERLAY, A::ChangeImage, Nothing, Archive),
         (GET, routes::MIGRATIONS, A::LookAtMigration, Nothing, Prompt),
         (POST, routes::MIGRATIONS, A::MoveContainer, Nothing, Prompt),
+        (POST, routes::CHECK, A::MoveContainer, Nothing, Long),
         (GET, routes::MIGRATION, A::LookAtMigration, Migration, Prompt),
         (DELETE, routes::MIGRATION, A::MoveContainer, Migration, Prompt),
         // Not by its container: one that ended unanswered is in the journal alone, and no owner may do it.
@@ -160,6 +161,7 @@ mod tests {
         POST   /v1/overlay                       ++-----
         GET    /v1/migrations                    +++++--
         POST   /v1/migrations                    ++++---
+        POST   /v1/check                         ++++---
         GET    /v1/migrations/{id}               +++0+--
         DELETE /v1/migrations/{id}               +++0---
         POST   /v1/migrations/{id}/resolve       ++-----

@@ -8,7 +8,7 @@ use axum::http::StatusCode;
 use axum::{Extension, Json};
 use drover_api::{ApiError, MigrateRequest, MigrationQuery, ResolveRequest};
 use drover_engine::{Node, NodeError};
-use drover_model::{Action, MigrationId, MigrationState};
+use drover_model::{Action, Caller, Check, ContainerName, MigrationId, MigrationState};
 use tokio::sync::watch;
 
 use super::body::{By, JsonBody, Parameters, Segment};
@@ -35,13 +35,31 @@ pub(super) async fn begin(
     By(caller): By,
     JsonBody(request): JsonBody<MigrateRequest>,
 ) -> Result<(StatusCode, Extension<Concerns>, Json<MigrationState>), Refusal> {
-    let spec = node.container_of(&caller, &request.container)?.spec;
+    let (name, request) = own(&node, &caller, request)?;
+    let state = node.migrate(request).await?;
+    Ok((StatusCode::ACCEPTED, Extension(Concerns(name)), Json(state)))
+}
+
+/// Whether a container can be moved so, on both nodes: nothing is moved.
+#[utoipa::path(post, path = "/v1/check", tag = "migrations", request_body = MigrateRequest,
+    responses((status = 200, body = Check), (status = "default", body = ApiError)))]
+pub(super) async fn check(
+    State(node): State<Arc<Node>>,
+    By(caller): By,
+    JsonBody(request): JsonBody<MigrateRequest>,
+) -> Result<(Extension<Concerns>, Json<Check>), Refusal> {
+    let (name, request) = own(&node, &caller, request)?;
+    Ok((Extension(Concerns(name)), Json(node.check(request).await?)))
+}
+
+/// The request, about a container that the caller may move.
+fn own(node: &Node, caller: &Caller, request: MigrateRequest) -> Result<(ContainerName, MigrateRequest), Refusal> {
+    let spec = node.container_of(caller, &request.container)?.spec;
     if !caller.sees(Action::MoveContainer, spec.owner.as_ref()) {
         return Err(NodeError::no_container(&request.container).into());
     }
     // By its id: what was decided is decided about this one.
-    let state = node.migrate(MigrateRequest { container: spec.id.to_string(), ..request }).await?;
-    Ok((StatusCode::ACCEPTED, Extension(Concerns(spec.name)), Json(state)))
+    Ok((spec.name, MigrateRequest { container: spec.id.to_string(), ..request }))
 }
 
 /// One migration: at once, at its next change, or at once when it is over.

@@ -153,6 +153,20 @@ impl VolumeStore {
         named.map_err(VolumeError::store("name", &place))
     }
 
+    /// Whether `claim` would be refused.
+    ///
+    /// # Errors
+    /// As those of `claim`.
+    pub fn may_claim(
+        &self,
+        container: &ContainerId,
+        names: &[VolumeName],
+        claim: Claim,
+        owner: Option<&UserName>,
+    ) -> Result<(), VolumeError> {
+        refuse(&self.lock(), container, names, claim, owner)
+    }
+
     /// Makes local volumes a container's own, durably; those that do not exist are made, and have the container's user as
     /// their owner. Gives the names of these. It may be repeated.
     ///
@@ -168,19 +182,7 @@ impl VolumeStore {
         now: &str,
     ) -> Result<Vec<VolumeName>, VolumeError> {
         let mut volumes = self.lock();
-        for volume in names.iter().filter_map(|name| volumes.get(name)) {
-            let name = volume.spec.name.clone();
-            match &volume.container {
-                _ if volume.spec.driver != Driver::Local => return Err(VolumeError::Kind(name)),
-                Some(holder) if holder == container => {}
-                Some(_) => return Err(VolumeError::Taken(name)),
-                None if claim == Claim::Arrives => return Err(VolumeError::Exists(name)),
-                None if claim == Claim::StartsAmongOwn && volume.spec.owner.as_ref() != owner => {
-                    return Err(VolumeError::Foreign(name));
-                }
-                None => {}
-            }
-        }
+        refuse(&volumes, container, names, claim, owner)?;
         let mut made = Vec::new();
         for name in names {
             let mut known = volumes.get(name).cloned();
@@ -280,6 +282,30 @@ impl VolumeStore {
         let place = self.place(&volume.spec.name);
         write_record(&place, volume).map_err(VolumeError::store("write", &place))
     }
+}
+
+/// Refuses a claim when one of the volumes is another container's, or not the user's where it has to be.
+fn refuse(
+    volumes: &BTreeMap<VolumeName, Volume>,
+    container: &ContainerId,
+    names: &[VolumeName],
+    claim: Claim,
+    owner: Option<&UserName>,
+) -> Result<(), VolumeError> {
+    for volume in names.iter().filter_map(|name| volumes.get(name)) {
+        let name = volume.spec.name.clone();
+        match &volume.container {
+            _ if volume.spec.driver != Driver::Local => return Err(VolumeError::Kind(name)),
+            Some(holder) if holder == container => {}
+            Some(_) => return Err(VolumeError::Taken(name)),
+            None if claim == Claim::Arrives => return Err(VolumeError::Exists(name)),
+            None if claim == Claim::StartsAmongOwn && volume.spec.owner.as_ref() != owner => {
+                return Err(VolumeError::Foreign(name));
+            }
+            None => {}
+        }
+    }
+    Ok(())
 }
 
 fn write_record(directory: &Path, volume: &Volume) -> io::Result<()> {

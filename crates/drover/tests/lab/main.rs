@@ -3,6 +3,7 @@
 //! They need root, the lab's base (`scripts/install-base.sh`) and the images (`scripts/images.sh`).
 
 mod access;
+mod check;
 mod cluster;
 mod compat;
 mod connection;

@@ -88,7 +88,7 @@ fn a_container_whose_volume_is_another_one_on_the_target_does_not_move() {
     lab.drover("volume create data --driver bind --source /srv/data --node n1").well();
     lab.drover("run --node n1 --name box -v data:/data -d toolbox sleep 1000").well();
     let undeclared = lab.drover("migrate box --to n2").hinted_refusal();
-    assert!(undeclared.contains("there is no volume data on this node"), "{undeclared}");
+    assert!(undeclared.contains("node n2 has no volume data"), "{undeclared}");
     lab.drover("volume create data --driver bind --source /srv/data --node n2").well();
     let other = lab.drover("migrate box --to n2").hinted_refusal();
     assert!(other.contains("volume data is not the same file system on both nodes"), "{other}");
