@@ -11,7 +11,7 @@ use drover_container::{Notes, RuncError, prepare_dev, prepare_template};
 use drover_disk::delta::{self, Place};
 use drover_disk::{Claim, Fetch, layer};
 use drover_memory::{Arrived, Inflow, MachineMemory, Placed, Room};
-use drover_model::{ContainerState, Explained, Finding, objection};
+use drover_model::{ContainerState, Explained, objection};
 use drover_network::Gate;
 use drover_protocol::{Offer, Part, Stream, TargetInput, WantedLayer};
 use tokio::sync::OwnedMutexGuard;
@@ -61,12 +61,9 @@ impl Arrival {
     /// Checks the offer and makes the container's place; the network gate stays closed.
     pub fn prepare(inner: &Arc<Inner>, offer: &Offer) -> Result<(Self, Vec<WantedLayer>), Explained> {
         // It may have been drained since it granted a place, or the source does not ask for one.
-        let refuse = |findings: Vec<Finding>| objection(&findings).map_or(Ok(()), Err);
-        refuse(inner.examine(offer, 0))?;
+        objection(&inner.examine(offer, 0)).map_or(Ok(()), Err)?;
         let fetch = crossing::begin(inner, offer)?;
-        if let Some(fetch) = &fetch {
-            refuse(inner.examine(offer, crossing::room(fetch, &offer.image)))?;
-        }
+        inner.make_room(offer, fetch.as_ref().map_or(0, |fetch| crossing::room(fetch, &offer.image)))?;
         let stored = Stored {
             spec: offer.spec.clone(),
             state: ContainerState::Arriving,

@@ -187,6 +187,12 @@ impl Copies {
         Ok((bytes(disk.f_bavail), bytes(disk.f_blocks)))
     }
 
+    /// How much room there could be for a container: its own copy counts as room, and so do those of others. Nothing is removed.
+    pub fn room_there_could_be(&self) -> io::Result<u64> {
+        let copies = self.all().into_iter().map(|(id, _)| tree_size(&self.top.join(id.as_str())));
+        Ok(self.free()?.0.saturating_add(copies.sum()))
+    }
+
     /// How much room there is for a container that needs this much: its own copy counts as room, and others make room if
     /// that is of use.
     pub fn room_for(&self, container: &ContainerId, needed: u64) -> io::Result<u64> {

@@ -1,5 +1,6 @@
 //! What speaks against a container that is offered, on the node that it would come to. Nothing is changed.
 
+use std::io;
 use std::net::IpAddr;
 
 use drover_container::criu;
@@ -20,6 +21,8 @@ pub(crate) const OLDEST_CRIU: (u32, u32) = (4, 2);
 const SPARE: u64 = 64 << 20;
 /// What can be done where memory is short.
 pub(crate) const ANOTHER_NODE: &str = "choose another node, or free memory there";
+/// No more addresses of a container are asked for: a peer may say that it has any number.
+const MOST_ADDRESSES: usize = 16;
 /// How many instructions are named that are missing.
 const NAMED: usize = 6;
 
@@ -40,7 +43,7 @@ impl Inner {
             blocks("criu", check_criu(&offer.criu)),
             blocks("architecture", check_architecture(&offer.architecture)),
             blocks("processor", check_processor(offer.processor.as_ref(), processor().as_ref())),
-            blocks("disk_room", self.check_disk(offer, image)),
+            blocks("disk_room", self.check_disk(offer, image, self.copies.room_there_could_be())),
             blocks("memory_room", check_memory(offer)),
             blocks("name", self.check_name(offer)),
             blocks("volume", self.check_volumes(offer)),
@@ -62,9 +65,14 @@ impl Inner {
         findings
     }
 
-    fn check_disk(&self, offer: &Offer, image: u64) -> Result<(), Explained> {
+    /// Makes room on the disk for what comes, by removing copies of other containers' files where that is of use.
+    pub(crate) fn make_room(&self, offer: &Offer, image: u64) -> Result<(), Explained> {
         let needed = offer.upper.saturating_add(image);
-        let free = self.copies.room_for(&offer.spec.id, needed.saturating_add(SPARE));
+        self.check_disk(offer, image, self.copies.room_for(&offer.spec.id, needed.saturating_add(SPARE)))
+    }
+
+    fn check_disk(&self, offer: &Offer, image: u64, free: io::Result<u64>) -> Result<(), Explained> {
+        let needed = offer.upper.saturating_add(image);
         let free = free.map_err(|error| failure("cannot see how much disk room is left", &error))?;
         if free >= needed.saturating_add(SPARE) {
             return if offer.settings.sync { self.copies.check() } else { Ok(()) };
@@ -111,7 +119,7 @@ impl Inner {
     fn address_in_use(&self, offer: &Offer) -> Option<Finding> {
         let interface = offer.spec.interface.as_ref()?;
         let gateway = self.config.pool.as_ref().and_then(|pool| pool.gateway);
-        let own = interface.addresses.iter().map(IpNet::addr);
+        let own = interface.addresses.iter().take(MOST_ADDRESSES).map(IpNet::addr);
         let addresses: Vec<_> = own.chain(gateway).collect();
         let holders = match drover_network::holders(&self.config.uplink, &addresses) {
             Ok(holders) => holders,

@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::node::{read_plain, read_plain_hint, write_plain, write_plain_hint};
 use crate::{ContainerName, Explained, NodeName};
 
 /// How much it stands in the way.
@@ -23,25 +24,35 @@ pub struct Process {
     /// Its number inside the container.
     pub pid: u32,
     /// Its name, as `ps` shows it.
+    #[serde(serialize_with = "write_plain", deserialize_with = "read_plain")]
     pub name: String,
 }
 
-/// One finding.
+/// One finding. As in [`Explained`], what crosses has nothing in it that would steer a terminal: names of processes and files are
+/// a program's to choose.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Finding {
     /// How much it stands in the way.
     pub severity: Severity,
     /// What kind of thing it is, for programs: `io_uring`, `device`, `room`, and so on.
+    #[serde(serialize_with = "write_plain", deserialize_with = "read_plain")]
     pub kind: String,
     /// The process concerned; none when it is about the container or a node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub process: Option<Process>,
     /// Where: `descriptor 7`, `mapping 7f00…`, a path.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "write_plain_hint",
+        deserialize_with = "read_plain_hint"
+    )]
     pub place: Option<String>,
     /// Why it is in the way, in one sentence.
+    #[serde(serialize_with = "write_plain", deserialize_with = "read_plain")]
     pub reason: String,
     /// What to do about it.
+    #[serde(serialize_with = "write_plain", deserialize_with = "read_plain")]
     pub hint: String,
 }
 
@@ -150,6 +161,16 @@ mod tests {
         assert_eq!(finding(Severity::Blocks, None).to_string(), "process redis (7): it uses io_uring");
         let why = Explained { reason: "no room".into(), hint: None };
         assert_eq!(Finding::general(Severity::Warns, "room", why).to_string(), "no room");
+    }
+
+    #[test]
+    fn what_crosses_of_a_finding_steers_no_terminal() {
+        let mut hostile = finding(Severity::Blocks, Some("\u{1b}[2J"));
+        hostile.process = Some(Process { pid: 7, name: "\u{1b}]0;x\u{7}".into() });
+        hostile.reason = "a\u{1b}b".into();
+        let crossed = serde_json::to_string(&hostile).unwrap();
+        let heard: Finding = serde_json::from_str(&crossed.replace("ab", "\u{9b}")).unwrap();
+        assert!(!crossed.contains("u001b") && !heard.to_string().contains(char::is_control), "{crossed} {heard}");
     }
 
     #[test]

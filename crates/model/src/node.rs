@@ -120,19 +120,19 @@ fn plain(text: &str) -> Cow<'_, str> {
     plain.into()
 }
 
-fn write_plain<S: Serializer>(text: &str, serializer: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn write_plain<S: Serializer>(text: &str, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&plain(text))
 }
 
-fn write_plain_hint<S: Serializer>(hint: &Option<String>, serializer: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn write_plain_hint<S: Serializer>(hint: &Option<String>, serializer: S) -> Result<S::Ok, S::Error> {
     hint.as_deref().map(plain).serialize(serializer)
 }
 
-fn read_plain<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+pub(crate) fn read_plain<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     String::deserialize(deserializer).map(|text| plain(&text).into_owned())
 }
 
-fn read_plain_hint<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+pub(crate) fn read_plain_hint<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     Option::<String>::deserialize(deserializer).map(|hint| hint.map(|text| plain(&text).into_owned()))
 }
 
