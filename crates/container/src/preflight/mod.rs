@@ -124,6 +124,7 @@ fn innermost(status: &str) -> Option<u32> {
 mod tests {
     use std::os::fd::AsRawFd;
     use std::process::{Child, Command};
+    use std::time::{Duration, Instant};
 
     use drover_sys::uffd::Userfaultfd;
     use rustix::net::{AddressFamily, Protocol, SocketType, socket};
@@ -139,7 +140,7 @@ mod tests {
     struct Started(Child);
 
     impl Started {
-        /// A shell that says when it has done so.
+        /// A shell that does this, says so, and sleeps.
         fn shell(commands: &str) -> Self {
             let script = format!("{commands}; echo ready; exec sleep 1000");
             let mut child =
@@ -148,6 +149,12 @@ mod tests {
             let output = std::io::BufReader::new(child.stdout.take().unwrap());
             std::io::BufRead::read_line(&mut { output }, &mut line).unwrap();
             assert_eq!(line, "ready\n");
+            let begun = Instant::now();
+            let name = format!("/proc/{}/comm", child.id());
+            while fs::read_to_string(&name).unwrap() != "sleep\n" {
+                assert!(begun.elapsed() < Duration::from_secs(10), "it does not sleep");
+                std::thread::yield_now();
+            }
             Self(child)
         }
     }
