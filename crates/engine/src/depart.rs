@@ -202,7 +202,10 @@ impl Departing {
         let attempt = format!("cannot move container {}", self.container.name());
         let held = self.inner.hold(&self.container).await.map_err(|error| error.explained().clone())?;
         refuse_resting(&self.container, &attempt).map_err(|error| error.explained().clone())?;
-        Ok(held)
+        // It was looked at when the move was ordered, and has run since.
+        let (inner, own, settings) = (Arc::clone(&self.inner), Arc::clone(&self.container), self.settings);
+        let findings = blocking(move || inner.look(&own, settings)).await;
+        objection(&findings).map_or(Ok(held), Err)
     }
 
     /// Asks the target for a place.

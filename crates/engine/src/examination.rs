@@ -16,11 +16,11 @@ use crate::error::failure;
 use crate::node::Inner;
 
 /// The oldest CRIU that can dump connections on present kernels and read our page maps.
-pub(crate) const OLDEST_CRIU: (u32, u32) = (4, 2);
+const OLDEST_CRIU: (u32, u32) = (4, 2);
 /// Disk room that is left to the node, in bytes.
 const SPARE: u64 = 64 << 20;
 /// What can be done where memory is short.
-pub(crate) const ANOTHER_NODE: &str = "choose another node, or free memory there";
+const ANOTHER_NODE: &str = "choose another node, or free memory there";
 /// No more addresses of a container are asked for: a peer may say that it has any number.
 const MOST_ADDRESSES: usize = 16;
 /// How many instructions are named that are missing.
@@ -32,7 +32,7 @@ pub(crate) fn processor() -> Option<Processor> {
 }
 
 impl Inner {
-    /// Looks at what is offered; `image` is the room that is missing of its image takes.
+    /// Looks at what is offered; what is missing of its image takes `image` bytes on the disk.
     pub(crate) fn examine(&self, offer: &Offer, image: u64) -> Vec<Finding> {
         let blocks = |kind: &str, checked: Result<(), Explained>| {
             checked.err().map(|why| Finding::general(Severity::Blocks, kind, why))
@@ -153,13 +153,19 @@ impl Inner {
     }
 }
 
-fn check_criu(theirs: &str) -> Result<(), Explained> {
-    let attempt = "cannot restore containers on this node";
+/// This node's CRIU, `major.minor`, if it is new enough; `attempt` is what it is wanted for.
+pub(crate) fn usable_criu(attempt: &str) -> Result<(u32, u32), Explained> {
     let (major, minor, _) = criu::version().map_err(|error| failure(attempt, &error))?;
     if (major, minor) < OLDEST_CRIU {
         let reason = format!("{attempt}: its criu {major}.{minor} is too old");
         return Err(refused(reason, &format!("install criu {}.{} or newer there", OLDEST_CRIU.0, OLDEST_CRIU.1)));
     }
+    Ok((major, minor))
+}
+
+fn check_criu(theirs: &str) -> Result<(), Explained> {
+    let attempt = "cannot restore containers on this node";
+    let (major, minor) = usable_criu(attempt)?;
     let their_version = theirs.split_once('.').and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
     if their_version.is_none_or(|version: (u32, u32)| version > (major, minor)) {
         let reason = format!("{attempt}: the source's criu {theirs} is newer than its criu {major}.{minor}");

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use drover_container::{External, criu, preflight};
+use drover_container::{External, preflight};
 use drover_disk::Token;
 use drover_model::{Explained, Finding, MigrationId, Mode, NodeName, Settings, Severity, objection};
 use drover_protocol::Offer;
@@ -10,9 +10,12 @@ use drover_protocol::Offer;
 use crate::container::Container;
 use crate::crossing;
 use crate::error::failure;
-use crate::examination::{OLDEST_CRIU, processor};
+use crate::examination::{processor, usable_criu};
 use crate::journal::{Entry, Mark};
 use crate::node::{Inner, now};
+
+/// What CRIU is wanted for here.
+const CHECKPOINT: &str = "cannot checkpoint on this node";
 
 impl Inner {
     /// What is offered to the target, with the beginning in the journal, and the marks on shared volumes.
@@ -22,7 +25,6 @@ impl Inner {
         to: &NodeName,
         (migration, settings): (MigrationId, Settings),
     ) -> Result<(Offer, Vec<Token>), Explained> {
-        objection(&self.look(container, settings)).map_or(Ok(()), Err)?;
         let candidate = self.candidate(container, migration, settings)?;
         let tokens = container.volumes.mark(&candidate.spec, &candidate.migration)?;
         let offer = Offer { shared: tokens.iter().map(|token| token.sighting.clone()).collect(), ..candidate };
@@ -45,7 +47,7 @@ impl Inner {
         migration: MigrationId,
         settings: Settings,
     ) -> Result<Offer, Explained> {
-        let (major, minor, _) = criu::version().map_err(|error| failure("cannot checkpoint on this node", &error))?;
+        let (major, minor) = usable_criu(CHECKPOINT)?;
         let usage = container.cgroup.stats().map_err(|error| failure("cannot measure the container", &error))?;
         let stored = container.stored();
         let mut files = container.volumes.files(&stored.spec);
@@ -73,15 +75,7 @@ impl Inner {
     pub(crate) fn look(&self, container: &Container, settings: Settings) -> Vec<Finding> {
         let mut findings = Vec::new();
         let general = |kind: &str, why| Finding::general(Severity::Blocks, kind, why);
-        match criu::version() {
-            Ok((major, minor, _)) if (major, minor) < OLDEST_CRIU => {
-                let reason = format!("cannot checkpoint on this node: its criu {major}.{minor} is too old");
-                let hint = Some(format!("install criu {}.{} or newer there", OLDEST_CRIU.0, OLDEST_CRIU.1));
-                findings.push(general("criu", Explained { reason, hint }));
-            }
-            Ok(_) => {}
-            Err(error) => findings.push(general("criu", failure("cannot checkpoint on this node", &error))),
-        }
+        findings.extend(usable_criu(CHECKPOINT).err().map(|why| general("criu", why)));
         if settings.sync {
             return findings;
         }

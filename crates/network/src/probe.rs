@@ -39,12 +39,9 @@ pub enum ProbeError {
 /// # Errors
 /// When the uplink does not exist or the kernel refuses.
 pub fn taken(uplink: &str, addresses: &[IpAddr]) -> Result<Vec<IpAddr>, ProbeError> {
-    // Each answer says enough: nobody is waited for once all have one.
-    let found =
-        asked(uplink, addresses, |found| addresses.iter().all(|address| found.iter().any(|(has, _)| has == address)))?;
-    let mut taken: Vec<IpAddr> = found.into_iter().map(|(address, _)| address).collect();
-    taken.dedup();
-    Ok(taken)
+    // One answer for each says enough.
+    let found = asked(uplink, addresses, |found| addresses.iter().all(|address| is_held(found, address)))?;
+    Ok(addresses.iter().filter(|address| is_held(&found, address)).copied().collect())
 }
 
 /// Everybody who says to have one of `addresses`: this machine itself (no Ethernet address), and whoever answers on the
@@ -57,6 +54,10 @@ pub fn holders(uplink: &str, addresses: &[IpAddr]) -> Result<Vec<(IpAddr, Option
 }
 
 type Holder = (IpAddr, Option<Mac>);
+
+fn is_held(found: &[Holder], address: &IpAddr) -> bool {
+    found.iter().any(|(held, _)| held == address)
+}
 
 fn asked(
     uplink: &str,
@@ -90,7 +91,7 @@ fn ask(
     let socket = PacketSocket::listening(link)?;
     let mut frame = [0; LONGEST];
     for _ in 0..PROBES {
-        for address in addresses.iter().filter(|address| !found.iter().any(|(known, _)| known == *address)) {
+        for address in addresses.iter().filter(|address| !is_held(found, address)) {
             let probe = match address {
                 IpAddr::V4(address) => arp_probe(mac, *address),
                 IpAddr::V6(address) => neighbour_probe(mac, *address),
@@ -117,7 +118,7 @@ fn ask(
                 found.push((address, Some(whose)));
             }
         }
-        if addresses.iter().all(|address| found.iter().any(|(known, _)| known == address)) {
+        if addresses.iter().all(|address| is_held(found, address)) {
             break;
         }
     }
