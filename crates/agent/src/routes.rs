@@ -69,6 +69,7 @@ pub(crate) fn router(node: Arc<Node>, gate: Arc<Gate>, member: Option<Arc<Member
         .route(routes::OVERLAY, get(overlay::make).post(overlay::synthesize))
         .route(routes::MIGRATIONS, get(migration::list).post(migration::begin))
         .route(routes::CHECK, post(migration::check))
+        .route(routes::PLAN, post(migration::plan))
         .route(routes::RESOLVE, post(migration::resolve))
         .route(routes::MIGRATION, get(migration::show).delete(migration::cancel))
         .route(routes::DRAIN, get(drain::show).post(drain::begin).merge(delete(drain::end)))
@@ -139,6 +140,7 @@ pub fn openapi() -> Document {
         migration::list,
         migration::begin,
         migration::check,
+        migration::plan,
         migration::show,
         migration::cancel,
         migration::resolve,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use drover_model::{
     AuditRecord, Check, ContainerId, ContainerRecord, ContainerStats, CopyRecord, Digest, DrainState, MigrationId,
-    MigrationState, NodeFeatures, NodeInfo, NodeName, Side, UserName, VolumeName, VolumeRecord,
+    MigrationState, NodeFeatures, NodeInfo, NodeName, Plan, Side, UserName, VolumeName, VolumeRecord,
 };
 use http::header::{CONNECTION, CONTENT_TYPE, HOST, UPGRADE};
 use http::{Method, Request, Response, StatusCode};
@@ -312,6 +312,11 @@ impl Client {
     /// Whether a container can be moved so; nothing is.
     pub async fn check(&self, request: &MigrateRequest) -> Result<Check, ClientError> {
         self.ask(Method::POST, routes::CHECK.into(), self.json(request)?, WORK).await
+    }
+
+    /// What a move would take; nothing is moved.
+    pub async fn plan(&self, request: &MigrateRequest) -> Result<Plan, ClientError> {
+        self.ask(Method::POST, routes::PLAN.into(), self.json(request)?, WORK).await
     }
 
     /// All migrations away from the node.

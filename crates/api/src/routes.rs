@@ -66,6 +66,8 @@ pub const MIGRATIONS: &str = "/v1/migrations";
 pub const MIGRATION: &str = "/v1/migrations/{id}";
 /// `POST`: whether a container can be moved.
 pub const CHECK: &str = "/v1/check";
+/// `POST`: what a move would take.
+pub const PLAN: &str = "/v1/plan";
 /// `POST`: say whose the container of one in doubt is.
 pub const RESOLVE: &str = "/v1/migrations/{id}/resolve";
 /// `POST`: take nothing new, and move what runs elsewhere; `GET`: how that goes; `DELETE`: take what comes again.
@@ -86,7 +88,7 @@ pub const COPY: &str = "/v1/copies/{id}";
 pub const OVERLAY: &str = "/v1/overlay";
 
 /// Every pattern.
-pub const ALL: [&str; 39] = [
+pub const ALL: [&str; 40] = [
     NODE,
     FEATURES,
     OPENAPI,
@@ -119,6 +121,7 @@ pub const ALL: [&str; 39] = [
     MIGRATIONS,
     MIGRATION,
     CHECK,
+    PLAN,
     RESOLVE,
     DRAIN,
     CANCEL_DRAIN,

@@ -19,6 +19,7 @@ mod membership;
 mod migrate;
 mod migrations;
 mod node;
+mod plan;
 mod pong;
 mod resolve;
 mod run;

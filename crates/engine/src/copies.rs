@@ -193,10 +193,15 @@ impl Copies {
         Ok(self.free()?.0.saturating_add(copies.sum()))
     }
 
+    /// What is kept of a container's files, in bytes on the disk.
+    pub fn kept_of(&self, container: &ContainerId) -> u64 {
+        tree_size(&self.top.join(container.as_str()))
+    }
+
     /// How much room there is for a container that needs this much: its own copy counts as room, and others make room if
     /// that is of use.
     pub fn room_for(&self, container: &ContainerId, needed: u64) -> io::Result<u64> {
-        let size = |id: &ContainerId| tree_size(&self.top.join(id.as_str()));
+        let size = |id: &ContainerId| self.kept_of(id);
         let own = size(container);
         let room = || self.free().map(|(free, _)| free.saturating_add(own));
         if room()? >= needed {

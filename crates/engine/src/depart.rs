@@ -11,11 +11,12 @@ use drover_protocol::{Answer, Question, Source};
 use tokio::sync::{OwnedMutexGuard, mpsc, watch};
 
 use crate::clock::moment;
-use crate::container::Container;
+use crate::container::{Container, lock};
 use crate::error::NodeError;
 use crate::lead::Lead;
 use crate::link::{Link, Traffic};
 use crate::node::{Inner, Order, Peer, blocking, fresh_id, now};
+use crate::plan::prediction;
 use crate::room::ask;
 use crate::sharing::Flow;
 use crate::turns::{Slot, Turn};
@@ -224,7 +225,7 @@ impl Departing {
             Some(Answer::Granted) => Place::Granted(link),
             Some(Answer::Busy) => Place::Busy,
             Some(Answer::Closed(why)) => Place::Closed(why),
-            Some(Answer::Room(_) | Answer::Checked { .. }) | None => Place::Unknown,
+            Some(Answer::Room(_) | Answer::Checked { .. } | Answer::Weighed) | None => Place::Unknown,
         }
     }
 
@@ -241,11 +242,15 @@ impl Departing {
             Ok(offered) => offered,
             Err(why) => return self.stay(why),
         };
-        let Self { inner, container, peer, id, state, slot, traffic, flow, .. } = self;
-        let fixed = inner.fixed_part(&container.id);
+        let Self { inner, container, peer, id, settings, state, slot, traffic, flow } = self;
+        let (fixed, predicted) = {
+            let experience = lock(&inner.experience);
+            let foreseen = experience.foresee(&container.id, &peer.name, &settings);
+            (experience.fixed_part(&container.id), foreseen.map(|(forecast, _)| prediction(&forecast)))
+        };
         let machine = Source::new(moment(), inner.config.name.clone(), peer.name.clone(), offer, fixed);
         tokio::spawn(give_back(slot, state.subscribe()));
-        let lead = Lead { inner, container, peer, id, state, orders, traffic, flow, reserved, tokens };
+        let lead = Lead { inner, container, peer, id, state, orders, traffic, flow, reserved, tokens, predicted };
         lead.run(machine, operation).await;
     }
 

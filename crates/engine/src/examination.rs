@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use drover_container::criu;
 use drover_disk::Claim;
 use drover_memory::MachineMemory;
-use drover_model::{Bytes, Driver, Explained, Finding, Mac, Mode, Mount, Processor, Severity};
+use drover_model::{Bytes, Driver, Explained, Finding, Mac, Mode, Mount, Processor, Severity, TargetRoom};
 use drover_protocol::Offer;
 use drover_sys::probe;
 use ipnet::IpNet;
@@ -63,6 +63,16 @@ impl Inner {
         };
         findings.extend(self.address_in_use(offer));
         findings
+    }
+
+    /// What there is for a container that is offered. What cannot be seen is said to be nothing.
+    pub(crate) fn room_for(&self, offer: &Offer) -> TargetRoom {
+        TargetRoom {
+            memory_available: Bytes(MachineMemory::look().map_or(0, |memory| memory.available)),
+            disk_free: Bytes(self.copies.room_there_could_be().unwrap_or(0)),
+            image: Bytes(crossing::room_for(&self.images, offer).unwrap_or(0)),
+            copy: Bytes(self.copies.kept_of(&offer.spec.id)),
+        }
     }
 
     /// Makes room on the disk for what comes, by removing copies of other containers' files where that is of use.

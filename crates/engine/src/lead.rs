@@ -11,7 +11,7 @@ use drover_disk::Token;
 use drover_memory::{FollowError, Sums};
 use drover_model::{
     Bandwidth, Bytes, ContainerState, Explained, MigrationId, MigrationState, Outcome, PackedPages, PageCount, Phase,
-    Report, Round, Settings,
+    Prediction, Report, Round, Settings,
 };
 use drover_protocol::{Source, SourceInput, SourceOutput, SourceResult, Stream, ToTarget, decode, encode};
 use rustix::process::{Signal, pidfd_send_signal};
@@ -22,6 +22,7 @@ use crate::container::{Container, lock};
 use crate::departure::{Crossed, Departure, Reins};
 use crate::error::failure;
 use crate::exec::alone;
+use crate::experience::Lesson;
 use crate::journal::{Decided, Entry, Mark};
 use crate::link::{self, Link, Traffic};
 use crate::node::{Inner, Order, Peer, blocking, now};
@@ -52,6 +53,8 @@ pub(crate) struct Lead {
     pub reserved: Option<Result<Link, Explained>>,
     /// The marks on shared volumes, until the target has seen them.
     pub tokens: Vec<Token>,
+    /// What was expected of it.
+    pub predicted: Option<Prediction>,
 }
 
 /// What had crossed when the container could run on the target.
@@ -419,7 +422,14 @@ impl Lead {
         let last = frozen.iter().filter_map(|phase| result.phases.get(phase)).sum::<Duration>();
         if let (Outcome::Moved, Some(downtime)) = (result.outcome, result.downtime) {
             let crossed = Round { pages, files, ..Round::default() }.load();
-            self.inner.learn_fixed_part(&self.container.id, &result.rounds, crossed, downtime);
+            lock(&self.inner.experience).learn(Lesson {
+                container: &self.container.id,
+                peer: &self.peer.name,
+                rounds: &result.rounds,
+                last: crossed,
+                pause: downtime,
+                total: result.total,
+            });
         }
         let before_freeze: u64 = result.rounds.iter().map(|round| round.bytes.0 - round.files.0).sum();
         let bytes = Bytes(memory.saturating_sub(before_freeze) + files.0);
@@ -446,6 +456,7 @@ impl Lead {
             mode: result.mode,
             exposure_ms: result.exposure.map(ms),
             files_frozen_ms: result.files_frozen.map(ms),
+            predicted: self.predicted,
             reason: result.reason.reason,
             hint: result.reason.hint,
         };

@@ -12,9 +12,9 @@ use drover_disk::{ImageStore, Token};
 use drover_memory::Backend;
 use drover_model::{
     Action, Bandwidth, Caller, Check, ContainerId, ContainerRecord, ContainerStats, MigrationId, MigrationState,
-    MoveLimits, NodeFeatures, NodeInfo, NodeName, PageCount, Phase, Priority, Round, Side,
+    MoveLimits, NodeFeatures, NodeInfo, NodeName, Phase, Plan, Priority, Side,
 };
-use drover_protocol::{FixedPart, Source, Verdict};
+use drover_protocol::{Source, Verdict};
 use drover_registry::Access;
 use drover_sys::cgroup::Hierarchies;
 use ipnet::IpNet;
@@ -26,6 +26,7 @@ use crate::container::{Container, Registry, Stored, lock};
 use crate::copies::Copies;
 use crate::drain::Drain;
 use crate::error::NodeError;
+use crate::experience::Experience;
 use crate::features::features;
 use crate::journal::{Journal, JournalFile};
 use crate::lead::Lead;
@@ -138,7 +139,7 @@ pub(crate) struct Coming {
     pub state: watch::Receiver<Option<MigrationState>>,
 }
 
-/// How many migrations that ended are remembered for `drover migrations`, and pauses of how many containers.
+/// How many migrations that ended are remembered for `drover migrations`.
 const REMEMBERED: usize = 200;
 
 #[derive(Debug)]
@@ -165,8 +166,8 @@ pub(crate) struct Inner {
     arrivals: Mutex<Arrivals>,
     links: Arc<Admissions>,
     migrations: Mutex<Vec<Leaving>>,
-    /// What pauses of containers took beside what was sent.
-    fixed_parts: Mutex<HashMap<ContainerId, FixedPart>>,
+    /// What moves have taught.
+    pub experience: Mutex<Experience>,
 }
 
 /// Runs what blocks on a thread that may.
@@ -204,21 +205,6 @@ pub(crate) fn fresh_id<const N: usize>() -> String {
 }
 
 impl Inner {
-    /// What a pause of a container takes when nothing is left to be sent.
-    pub(crate) fn fixed_part(&self, container: &ContainerId) -> FixedPart {
-        lock(&self.fixed_parts).get(container).copied().unwrap_or_default()
-    }
-
-    /// Learns it from a pause in which so many pages crossed.
-    pub(crate) fn learn_fixed_part(&self, container: &ContainerId, rounds: &[Round], last: PageCount, pause: Duration) {
-        let mut known = lock(&self.fixed_parts);
-        // Most of them are gone for good; those that are not are learnt anew.
-        if known.len() >= REMEMBERED && !known.contains_key(container) {
-            known.clear();
-        }
-        known.entry(container.clone()).or_default().learn(rounds, last, pause);
-    }
-
     pub fn journal(&self) -> MutexGuard<'_, Journal> {
         lock(&self.journal)
     }
@@ -246,7 +232,8 @@ impl Inner {
         let state = self.new_state(&container, &peer, id.clone(), began_at, Priority::Normal);
         let (state, orders) = self.remember(container.id.clone(), state);
         let (inner, traffic, flow) = (Arc::clone(self), Arc::default(), self.sharing.join(Priority::Normal));
-        let lead = Lead { inner, container, peer, id, state, orders, traffic, flow, reserved: None, tokens };
+        let lead =
+            Lead { inner, container, peer, id, state, orders, traffic, flow, reserved: None, tokens, predicted: None };
         tokio::spawn(async move {
             lead.run(machine, operation).await;
         });
@@ -365,7 +352,7 @@ impl Node {
             arrivals: Mutex::default(),
             links: Arc::default(),
             migrations: Mutex::default(),
-            fixed_parts: Mutex::default(),
+            experience: Mutex::default(),
             config: Config { name, state, run, uplink, pool, peers, tls, limits, program, cgroup_base },
         }))
     }
@@ -530,6 +517,15 @@ impl Node {
     pub async fn check(&self, request: MigrateRequest) -> Result<Check, NodeError> {
         let inner = Arc::clone(&self.inner);
         to_the_end(async move { inner.check(&request).await }).await
+    }
+
+    /// What the move of a container would take; nothing is moved.
+    ///
+    /// # Errors
+    /// When there is no such container or node, or the container does not run.
+    pub async fn plan(&self, request: MigrateRequest) -> Result<Plan, NodeError> {
+        let inner = Arc::clone(&self.inner);
+        to_the_end(async move { inner.plan(&request).await }).await
     }
 
     /// Migrations away from this node: those under way, and the last that ended; and those towards it that are in doubt.

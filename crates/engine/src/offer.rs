@@ -96,7 +96,7 @@ impl Inner {
 }
 
 /// What its processes hold of memory that is theirs alone, swapped out or not, in bytes. It changes all the time.
-fn resident(container: &Container) -> u64 {
+pub(crate) fn resident(container: &Container) -> u64 {
     let held = |pid: u32| held_in(&std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default());
     container.cgroup.pids().unwrap_or_default().into_iter().map(held).fold(0, u64::saturating_add)
 }

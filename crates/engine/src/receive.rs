@@ -24,6 +24,8 @@ use crate::turns::Taken;
 
 /// How long a place is kept for a source that was granted it and says nothing.
 const HELLO: Duration = Duration::from_secs(30);
+/// How much may be sent on a link to learn its rate, in messages.
+const MOST_WEIGHED: usize = 16;
 
 /// A step, done in a thread of its own, with the arrival if there is one.
 type Work = Box<dyn FnOnce(Option<&mut Arrival>) -> TargetInput + Send>;
@@ -66,6 +68,14 @@ pub(crate) async fn serve(
     let mut link = Link::new(connection, Arc::clone(&traffic));
     let Some(mut first) = link.receive().await else { return };
     let mut place = None;
+    for _ in 0..MOST_WEIGHED {
+        if !matches!(decode::<Question>(&first), Ok(Question::Weigh { .. })) {
+            break;
+        }
+        link.send(encode(&Answer::Weighed), PATIENCE).await;
+        let Ok(Some(next)) = tokio::time::timeout(HELLO, link.receive()).await else { return link.close().await };
+        first = next;
+    }
     if let Ok(question) = decode::<Question>(&first) {
         (place, first) = match consider(&inner, &question, &mut link).await {
             Some((place, next)) => (Some(place), next),
@@ -92,8 +102,10 @@ async fn consider(inner: &Arc<Inner>, question: &Question, link: &mut Link) -> O
         (Question::Room, closed) => (Answer::Room(inner.room(closed)), None),
         (Question::Check(offer), _) => {
             let (inner, offer) = (Arc::clone(inner), offer.clone());
-            (Answer::Checked { findings: blocking(move || inner.answer_check(&offer)).await }, None)
+            let (findings, room) = blocking(move || (inner.answer_check(&offer), inner.room_for(&offer))).await;
+            (Answer::Checked { findings, room: Some(room) }, None)
         }
+        (Question::Weigh { .. }, _) => (Answer::Weighed, None),
         (Question::Reserve { .. }, Some(why)) => (Answer::Closed(why), None),
         (Question::Reserve { migration }, None) => match inner.places.reserve() {
             Some(place) => (Answer::Granted, Some(place)),

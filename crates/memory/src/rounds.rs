@@ -168,6 +168,12 @@ impl<O: Outlet> Rounds<O> {
         PageCount(self.shared.survey(pids))
     }
 
+    /// How many pages of private memory the next round will send.
+    #[must_use]
+    pub fn pending(&self) -> PageCount {
+        PageCount(self.processes.values().map(|process| process.pending.count()).sum())
+    }
+
     /// What has been sent in all rounds by now.
     #[must_use]
     pub fn sums(&self) -> Sums {

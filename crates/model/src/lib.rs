@@ -17,6 +17,7 @@ mod mount;
 mod network;
 mod node;
 mod phase;
+mod plan;
 mod priority;
 mod processor;
 mod report;
@@ -42,6 +43,7 @@ pub use mount::{InvalidMount, Mount, MountKind, MountPoint, TmpfsMount, VolumeMo
 pub use network::{Interface, InvalidMac, Mac, Neighbour};
 pub use node::{Explained, Feature, MoveLimits, NodeFeatures, NodeInfo};
 pub use phase::Phase;
+pub use plan::{ExpectedRate, Plan, Prediction, PredictionError, RateSource, TargetRoom, Written};
 pub use priority::Priority;
 pub use processor::Processor;
 pub use report::{Outcome, PackedPages, Report, Round};

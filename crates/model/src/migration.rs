@@ -32,6 +32,7 @@ impl MigrationState {
             mode,
             exposure_ms: None,
             files_frozen_ms: None,
+            predicted: None,
             reason: why.reason,
             hint: why.hint,
         }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{Bytes, ContainerName, MigrationId, Mode, NodeName, PageCount, Phase};
+use crate::{Bytes, ContainerName, MigrationId, Mode, NodeName, PageCount, Phase, Prediction};
 
 /// How a migration ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -124,6 +124,10 @@ pub struct Report {
     /// and the processes are dumped, at the same time. Unknown when the target did not come to restore it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub files_frozen_ms: Option<f64>,
+    /// What was expected of it when it began, where something was known to expect it from: a plan that was made
+    /// (`drover migrate --dry-run`), or an earlier move of the container from this node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub predicted: Option<Prediction>,
     /// Why it ended so, in one sentence.
     pub reason: String,
     /// What the reader can do about a failure.

@@ -189,10 +189,16 @@ impl Default for FixedPart {
 impl FixedPart {
     /// Learns from a pause in which so much crossed, in pages. Without rounds before it nobody knows how long those took.
     pub fn learn(&mut self, rounds: &[Round], last: PageCount, pause: Duration) {
-        if !rounds.is_empty() {
+        if let Some(part) = Self::seen_in(rounds, last, pause) {
             self.0.rotate_left(1);
-            self.0[2] = pause.saturating_sub(crossing(rounds, last));
+            self.0[2] = part;
         }
+    }
+
+    /// What of such a pause pages do not explain.
+    #[must_use]
+    pub fn seen_in(rounds: &[Round], last: PageCount, pause: Duration) -> Option<Duration> {
+        (!rounds.is_empty()).then(|| pause.saturating_sub(crossing(rounds, last)))
     }
 
     /// What the next pause is expected to take.

@@ -13,6 +13,7 @@
 //! - A target that has promised (sent `Restored`) keeps the frozen container until it hears the decision.
 
 mod convergence;
+mod forecast;
 mod frame;
 mod journal;
 mod message;
@@ -25,6 +26,7 @@ mod source;
 mod target;
 
 pub use convergence::{Course, Decision, FixedPart};
+pub use forecast::{Forecast, Prospect, Writes};
 pub use frame::{FRAME_HEADER, FrameError, FrameHeader, MAX_CONTROL, MAX_DATA, Stream};
 pub use journal::{Decided, Entry, Journal, Mark, Storage};
 pub use message::{DecodeError, Offer, OfferedImage, Part, ToSource, ToTarget, Verdict, WantedLayer, decode, encode};

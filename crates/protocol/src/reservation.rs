@@ -4,7 +4,7 @@
 //! A link on which a place was granted goes on with `hello`, and the place is taken for as long as the migration is under
 //! way. A target that does not know the question ends the link: then the move begins without.
 
-use drover_model::{Bytes, Explained, Finding, MigrationId};
+use drover_model::{Bytes, Explained, Finding, MigrationId, TargetRoom};
 use serde::{Deserialize, Serialize};
 
 use crate::Offer;
@@ -22,6 +22,11 @@ pub enum Question {
     Room,
     /// What speaks against this container? It is not moved by that.
     Check(Box<Offer>),
+    /// Has this come? How long that takes tells how fast the link is. Another question may follow.
+    Weigh {
+        /// Of no meaning.
+        padding: String,
+    },
 }
 
 /// The answer.
@@ -40,7 +45,12 @@ pub enum Answer {
     Checked {
         /// All that was found.
         findings: Vec<Finding>,
+        /// What there is for the container; an older target does not say.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        room: Option<TargetRoom>,
     },
+    /// All of it has come.
+    Weighed,
 }
 
 /// How much room a node has.
@@ -62,7 +72,8 @@ mod tests {
     /// A link begins with either.
     #[test]
     fn a_question_is_no_message_of_a_migration_and_the_other_way_round() {
-        for question in [Question::Reserve { migration: "0a".parse().unwrap() }, Question::Room] {
+        let weigh = Question::Weigh { padding: "x".repeat(1_000) };
+        for question in [Question::Reserve { migration: "0a".parse().unwrap() }, Question::Room, weigh] {
             assert_eq!(decode::<Question>(&encode(&question)).unwrap(), question);
             assert!(decode::<ToTarget>(&encode(&question)).is_err());
         }
@@ -70,8 +81,10 @@ mod tests {
         assert!(decode::<Question>(&encode(&hello)).is_err());
         let why = Explained { reason: "it is drained".into(), hint: None };
         let room = NodeRoom { running: 3, memory: Bytes(1 << 30), closed: Some(why.clone()) };
-        for answer in [Answer::Granted, Answer::Busy, Answer::Closed(why), Answer::Room(room)] {
+        for answer in [Answer::Granted, Answer::Busy, Answer::Closed(why), Answer::Room(room), Answer::Weighed] {
             assert_eq!(decode::<Answer>(&encode(&answer)).unwrap(), answer);
         }
+        let older = decode::<Answer>(br#"{"type":"checked","findings":[]}"#).unwrap();
+        assert_eq!(older, Answer::Checked { findings: Vec::new(), room: None });
     }
 }

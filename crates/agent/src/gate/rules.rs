@@ -94,6 +94,7 @@ pub(crate) fn rules() -> impl Iterator<Item = Rule> {
         (GET, routes::MIGRATIONS, A::LookAtMigration, Nothing, Prompt),
         (POST, routes::MIGRATIONS, A::MoveContainer, Nothing, Prompt),
         (POST, routes::CHECK, A::MoveContainer, Nothing, Long),
+        (POST, routes::PLAN, A::MoveContainer, Nothing, Long),
         (GET, routes::MIGRATION, A::LookAtMigration, Migration, Prompt),
         (DELETE, routes::MIGRATION, A::MoveContainer, Migration, Prompt),
         // Not by its container: one that ended unanswered is in the journal alone, and no owner may do it.
@@ -162,6 +163,7 @@ mod tests {
         GET    /v1/migrations                    +++++--
         POST   /v1/migrations                    ++++---
         POST   /v1/check                         ++++---
+        POST   /v1/plan                          ++++---
         GET    /v1/migrations/{id}               +++0+--
         DELETE /v1/migrations/{id}               +++0---
         POST   /v1/migrations/{id}/resolve       ++-----

@@ -8,7 +8,7 @@ use axum::http::StatusCode;
 use axum::{Extension, Json};
 use drover_api::{ApiError, MigrateRequest, MigrationQuery, ResolveRequest};
 use drover_engine::{Node, NodeError};
-use drover_model::{Action, Caller, Check, ContainerName, MigrationId, MigrationState};
+use drover_model::{Action, Caller, Check, ContainerName, MigrationId, MigrationState, Plan};
 use tokio::sync::watch;
 
 use super::body::{By, JsonBody, Parameters, Segment};
@@ -50,6 +50,18 @@ pub(super) async fn check(
 ) -> Result<(Extension<Concerns>, Json<Check>), Refusal> {
     let (name, request) = own(&node, &caller, request)?;
     Ok((Extension(Concerns(name)), Json(node.check(request).await?)))
+}
+
+/// What a move would take, by what the container does and the link carries: nothing is moved.
+#[utoipa::path(post, path = "/v1/plan", tag = "migrations", request_body = MigrateRequest,
+    responses((status = 200, body = Plan), (status = "default", body = ApiError)))]
+pub(super) async fn plan(
+    State(node): State<Arc<Node>>,
+    By(caller): By,
+    JsonBody(request): JsonBody<MigrateRequest>,
+) -> Result<(Extension<Concerns>, Json<Plan>), Refusal> {
+    let (name, request) = own(&node, &caller, request)?;
+    Ok((Extension(Concerns(name)), Json(node.plan(request).await?)))
 }
 
 /// The request, about a container that the caller may move.

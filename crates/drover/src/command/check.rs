@@ -37,7 +37,7 @@ pub async fn execute(args: CheckArgs, printer: Printer) -> Result<ExitCode, Fail
     Ok(if blocked { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-fn text(check: &Check) -> String {
+pub(super) fn text(check: &Check) -> String {
     let Check { container, from, to, findings, took_ms } = check;
     let blocks = findings.iter().filter(|finding| finding.blocks()).count();
     let verdict = match blocks {

@@ -12,7 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::resolve::{self, Keeper};
 use super::settings::{SettingsArgs, Word};
-use super::{Chosen, migrations, open};
+use super::{Chosen, migrations, open, plan};
 use crate::cluster::Located;
 use crate::failure::{Cause, Doing, Failure};
 use crate::print::{self, Printer};
@@ -36,11 +36,14 @@ pub struct MigrateArgs {
     /// Do not wait for the end
     #[arg(long)]
     detach: bool,
+    /// Say what the move would take, and move nothing
+    #[arg(long, conflicts_with = "detach")]
+    dry_run: bool,
     /// Cancel this migration
-    #[arg(long, value_name = "ID", conflicts_with_all = ["container", "to", "node", "detach", "priority", "SettingsArgs"])]
+    #[arg(long, value_name = "ID", conflicts_with_all = ["container", "to", "node", "detach", "dry_run", "priority", "SettingsArgs"])]
     cancel: Option<MigrationId>,
     /// Say which node has the container of a migration in doubt, when the other one is lost for good
-    #[arg(long, value_name = "NODE", conflicts_with_all = ["cancel", "to", "node", "detach", "SettingsArgs"])]
+    #[arg(long, value_name = "NODE", conflicts_with_all = ["cancel", "to", "node", "detach", "dry_run", "SettingsArgs"])]
     resolve: Option<Keeper>,
     /// With --resolve: be certain of it
     #[arg(long, requires = "resolve", conflicts_with = "to")]
@@ -69,6 +72,9 @@ pub async fn execute(args: MigrateArgs, printer: Printer) -> Result<ExitCode, Fa
     let cluster = open(printer, action)?;
     let chosen = Chosen { container: container.clone(), node: args.node };
     let located = chosen.locate(&cluster, "move").await?;
+    if args.dry_run {
+        return plan::execute(&located, to, args.settings.settings(), args.priority.0, printer).await;
+    }
     // Listened to before it begins: afterwards nobody may be left in doubt about what an interrupt did.
     let mut interrupted = signal(SignalKind::interrupt()).doing(action)?;
     let begun = begin(&located, &to, args.settings.settings(), args.priority.0).await.doing(action)?;
@@ -162,7 +168,7 @@ async fn cancel(id: &MigrationId, printer: Printer) -> Result<(), Failure> {
 
 /// One sentence for people.
 fn summary(report: &Report) -> String {
-    format!(
+    let moved = format!(
         "{} moved from {} to {}: downtime {}, total {}, {} sent ({} memory, {} files)",
         report.container,
         report.from,
@@ -172,6 +178,15 @@ fn summary(report: &Report) -> String {
         report.bytes_sent,
         report.bytes_memory,
         report.bytes_disk,
+    );
+    let (Some(predicted), Some(error)) = (report.predicted, report.prediction_error()) else { return moved };
+    let off = |error: f64| format!("{:+.0} %", error * 100.0);
+    format!(
+        "{moved}\nexpected: downtime {} (off by {}), total {} (off by {})",
+        print::millis(predicted.downtime_ms),
+        off(error.downtime),
+        print::millis(predicted.total_ms),
+        off(error.total),
     )
 }
 
@@ -224,7 +239,7 @@ fn progress(state: &MigrationState, elapsed: Duration) -> String {
 #[cfg(test)]
 pub mod tests {
     use super::*;
-    use drover_model::{Bytes, Phase};
+    use drover_model::{Bytes, Phase, Prediction};
 
     /// A report as a source would make it.
     pub fn report(outcome: Outcome, downtime_ms: f64) -> Report {
@@ -240,7 +255,12 @@ pub mod tests {
     fn a_move_is_summed_up_in_one_sentence() {
         let expected = "web moved from n1 to n2: downtime 212 ms, total 1.40 s, 34.0 MiB sent (31.0 MiB memory, \
                         2.0 MiB files)";
-        assert_eq!(summary(&report(Outcome::Moved, 212.3)), expected);
+        let mut report = report(Outcome::Moved, 200.0);
+        assert_eq!(summary(&report), expected.replace("212", "200"));
+        let (downtime_ms, total_ms) = (150.0, 1540.0);
+        report.predicted = Some(Prediction { downtime_ms, total_ms, rounds: 2, bytes: Bytes(1) });
+        let line = summary(&report).lines().nth(1).unwrap().to_owned();
+        assert_eq!(line, "expected: downtime 150 ms (off by +25 %), total 1.54 s (off by -10 %)");
     }
 
     #[test]

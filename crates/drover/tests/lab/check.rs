@@ -32,6 +32,35 @@ fn a_container_that_can_be_moved_is_said_to_be_and_stays_where_it_is() {
 }
 
 #[test]
+fn a_plan_says_what_a_move_will_take_and_the_move_says_how_far_off_it_was() {
+    let lab = Lab::with_toolbox();
+    // 32 MiB in a shell's memory, of which it writes a little again and again.
+    let script = "a=$(head -c 33554432 /dev/zero | tr '\\0' x); echo ready; while :; do b=$((b + 1)); done";
+    lab.drover(("run --node n1 --name box -d toolbox bash -c", script)).well();
+    lab.await_log("box", "ready\n");
+    let plan = lab.json("migrate box --to n2 --dry-run");
+    assert_eq!(lab.inspect("box")["node"], "n1", "nothing is moved");
+    assert_eq!(lab.json("migrations").as_array().unwrap().len(), 0);
+    assert!(plan["memory"].as_u64().unwrap() >= 32 << 20, "{plan}");
+    assert_eq!(plan["written"].as_array().unwrap().len(), 3, "{plan}");
+    assert_eq!(plan["rate"]["source"], "measured", "{plan}");
+    assert!(plan["rate"]["bytes_per_second"].as_f64().unwrap() > 1e6, "{plan}");
+    assert!(plan["room"]["disk_free"].as_u64().unwrap() > 0, "{plan}");
+    let predicted = &plan["predicted"];
+    assert!(predicted["rounds"].as_u64().unwrap() >= 1 && predicted["total_ms"].as_f64().unwrap() > 0.0, "{plan}");
+    // What was expected is kept with the outcome.
+    let report = lab.json("migrate box --to n2");
+    assert_eq!(&report["predicted"], predicted);
+    // A move of a container that nobody has looked at is not expected to be anything.
+    assert_eq!(lab.json("migrate box --to n1")["predicted"], Value::Null);
+    // The one before has taught what the next one takes.
+    let said = lab.drover("migrate box --to n2").well();
+    assert!(said.lines().nth(1).unwrap().starts_with("expected: downtime "), "{said}");
+    let error = lab.drover("migrate box --to n2 --dry-run").hinted_refusal();
+    assert!(error.contains("it is there already"), "{error}");
+}
+
+#[test]
 fn each_obstacle_in_a_container_is_found_by_name_and_refuses_the_move() {
     let lab = Lab::with_toolbox();
     let run = |name: &str, script: &str| {
