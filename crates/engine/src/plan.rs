@@ -21,6 +21,9 @@ use crate::standstill::Standstill;
 
 /// For how long writes are followed, in milliseconds, one after the other: short ones say how the curve of pages written begins.
 const WINDOWS_MS: [u64; 3] = [30, 100, 300];
+/// How often it is tried to follow more than half of what a container holds, and the pause after an attempt.
+const ATTEMPTS: u32 = 20;
+const MOMENT: Duration = Duration::from_millis(50);
 /// What is sent to learn the rate of a link, in bytes. A message holds no more than a MiB.
 const PADDING: usize = 900 << 10;
 /// How often: TCP begins slowly, and the best one counts.
@@ -79,17 +82,30 @@ impl Inner {
         let pids = || container.cgroup.pids().unwrap_or_default();
         let held = || PageCount(crate::offer::resident(container) / PageCount::PAGE);
         let refused = |why: String| (held(), Vec::new(), Some(why));
-        let Ok(mut rounds) = Rounds::new(Nowhere, Compression::None, rand::random(), self.backend) else {
-            return refused("there is no memory for it".to_owned());
+        let mut attempts = 0;
+        let (mut rounds, memory) = loop {
+            let Ok(mut rounds) = Rounds::new(Nowhere, Compression::None, rand::random(), self.backend) else {
+                return refused("there is no memory for it".to_owned());
+            };
+            // As in a move: to follow a process interrupts its threads.
+            container.look_at_sleepers();
+            rounds.meet(&pids());
+            if !rounds.follows() {
+                let why = rounds.refusal().map_or_else(|| "it has no process".to_owned(), ToString::to_string);
+                return refused(format!("its writes cannot be followed: {why}"));
+            }
+            let memory = rounds.pending();
+            attempts += 1;
+            if memory.0 >= held().0 / 2 || attempts >= ATTEMPTS {
+                break (rounds, memory);
+            }
+            // Seen of one that had arrived less than a tenth of a second before: its large mappings cannot be followed yet.
+            drop(rounds);
+            std::thread::sleep(MOMENT);
         };
-        // As in a move: to follow a process interrupts its threads.
-        container.look_at_sleepers();
-        rounds.meet(&pids());
-        if !rounds.follows() {
-            let why = rounds.refusal().map_or_else(|| "it has no process".to_owned(), ToString::to_string);
-            return refused(format!("its writes cannot be followed: {why}"));
+        if memory.0 < held().0 / 2 {
+            tracing::debug!(followed = memory.0, held = held().0, "most of a container's memory cannot be followed");
         }
-        let memory = rounds.pending();
         let mut written = Vec::new();
         for window in WINDOWS_MS {
             let begun = Instant::now();
