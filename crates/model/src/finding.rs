@@ -86,6 +86,14 @@ pub struct Check {
     pub took_ms: f64,
 }
 
+impl Check {
+    /// Whether the container cannot be moved.
+    #[must_use]
+    pub fn blocks(&self) -> bool {
+        self.findings.iter().any(Finding::blocks)
+    }
+}
+
 impl Finding {
     /// Something that is about no process in particular.
     #[must_use]

@@ -33,8 +33,7 @@ pub async fn execute(args: CheckArgs, printer: Printer) -> Result<ExitCode, Fail
     let request = MigrateRequest { container, to: to.clone(), settings, priority };
     let check = located.client.check(&request).await.doing(action)?;
     printer.either(&check, || text(&check))?;
-    let blocked = check.findings.iter().any(drover_model::Finding::blocks);
-    Ok(if blocked { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(if check.blocks() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 pub(super) fn text(check: &Check) -> String {

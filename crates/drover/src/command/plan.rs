@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use drover_api::MigrateRequest;
-use drover_model::{Finding, NodeName, Plan, Priority, RateSource, Settings, TargetRoom};
+use drover_model::{NodeName, Plan, Priority, RateSource, Settings, TargetRoom};
 
 use super::check;
 use crate::cluster::Located;
@@ -23,8 +23,7 @@ pub async fn execute(
     let request = MigrateRequest { container, to: to.clone(), settings, priority };
     let plan = located.client.plan(&request).await.doing(|| format!("plan the move of {name} to {to}"))?;
     printer.either(&plan, || text(&plan))?;
-    let blocked = plan.check.findings.iter().any(Finding::blocks);
-    Ok(if blocked { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(if plan.check.blocks() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 fn text(plan: &Plan) -> String {
