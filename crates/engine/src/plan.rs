@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use drover_api::MigrateRequest;
 use drover_memory::Rounds;
-use drover_model::{Bytes, Compression, Explained, Mode, PageCount, Plan, Prediction, Settings, Written};
+use drover_model::{Bytes, Compression, Explained, Mode, PageCount, Plan, Prediction, Settings, TargetRoom, Written};
 use drover_packing::Outlet;
 use drover_protocol::{Answer, Decision, Forecast, Question};
 
@@ -50,8 +50,8 @@ impl Inner {
         drop(operation);
         let bytes_per_second = self.weigh(&peer).await;
         // What is there of its files need not cross again; how much of it has changed nobody knows before both are compared.
-        let files =
-            Bytes(offer.upper.saturating_sub(room.unwrap_or_default().copy.0) + room.unwrap_or_default().image.0);
+        let TargetRoom { copy, image, .. } = room.unwrap_or_default();
+        let files = Bytes(offer.upper.saturating_sub(copy.0).saturating_add(image.0));
         let mut experience = lock(&self.experience);
         if let Some(rate) = bytes_per_second {
             experience.note_rate(&peer.name, rate);
@@ -99,7 +99,7 @@ impl Inner {
             if memory.0 >= held().0 / 2 || attempts >= ATTEMPTS {
                 break (rounds, memory);
             }
-            // Seen of one that had arrived less than a tenth of a second before: its large mappings cannot be followed yet.
+            // Seen of one that had arrived up to two tenths of a second before: its large mappings cannot be followed yet.
             drop(rounds);
             std::thread::sleep(MOMENT);
         };

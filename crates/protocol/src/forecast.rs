@@ -118,7 +118,12 @@ impl Prospect<'_> {
     fn round(&self, last: Option<&Round>, share: f64) -> Round {
         let (memory, files) = self.left(last);
         let pages = if self.without_memory.is_some() { PageCount(0) } else { memory };
-        let round = Round { pages, files, bytes: Bytes(pages.0 * PageCount::PAGE + files.0), ..Round::default() };
+        let round = Round {
+            pages,
+            files,
+            bytes: Bytes(pages.0.saturating_mul(PageCount::PAGE).saturating_add(files.0)),
+            ..Round::default()
+        };
         let ms = self.crossing_ms(round.load()) + EMPTY_ROUND_MS;
         let dirty_after = match self.without_memory {
             Some(_) => PageCount(0),
@@ -147,7 +152,7 @@ impl Prospect<'_> {
         let running = rounds.iter().map(|round| round.ms).sum::<f64>() + self.crossing_ms(later);
         let total = self.beside + downtime + milliseconds(running);
         let sent = rounds.iter().map(|round| round.load().0).sum::<u64>() + frozen.0 + later.0;
-        Forecast { rounds, end, downtime, total, bytes: Bytes(sent * PageCount::PAGE) }
+        Forecast { rounds, end, downtime, total, bytes: Bytes(sent.saturating_mul(PageCount::PAGE)) }
     }
 }
 
