@@ -26,6 +26,8 @@ BENCH_REPEAT ?= 5
 BENCH := $(RELEASE)/drover-bench
 # In how many labs at a time the faults are brought in.
 FAULTS_JOBS ?= 3
+# In how many the zoo is.
+ZOO_JOBS ?= 2
 
 .PHONY: help
 help: ## List the targets
@@ -104,6 +106,18 @@ bench-synthesis: lab-base build ## Measure what overlays of images save (needs r
 .PHONY: faults
 faults: images build ## Bring every fault into every phase of a move, and render docs/faults.md (half an hour)
 	$(BENCH) faults --image $(DROVER_HOME)/cache/images/toolbox --base $(DROVER_HOME)/base --jobs $(FAULTS_JOBS) --document docs/faults.md
+
+.PHONY: zoo-images
+zoo-images: images ## Make the images of the zoo and of its clients (needs root; the network the first time)
+	@scripts/zoo-images.sh
+
+.PHONY: zoo
+zoo: zoo-images build ## Move what people run to and fro under load, and render docs/zoo.md (most of an hour)
+	$(BENCH) zoo --images $(DROVER_HOME)/cache/images --base $(DROVER_HOME)/base --jobs $(ZOO_JOBS) --rows docs/zoo/rows.jsonl --document docs/zoo.md
+
+.PHONY: zoo-report
+zoo-report: build ## Render docs/zoo.md from the rows that there are
+	$(BENCH) zoo --render --rows docs/zoo/rows.jsonl --document docs/zoo.md
 
 .PHONY: compat
 compat: images build-tests ## Move containers between this release and an older one: make compat OLD=REVISION (needs root)

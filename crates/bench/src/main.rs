@@ -21,6 +21,7 @@ mod statistics;
 mod suite;
 mod table;
 mod usage;
+mod zoo;
 
 use std::process::ExitCode;
 
@@ -42,6 +43,8 @@ enum Command {
     Many(many::Options),
     /// Bring every fault into every phase of a move, and write what came of it
     Faults(faults::Options),
+    /// Move the programs that people run to and fro, and write what came of it
+    Zoo(zoo::Options),
     /// Pass connections on, and turn one bit over when a file appears
     Flip(faults::flip::Options),
     /// Draw pictures and fill in tables from the rows that there are
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
         Command::Run(options) => run::run(options).map_err(|error| run::chain(&error)),
         Command::Many(options) => many::run(options).map_err(|error| run::chain(&error)),
         Command::Faults(options) => faults::run(options).map_err(|error| run::chain(&error)),
+        Command::Zoo(options) => zoo::run(options).map_err(|error| run::chain(&error)),
         Command::Flip(options) => faults::flip::run(options).map_err(|error| run::chain(&error)),
         Command::Report(options) => report::run(options).map_err(|error| run::chain(&error)),
     };
