@@ -72,7 +72,7 @@ make_postgres() {
 }
 
 make_mariadb() {
-  make_root mariadb mariadb-server
+  make_root mariadb mariadb-server grep sed
   user mysql 121 /data
   mkdir -p "$root/run/mysqld"
   chown 121:121 "$root/data" "$root/run/mysqld"
@@ -149,11 +149,11 @@ make_java() {
 }
 
 make_mosquitto() {
-  make_root mosquitto mosquitto
+  make_root mosquitto mosquitto grep
   user mosquitto 122 /
   printf '%s\n' 'listener 1883' 'allow_anonymous true' 'persistence false' 'log_dest stderr' 'user root' \
     >"$root/etc/mosquitto/zoo.conf"
-  finish /bin/sh -c "/usr/sbin/mosquitto -h || [ \$? = 1 ]"
+  finish /bin/sh -c "/usr/sbin/mosquitto -h | grep -q MQTT"
 }
 
 # The zoo's own key: it opens nothing else than these containers.
@@ -165,7 +165,7 @@ key() {
 }
 
 make_ssh() {
-  make_root ssh openssh-server bash
+  make_root ssh openssh-server bash grep
   user sshd 123 /run/sshd
   mkdir -p "$root/run/sshd" "$root/root/.ssh" "$root/etc/ssh"
   chmod 700 "$root/root/.ssh"
@@ -174,7 +174,7 @@ make_ssh() {
   [ -e "$root/etc/ssh/zoo_host" ] || { cp "$home/cache/zoo-key" "$root/etc/ssh/zoo_host"; chmod 600 "$root/etc/ssh/zoo_host"; }
   sed -i 's,^\(root:.*\):/bin/sh$,\1:/bin/bash,' "$root/etc/passwd"
   printf '%s\n' 'HostKey /etc/ssh/zoo_host' 'PermitRootLogin yes' 'UsePAM no' 'Port 22' 'StrictModes no' >"$root/etc/ssh/zoo.conf"
-  finish /usr/sbin/sshd -t -f /etc/ssh/zoo.conf
+  finish /bin/sh -c "/usr/sbin/sshd -V 2>&1 | grep -q OpenSSH"
 }
 
 # Several services under a real init: runit, with cron, syslog and a web server.
@@ -182,15 +182,15 @@ make_system() {
   make_root system runit cron rsyslog nginx-light python3 bash bsdutils procps
   user www-data 33 /srv
   numbers
-  mkdir -p "$root/var/lib/nginx" "$root/var/log/nginx" "$root/etc/service" "$root/var/spool/cron/crontabs" "$root/var/spool/rsyslog"
+  mkdir -p "$root/var/lib/nginx" "$root/var/log/nginx" "$root/etc/zoo-services" "$root/var/spool/cron/crontabs" "$root/var/spool/rsyslog"
   sed -e 's/listen \[::\]:80;//' "$images/zoo-nginx/etc/nginx/zoo.conf" >"$root/etc/nginx/zoo.conf"
   printf '%s\n' 'module(load="imuxsock")' '*.* /var/log/syslog' >"$root/etc/rsyslog-zoo.conf"
   local service
   for service in 'nginx exec nginx -c /etc/nginx/zoo.conf' 'cron exec cron -f' \
     'rsyslog exec rsyslogd -n -f /etc/rsyslog-zoo.conf -i NONE' 'ticker exec python3 /zoo/ticker.py'; do
-    mkdir -p "$root/etc/service/${service%% *}"
-    printf '#!/bin/sh\n%s\n' "${service#* }" >"$root/etc/service/${service%% *}/run"
-    chmod 755 "$root/etc/service/${service%% *}/run"
+    mkdir -p "$root/etc/zoo-services/${service%% *}"
+    printf '#!/bin/sh\n%s\n' "${service#* }" >"$root/etc/zoo-services/${service%% *}/run"
+    chmod 755 "$root/etc/zoo-services/${service%% *}/run"
   done
   echo '* * * * * logger -t zoo-cron minute' >"$root/var/spool/cron/crontabs/root"
   chmod 600 "$root/var/spool/cron/crontabs/root"

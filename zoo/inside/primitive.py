@@ -424,7 +424,7 @@ def udp():
 def tcp():
     """A listener; line by line: 'N' gives N+1, 'half' has this side closed for writing, and what comes then is counted
     and told to the next connection that asks 'told'."""
-    server = socket.create_server(("::", 9000), family=socket.AF_INET6, backlog=64)
+    server = socket.create_server(("::", 9000), family=socket.AF_INET6, backlog=64, dualstack_ipv6=True)
     told = []
 
     def serve(connection):

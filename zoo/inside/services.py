@@ -11,7 +11,7 @@ if ticks != list(range(1, len(ticks) + 1)) or len(ticks) < 50:
 if "zoo-cron" not in log:
     wrong.append("cron has not run")
 for service in ["nginx", "cron", "rsyslog", "ticker"]:
-    state = subprocess.run(["sv", "status", f"/etc/service/{service}"], capture_output=True, text=True).stdout
+    state = subprocess.run(["sv", "status", f"/etc/zoo-services/{service}"], capture_output=True, text=True).stdout
     seconds = re.match(r"run: .*\) (\d+)s", state)
     if not seconds:
         wrong.append(f"{service}: {state.strip()}")
