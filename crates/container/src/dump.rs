@@ -10,7 +10,8 @@ use std::time::Duration;
 use drover_model::{Bytes, Neighbour};
 
 use crate::criu::{
-    Coverage, CriuError, Known, Mappings, Options, PageServer, RequestKind, Sleepers, Told, Worker, let_sleep,
+    Coverage, CriuError, Known, Mappings, Options, PageServer, RequestKind, Sleepers, Told, Worker, let_expire,
+    let_sleep,
 };
 use crate::{External, Layout, Notes, UnknownMount};
 
@@ -59,6 +60,9 @@ pub enum DumpError {
     /// The images of threads.
     #[error("cannot let sleeping threads sleep on")]
     Sleeping(#[source] io::Error),
+    /// The image of open files.
+    #[error("cannot let periodic timers go on")]
+    Expired(#[source] io::Error),
     /// CRIU never asked to cut the network: what it dumped of the sockets may be out of date.
     #[error("cannot dump the connections: criu did not ask to cut the network first")]
     Uncut,
@@ -142,5 +146,6 @@ pub fn dump(request: DumpRequest, mut cut_network: impl FnMut() -> bool) -> Resu
     for pid in processes {
         let_sleep(pid, &layout.images(), &sleepers).map_err(DumpError::Sleeping)?;
     }
+    let_expire(&layout.images()).map_err(DumpError::Expired)?;
     Ok(known.get().map(Known::told).unwrap_or_default())
 }

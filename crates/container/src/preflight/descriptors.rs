@@ -58,6 +58,10 @@ fn look(
     if text.starts_with("socket:[") {
         return sockets::look(one, number, all);
     }
+    if text.starts_with("pipe:[") && is_packet_pipe(one.pid, number) {
+        let reason = "it has a pipe of packets open (O_DIRECT), which CRIU cannot dump".to_owned();
+        return Some(one.blocks("packet_pipe", place(), reason, "have it open the pipe without O_DIRECT"));
+    }
     if !link.is_absolute() {
         // Pipes and namespaces.
         return None;
@@ -75,6 +79,13 @@ fn look(
         return Some(one.blocks("message_queue", place(), reason, QUEUES_HINT));
     }
     deleted(one, &text, &metadata, deleted_files).map(|(kind, reason, hint)| one.blocks(kind, place(), reason, &hint))
+}
+
+/// Whether a pipe keeps what is written apart (`pipe2(2)`, `O_DIRECT`).
+fn is_packet_pipe(pid: u32, number: u32) -> bool {
+    let about = fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}")).unwrap_or_default();
+    let flags = about.lines().find_map(|line| u32::from_str_radix(line.strip_prefix("flags:")?.trim(), 8).ok());
+    flags.is_some_and(|flags| flags & rustix::fs::OFlags::DIRECT.bits() != 0)
 }
 
 /// What is said of a file that was deleted while it is open, if CRIU cannot dump it.
